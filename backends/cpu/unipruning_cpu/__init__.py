@@ -1,0 +1,14 @@
+"""The CPU backend's manifest."""
+
+from unipruning_core import BackendSpec, Probe, hookimpl
+
+
+@hookimpl
+def unipruning_backend() -> BackendSpec:
+    return BackendSpec("cpu", "cpu", priority=0, target="unipruning_cpu.backend:CpuBackend", probe=probe)
+
+
+def probe() -> Probe:
+    import platform
+
+    return Probe(True, platform.processor() or platform.machine())

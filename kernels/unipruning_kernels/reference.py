@@ -1,0 +1,155 @@
+"""What each operation of the contract means, in plain PyTorch; runs on every torch device.
+
+Written to be read and checked, not to be fast.  The docstrings are in ``unipruning_core/backend.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DIGIT_BITS = (11, 10, 10)
+MAGNITUDE_BITS = 0x7FFFFFFF
+PROX_SWEEPS = 16
+
+
+def accumulate_sumsq(x: Tensor, out: Tensor) -> None:
+    out += x.float().square().sum(dim=0)
+
+
+def abs_sums(weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    magnitude = weight.float().abs()
+    return magnitude.sum(dim=1), magnitude.sum(dim=0), (magnitude * input_factor).sum(dim=1)
+
+
+def mirror_step(
+    dual: Tensor,
+    weight: Tensor,
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    threshold: Tensor,
+    *,
+    step_size: float,
+    rank: int | None,
+    gradient: Tensor | None = None,
+    phi: float = 0.0,
+) -> None:
+    w = weight.float()
+    saliency = w.abs() * (r[:, None] * p + q)
+    if gradient is not None:
+        saliency = saliency + phi * (w * gradient.float()).square()
+    gamma = dual.sign() * (dual.abs() - threshold).clamp_min(0.0)
+    # a product kept apart from the sum: a fused multiply-add would round once less
+    dual += step_size * (saliency - gamma)
+    if rank is not None:
+        threshold.copy_(dual.abs().flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
+
+
+def blend_scores(feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+    return feedback.sqrt() * local.pow(exponent)
+
+
+def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+    key = score.contiguous().view(torch.int32) & MAGNITUDE_BITS
+    below = sum(DIGIT_BITS[level + 1 :])
+    digit = (key >> below) & (2 ** DIGIT_BITS[level] - 1)
+    inside = (key >> (below + DIGIT_BITS[level])) == prefix if level else torch.ones_like(key, dtype=torch.bool)
+    counts.scatter_add_(0, digit.flatten().long(), inside.flatten().long())
+
+
+def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+    magnitude = score.abs()
+    equal = (magnitude == threshold).flatten()
+    first = equal & (equal.long().cumsum(0) <= ties)
+    return (magnitude > threshold) | first.view(score.shape)
+
+
+def topk_mask(score: Tensor, keep: int) -> Tensor:
+    # a stable sort leaves equals in the order of their index
+    order = score.abs().sort(dim=1, descending=True, stable=True).indices
+    return torch.zeros_like(score, dtype=torch.bool).contiguous().scatter_(1, order[:, :keep], True)
+
+
+def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
+    groups = score.reshape(-1, m)
+    return topk_mask(groups, n).view(score.shape)
+
+
+def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
+    """The best of one stationary point per support size n..m.
+
+    Sort the magnitudes z of a group, descending.  For support size k the k-m smallest are zero and the rest follow by
+    PROX_SWEEPS rounds of exact coordinate descent, smallest first, from z: the objective is linear-plus-square in each
+    w_i, so ``w_i = max(z_i - lambda * e_n(w without i), 0)``.  Of the candidates the lowest objective wins, of equals
+    the sparser.  Support n needs no descent: the regulariser is zero there.
+    """
+    groups = weight.float().reshape(-1, m)
+    magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
+    best, best_cost = torch.zeros_like(magnitude), torch.full_like(magnitude[:, 0], torch.inf)
+    for support in range(n, m + 1):
+        candidate = magnitude.clone()
+        candidate[:, support:] = 0.0
+        if support > n:
+            _descend(candidate[:, :support], magnitude[:, :support], strength, n)
+        cost = 0.5 * (candidate - magnitude).square().sum(dim=1)
+        cost = cost + strength * _elementary(candidate[:, :support], n + 1)[:, n + 1]
+        better = cost < best_cost
+        best = torch.where(better[:, None], candidate, best)
+        best_cost = torch.where(better, cost, best_cost)
+    shrunk = torch.empty_like(best).scatter_(1, order, best)
+    weight.copy_((shrunk * groups.sign()).view(weight.shape))
+
+
+class Operations:
+    """All nine, to inherit from: ``class MyBackend(reference.Operations, Backend)`` overrides what it speeds up."""
+
+    accumulate_sumsq = staticmethod(accumulate_sumsq)
+    abs_sums = staticmethod(abs_sums)
+    mirror_step = staticmethod(mirror_step)
+    blend_scores = staticmethod(blend_scores)
+    magnitude_histogram = staticmethod(magnitude_histogram)
+    threshold_mask = staticmethod(threshold_mask)
+    topk_mask = staticmethod(topk_mask)
+    nm_mask = staticmethod(nm_mask)
+    nm_prox = staticmethod(nm_prox)
+
+
+def _descend(w: Tensor, z: Tensor, strength: float, n: int) -> None:
+    """Coordinate descent on w (groups, k) in place.
+
+    Without coordinate i, e_n is the n-th coefficient of (product of 1 + w_j x over j < i) * (the same over j > i):
+    products of the untouched left side are made once a sweep, the right side grows as the sweep comes down.
+    """
+    size = w.shape[1]
+    for _ in range(PROX_SWEEPS):
+        left = [_one(w, n)]
+        for j in range(size - 1):
+            left.append(_times(left[-1], w[:, j]))
+        right = _one(w, n)
+        for i in reversed(range(size)):
+            others = (left[i] * right.flip(1)).sum(dim=1)
+            w[:, i] = (z[:, i] - strength * others).clamp_min(0.0)
+            right = _times(right, w[:, i])
+
+
+def _elementary(w: Tensor, degree: int) -> Tensor:
+    """Elementary symmetric polynomials e_0..e_degree of each row, (groups, degree + 1)."""
+    polynomial = _one(w, degree)
+    for j in range(w.shape[1]):
+        polynomial = _times(polynomial, w[:, j])
+    return polynomial
+
+
+def _one(w: Tensor, degree: int) -> Tensor:
+    """The polynomial 1 for each row, as coefficients up to ``degree``."""
+    polynomial = w.new_zeros(w.shape[0], degree + 1)
+    polynomial[:, 0] = 1.0
+    return polynomial
+
+
+def _times(polynomial: Tensor, root: Tensor) -> Tensor:
+    """Multiply by (1 + root x), dropping the highest coefficient."""
+    product = polynomial.clone()
+    product[:, 1:] += root[:, None] * polynomial[:, :-1]
+    return product

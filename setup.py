@@ -1,0 +1,50 @@
+"""One distribution: the core, three backend plugins and the kernels they share."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+PACKAGES = {
+    "unipruning_core": "unipruning_core",
+    "unipruning_core.testing": "unipruning_core/testing",
+    "unipruning_cpu": "backends/cpu/unipruning_cpu",
+    "unipruning_cuda": "backends/cuda/unipruning_cuda",
+    "unipruning_npu": "backends/npu/unipruning_npu",
+    "unipruning_kernels": "kernels/unipruning_kernels",
+}
+
+setup(
+    name="unipruning",
+    version="0.1.0",
+    description="One-search pruning of large language models by mirror descent, on CUDA, Ascend and CPU",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=list(PACKAGES),
+    package_dir=PACKAGES,
+    package_data={"": ["py.typed", "*.c"]},
+    # torch is not pinned: on an Ascend server its version is chosen by torch_npu
+    install_requires=[
+        "torch>=2.6",
+        "transformers>=4.51",
+        "datasets>=3",
+        "pluggy>=1.5",
+        "safetensors>=0.4.3",
+        "numpy>=1.26",
+        "tqdm>=4.60",
+        "huggingface_hub>=0.25",
+    ],
+    extras_require={
+        "cuda": ["triton>=3.6,<4; platform_system == 'Linux'"],
+        "npu": ["torch-npu>=2.7.1; platform_system == 'Linux'"],
+        "eval": ["lm-eval>=0.4.9"],
+        "demo": ["gguf>=0.10"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "build>=1.2", "gguf>=0.10"],
+    },
+    entry_points={
+        "console_scripts": ["unipruning = unipruning_core.cli:main"],
+        "unipruning.backends": ["cpu = unipruning_cpu", "cuda = unipruning_cuda", "npu = unipruning_npu"],
+    },
+)

@@ -1,0 +1,188 @@
+"""The contract between the core and an accelerator: the only file a backend author has to read.
+
+A backend is arithmetic on one matrix at a time and nothing else: it draws no random numbers, reads no files,
+logs nothing, keeps no state between calls and talks to no other device.  The core owns randomness, order, names
+and storage.  That split is what makes one command give one mask on every kind of hardware.
+
+Rules for every operation
+
+* **Total.**  Every legal input is accepted; where a backend has no kernel it calls
+  ``unipruning_kernels.reference.<operation>`` itself, in the open.
+* **Definition.**  ``unipruning_kernels/reference.py`` is what each operation means.  Arithmetic is fp32: weights,
+  gradients and activations are converted before the first operation on them.
+* **Ties** go to the lower row-major index.  Selection ranks by magnitude, so ``-1.0`` and ``1.0`` tie.
+* **No host synchronisation.**  Scalars that a device computes stay on the device as 0-D tensors.
+* **Layout.**  Any strides; outputs are fresh and contiguous unless "in place" is said, and in place keeps the storage.
+* **Inputs are finite.**  The core has checked; what happens to NaN is not defined.
+
+Shapes: ``out`` and ``in`` are the two sides of a linear layer's weight, as ``nn.Linear`` stores it.  "Any float"
+is float32, bfloat16 or float16.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OPERATIONS = (
+    "accumulate_sumsq",
+    "abs_sums",
+    "mirror_step",
+    "blend_scores",
+    "magnitude_histogram",
+    "threshold_mask",
+    "topk_mask",
+    "nm_mask",
+    "nm_prox",
+)
+
+DIGIT_BITS = (11, 10, 10)  # how magnitude_histogram cuts the 31 magnitude bits of an fp32, from the top
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Whether a backend can run here, and the words to show the user either way."""
+
+    available: bool
+    detail: str  # the device's name when available, else the reason it is not, with the remedy
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """What a plugin says about its backend before anything heavy is imported."""
+
+    name: str  # what the user types after --backend
+    device_type: str  # torch's word for the device, as in torch.device(...).type
+    priority: int  # "auto" takes the available backend with the highest
+    target: str  # "package.module:Class", imported only once selected
+    probe: Callable[[], Probe]  # must be cheap and must not raise
+    optimised: frozenset[str] = (
+        frozenset()
+    )  # operations with an implementation of their own; the rest are the reference
+
+    def __post_init__(self) -> None:
+        if unknown := self.optimised - set(OPERATIONS):
+            raise ValueError(f"backend {self.name!r} declares operations that do not exist: {sorted(unknown)}")
+
+
+class Backend(ABC):
+    """The nine operations.  ``conformance`` in ``unipruning_core.testing`` holds a backend to them."""
+
+    name: ClassVar[str]
+    device_type: ClassVar[str]
+
+    @abstractmethod
+    def accumulate_sumsq(
+        self,
+        x: Tensor,  # (tokens, in), any float, activations; tokens may be 0
+        out: Tensor,  # (in,), float32, updated in place
+    ) -> None:
+        r"""Add each input feature's sum of squares: ``out[j] += sum_t x[t, j]**2``."""
+
+    @abstractmethod
+    def abs_sums(
+        self,
+        weight: Tensor,  # (out, in), any float
+        input_factor: Tensor,  # (in,), float32
+    ) -> tuple[Tensor, Tensor, Tensor]:  # float32: rows (out,), columns (in,), weighted rows (out,)
+        r"""One pass over W: :math:`\sum_j |W_{ij}|`, :math:`\sum_i |W_{ij}|` and :math:`\sum_j |W_{ij}| f_j`.
+
+        The last is what the normaliser of a rank-2 saliency needs, so that S has mean one without being formed.
+        """
+
+    @abstractmethod
+    def mirror_step(
+        self,
+        dual: Tensor,  # (out, in), float32, V; updated in place
+        weight: Tensor,  # (out, in), any float, W
+        r: Tensor,  # (out,), float32, row factor
+        p: Tensor,  # (in,), float32, column factor
+        q: Tensor,  # (in,), float32, column offset
+        threshold: Tensor,  # 0-D, float32, tau; updated in place unless rank is None
+        *,
+        step_size: float,  # kappa
+        rank: int | None,  # tau becomes the rank-th smallest |V|, counted from 1; 0 makes it 0; None keeps it
+        gradient: Tensor | None = None,  # (out, in), any float, g
+        phi: float = 0.0,  # weight of the gradient term
+    ) -> None:
+        r"""One mirror-descent step of the dual towards the saliency, and the next threshold.
+
+        .. math:: S_{ij} = |W_{ij}| (r_i p_j + q_j) + \varphi (W_{ij} g_{ij})^2, \qquad
+                  V \leftarrow V + \kappa \bigl(S - \operatorname{sign}(V) \max(|V| - \tau, 0)\bigr), \qquad
+                  \tau \leftarrow |V|_{(\mathrm{rank})}
+
+        S never exists in memory; Gamma is a function of V and tau and is never stored.  The rounding is part of the
+        definition, so that V is equal bit for bit on every device: each of the operations written above rounds to
+        fp32 once, in the order of ``reference.mirror_step``, with no fused multiply-add.  The new tau is exact.
+        """
+
+    @abstractmethod
+    def blend_scores(
+        self,
+        feedback: Tensor,  # (out, in), float32, F >= 0
+        local: Tensor,  # (out, in), float32, V >= 0
+        exponent: float,  # a >= 0
+    ) -> Tensor:  # (out, in), float32
+        r"""The score of two duals: :math:`F^{1/2} \cdot V^a`, with :math:`0^0 = 1`."""
+
+    @abstractmethod
+    def magnitude_histogram(
+        self,
+        score: Tensor,  # (out, in), float32
+        prefix: Tensor,  # 0-D, int32: the digits above this level; ignored at level 0
+        level: int,  # 0, 1 or 2: which of the three digits is counted
+        counts: Tensor,  # (2**DIGIT_BITS[level],), int64, added to in place
+    ) -> None:
+        r"""Count a radix digit of abs(score), among the elements whose higher digits equal ``prefix``.
+
+        The 31 magnitude bits of an fp32, read as an integer, order like the magnitude itself.  They are cut into
+        digits of 11, 10 and 10 bits from the top.  Three such passes give any order statistic exactly; counts add
+        up across matrices, shards and ranks, which is what makes a budget over all of them exact.
+        """
+
+    @abstractmethod
+    def threshold_mask(
+        self,
+        score: Tensor,  # (out, in), float32
+        threshold: Tensor,  # 0-D, float32, >= 0
+        ties: Tensor,  # 0-D, int64, >= 0
+    ) -> Tensor:  # (out, in), bool
+        """Keep abs(score) > threshold, and of those equal to it the first ``ties`` by row-major index."""
+
+    @abstractmethod
+    def topk_mask(
+        self,
+        score: Tensor,  # (rows, cols), float32
+        keep: int,  # 0 <= keep <= cols
+    ) -> Tensor:  # (rows, cols), bool
+        """Keep the ``keep`` largest magnitudes of each row."""
+
+    @abstractmethod
+    def nm_mask(
+        self,
+        score: Tensor,  # (out, in), float32
+        n: int,  # 1 <= n < m
+        m: int,  # 2 <= m <= 32, divides in
+    ) -> Tensor:  # (out, in), bool
+        """Keep the ``n`` largest magnitudes of every ``m`` consecutive inputs of a row."""
+
+    @abstractmethod
+    def nm_prox(
+        self,
+        weight: Tensor,  # (out, in), any float; updated in place
+        strength: float,  # lambda_2 >= 0
+        n: int,
+        m: int,  # divides in
+    ) -> None:
+        r"""Proximal step of the N:M regulariser, on every ``m`` consecutive inputs of a row.
+
+        .. math:: \min_w \tfrac12 \|w - z\|^2 + \lambda_2\, e_{n+1}(|w_1|, \dots, |w_m|)
+
+        where e is the elementary symmetric polynomial: zero exactly when at most n of the m are non-zero.  For 2:4 it
+        is R_2:4 of Kübler et al. (arXiv 2501.18015).  ``reference.nm_prox`` says which minimiser is meant.
+        """

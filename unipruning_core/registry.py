@@ -1,0 +1,98 @@
+"""Find the installed backends and choose one."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from importlib.metadata import entry_points
+from typing import cast
+
+import pluggy
+
+from unipruning_core import hookspecs
+from unipruning_core.backend import Backend, BackendSpec, Probe
+from unipruning_core.errors import BackendNotFoundError, BackendUnavailableError
+
+ENTRY_POINT_GROUP = "unipruning.backends"
+BACKEND_ENV = "UNIPRUNING_BACKEND"
+
+log = logging.getLogger(__name__)
+
+
+class Catalogue:
+    """The backends that are installed, and the plugins that failed to load.
+
+    Built afresh by whoever needs one; there is no module-level instance to reset.
+    """
+
+    def __init__(self) -> None:
+        self.specs: dict[str, BackendSpec] = {}
+        self.broken: dict[str, Exception] = {}
+        manager = pluggy.PluginManager("unipruning")
+        manager.add_hookspecs(hookspecs)
+        # an editable install beside an egg-info lists each point twice
+        points = {(point.name, point.value): point for point in entry_points(group=ENTRY_POINT_GROUP)}
+        for (name, _), point in sorted(points.items()):
+            try:
+                spec = _described_by(point.load(), manager)
+            # one bad plugin must not take the others, or the command, down with it
+            except Exception as error:
+                self.broken[name] = error
+                continue
+            if spec.name in self.specs:
+                raise BackendUnavailableError(spec.name, "two installed plugins provide it; uninstall one")
+            self.specs[spec.name] = spec
+
+    def select(self, requested: str | None = None) -> Backend:
+        """Load the backend asked for: by the argument, else the environment, else "auto".
+
+        Raises:
+            BackendNotFoundError: no plugin provides the name.
+            BackendUnavailableError: the plugin is broken, or its probe says no; never a silent fallback.
+        """
+        name = requested or os.environ.get(BACKEND_ENV) or "auto"
+        if name == "auto":
+            return self._load(self._best())
+        if name in self.broken:
+            raise BackendUnavailableError(name, f"its plugin failed to load: {self.broken[name]}")
+        if name not in self.specs:
+            raise BackendNotFoundError(name, sorted(self.specs))
+        spec = self.specs[name]
+        probe = self.probe(spec)
+        if not probe.available:
+            raise BackendUnavailableError(name, probe.detail)
+        return self._load(spec)
+
+    def probe(self, spec: BackendSpec) -> Probe:
+        """Ask a backend whether it can run here; a probe that raises counts as a no."""
+        try:
+            return spec.probe()
+        # the contract forbids raising, but a third party's mistake must not end the command
+        except Exception as error:
+            return Probe(False, f"its probe failed: {error}")
+
+    def _best(self) -> BackendSpec:
+        probes: dict[str, Probe] = {}
+        for spec in sorted(self.specs.values(), key=lambda spec: (-spec.priority, spec.name)):
+            probes[spec.name] = self.probe(spec)
+            if probes[spec.name].available:
+                log.info("backend %s (%s)", spec.name, probes[spec.name].detail)
+                return spec
+            log.info("not backend %s: %s", spec.name, probes[spec.name].detail)
+        raise BackendUnavailableError(
+            "auto", "; ".join(f"{n}: {p.detail}" for n, p in probes.items()) or "none installed"
+        )
+
+    @staticmethod
+    def _load(spec: BackendSpec) -> Backend:
+        module, _, attribute = spec.target.partition(":")
+        return cast("Backend", getattr(importlib.import_module(module), attribute)())
+
+
+def _described_by(plugin: object, manager: pluggy.PluginManager) -> BackendSpec:
+    manager.register(plugin)
+    for implementation in manager.hook.unipruning_backend.get_hookimpls():
+        if implementation.plugin is plugin:
+            return cast("BackendSpec", implementation.function())
+    raise AttributeError("it implements no unipruning_backend hook")
