@@ -19,9 +19,8 @@ def probe() -> Probe:
         import torch_npu  # noqa: F401
     # a missing CANN is an ImportError or, through torch's own autoload, a RuntimeError
     except Exception as error:
-        return Probe(
-            False, f"torch_npu does not load: {error}; install the CANN that matches it, or source its set_env.sh"
-        )
-    if not torch.npu.is_available():
+        return Probe(False, f"torch_npu does not load: {error}; source the set_env.sh of the CANN that matches it")
+    npu = torch.get_device_module("npu")
+    if not npu.is_available():
         return Probe(False, "torch_npu sees no device; check npu-smi info")
-    return Probe(True, f"{torch.npu.device_count()} Ascend device(s)")
+    return Probe(True, f"{npu.device_count()} Ascend device(s)")
