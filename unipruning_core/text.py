@@ -1,0 +1,208 @@
+"""Text for calibration and for evaluation: a local file, or a data set of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipruning_core.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SEPARATOR = "\n\n"
+TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# C4 has 365 million documents: enough are taken for 1000 windows of 4096 tokens
+STREAMED_DOCUMENTS = 10_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """Documents in the order of their source; a plain text file is one document."""
+
+    documents: tuple[str, ...]
+    source: str  # what to call it in a report
+    sha256: str  # of a local file's bytes; of a hub data set, of its documents joined by SEPARATOR
+
+
+@dataclass(frozen=True)
+class _HubName:
+    path: str
+    config: str | None
+    streaming: bool = False
+    test_split: str = "test"
+
+
+ALIASES = {
+    "wikitext2": _HubName("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "c4": _HubName("allenai/c4", "en", streaming=True, test_split="validation"),
+}
+
+
+def load_text(source: str, *, split: str | None = None, field: str | None = None) -> Text:
+    """Read a local file, or a data set of the hub by its name.
+
+    A name is "wikitext2", "c4", or "org/name[:config]"; ``split`` (default "train") concerns names only.  Rows of
+    text come from the column ``field``, else from "text", else from the only column of strings.
+
+    Raises:
+        DataError: there is no such text, or it is empty or not text.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        documents, digest = _read_file(path, field)
+    elif source in ALIASES or _looks_like_hub_name(source):
+        documents = _read_hub(_hub_name(source), source, split or "train", field)
+        digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
+    else:
+        raise DataError(
+            f"text {source!r} is no file; give a .jsonl, .json, .parquet or text file, "
+            f"or a data set: {', '.join(ALIASES)}, or org/name[:config]"
+        )
+    if not any(document.strip() for document in documents):
+        raise DataError(f"text {source!r} is empty; give one with words in it")
+    return Text(documents, source, digest)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids with the tokenizer's defaults, whatever the length, without its warning about the length."""
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    return ids
+
+
+def _read_file(path: Path, field: str | None) -> tuple[tuple[str, ...], str]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"text {str(path)!r} cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(data).hexdigest()
+    if not data.strip():
+        raise DataError(f"text {str(path)!r} is empty; give one with words in it")
+    suffix = path.suffix.lower()
+    if suffix != ".parquet":
+        text = _decode(data, path)
+    if suffix not in TABLES:
+        return (text,), digest
+    if suffix == ".jsonl":
+        _check_lines(text, path)
+    return _read_table(path, field), digest
+
+
+def _decode(data: bytes, path: Path) -> str:
+    if (position := data.find(0)) >= 0:
+        raise DataError(f"{str(path)!r} is not text: byte {position} is NUL; convert it to UTF-8")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{str(path)!r} is not text: byte {error.start} is not UTF-8; convert it to UTF-8") from error
+
+
+def _check_lines(text: str, path: Path) -> None:
+    """The reader of tables does not say which line is wrong."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{str(path)!r} line {number} is not JSON: {error.msg} at column {error.colno}; "
+                "correct or remove the line"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{str(path)!r} line {number} should be a JSON object such as {{'text': ...}}, "
+                f"not a {type(row).__name__}; correct or remove the line"
+            )
+
+
+def _read_table(path: Path, field: str | None) -> tuple[str, ...]:
+    import datasets
+
+    # the rows are copied out, so nothing is left in a cache
+    with tempfile.TemporaryDirectory() as cache, _quiet():
+        try:
+            table = datasets.load_dataset(
+                TABLES[path.suffix.lower()], data_files=str(path.resolve()), split="train", cache_dir=cache
+            )
+        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+            reason = _first_line(error.__cause__ or error)
+            raise DataError(f"{str(path)!r} is not a readable table of text: {reason}; correct the file") from error
+        return _column(table, table.features, str(path), field)
+
+
+def _read_hub(name: _HubName, source: str, split: str, field: str | None) -> tuple[str, ...]:
+    import datasets
+
+    split = name.test_split if split == "test" else split
+    with _quiet():
+        try:
+            rows = datasets.load_dataset(name.path, name=name.config, split=split, streaming=name.streaming)
+            features = rows.features or dict.fromkeys(next(iter(rows)))
+            if name.streaming:
+                rows = islice(rows, STREAMED_DOCUMENTS)
+            return _column(rows, features, source, field)
+        # OSError includes every failure to connect
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(
+                f"data set {source!r} (split {split!r}) cannot be fetched, and no copy of it is cached: "
+                f"{_first_line(error)}; check the name and the connection, or give a local file"
+            ) from error
+
+
+def _column(rows: Iterable[Any], features: Any, source: str, field: str | None) -> tuple[str, ...]:
+    names = list(features)
+    if field is None:
+        strings = [n for n in names if getattr(features[n], "dtype", None) in ("string", "large_string")]
+        field = "text" if "text" in names else strings[0] if len(strings) == 1 else None
+    if field not in names:
+        wanted = "'text', or one column of strings" if field is None else repr(field)
+        raise DataError(f"{source!r} should have the field {wanted}, but has {names}; name one of them with --field")
+    documents = []
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row[field], str):
+            raise DataError(
+                f"{source!r} row {number} should have text in field {field!r}, not {row[field]!r}; correct or remove it"
+            )
+        documents.append(row[field])
+    return tuple(documents)
+
+
+def _looks_like_hub_name(source: str) -> bool:
+    parts = source.partition(":")[0].split("/")
+    # a mistyped file name is told from a data set by its leading dot, slash or known ending
+    return len(parts) == 2 and all(parts) and parts[0][0] not in ".~" and not Path(parts[1]).suffix
+
+
+def _hub_name(source: str) -> _HubName:
+    if source in ALIASES:
+        return ALIASES[source]
+    path, _, config = source.partition(":")
+    return _HubName(path, config or None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice from the data set library; the command line has its own."""
+    import datasets
+
+    verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if not bars:
+            datasets.enable_progress_bars()
