@@ -1,0 +1,76 @@
+"""Tiny checkpoints for the tests: random models saved by transformers, and files made by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from unipruning_core.checkpoint import Checkpoint, Target
+
+LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+CONV1D = ("c_attn", "c_proj", "c_fc")
+
+
+def save_llama(folder: Path, *, dtype: torch.dtype = torch.bfloat16, shards: bool = False, layers: int = 2) -> Path:
+    """A Llama of two layers; its widths are multiples of 8 and not of 32, so 1:32 does not divide."""
+    config = LlamaConfig(
+        vocab_size=48,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(5)
+    model = LlamaForCausalLM(config).to(dtype)
+    model.save_pretrained(folder, max_shard_size="5KB" if shards else "1GB")
+    (folder / "tokenizer.json").write_text('{"a": "tokenizer"}')
+    return folder
+
+
+def save_gpt2(folder: Path) -> Path:
+    """A GPT-2, whose Conv1D stores its weights as (in, out)."""
+    config = GPT2Config(vocab_size=48, n_positions=16, n_embd=24, n_layer=2, n_head=2)
+    torch.manual_seed(6)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+def targets_of(checkpoint: Checkpoint) -> tuple[Target, ...]:
+    """The linear layers inside the blocks, in checkpoint order."""
+    found = []
+    for name, info in checkpoint.tensors.items():
+        kind = name.split(".")[-2]
+        if name.endswith(".weight") and kind in LLAMA_LINEARS + CONV1D:
+            rows, columns = info.shape
+            found.append(Target(name, (columns, rows), True) if kind in CONV1D else Target(name, (rows, columns)))
+    return tuple(found)
+
+
+class FakeScores:
+    """What a search leaves behind, made up: normal deviates, the same for the same name."""
+
+    def __init__(self, checkpoint: Checkpoint, targets: tuple[Target, ...] | None = None, levels: int = 0) -> None:
+        self.targets = targets_of(checkpoint) if targets is None else targets
+        self.fingerprint = checkpoint.fingerprint()
+        self.provenance: dict[str, object] = {"mode": "fake", "steps": 3}
+        self.levels = levels  # of magnitude; 0 for as many as there are floats
+
+    def score(self, name: str) -> Tensor:
+        shape = next(target.shape for target in self.targets if target.name == name)
+        generator = torch.Generator().manual_seed(len(name) + sum(map(ord, name)))
+        score = torch.randn(shape, generator=generator).abs()
+        return (score * self.levels).floor() / self.levels if self.levels else score
+
+
+def write_raw(path: Path, header: object, data: bytes = b"") -> Path:
+    """A safetensors file from a header that need not be true; bytes and str are written as they are."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path

@@ -1,0 +1,148 @@
+"""The safetensors format: its header read and checked without trust, its header written, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from unipruning_core.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+LENGTH_BYTES = 8  # a little-endian count of the JSON bytes that follow
+LARGEST_HEADER = 100_000_000  # the format's own limit: a larger number is garbage, not a header
+GIT_LFS = b"version "  # how the text file begins that stands in for a file never fetched
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where one tensor lies, and what its bytes mean."""
+
+    file: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int  # of its first byte, counted from the start of the file
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """The tensors of a file in the order of their bytes, and the file's metadata.
+
+    Raises:
+        CheckpointError: the file is unreadable, truncated, or its header and its bytes disagree.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            return _parse(_header_bytes(file, size), path, size)
+    except OSError as error:
+        raise CheckpointError(f"weights {str(path)!r} cannot be read: {error.strerror}; check the file") from error
+    # every way of being malformed is a ValueError: bad UTF-8, bad JSON and the checks below
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"weights {str(path)!r} are damaged: {error}; download or save the file again") from error
+
+
+def read_tensor(info: TensorInfo) -> Tensor:
+    """One tensor, in memory of its own and in its own dtype."""
+    buffer = bytearray(info.nbytes)
+    try:
+        with info.file.open("rb") as file:
+            file.seek(info.start)
+            got = file.readinto(buffer)
+    except OSError as error:
+        raise CheckpointError(f"weights {str(info.file)!r} cannot be read: {error.strerror}; check the disk") from error
+    if got != len(buffer):
+        raise CheckpointError(f"weights {str(info.file)!r} became shorter while in use; leave it alone and rerun")
+    if not buffer:
+        return torch.empty(info.shape, dtype=info.dtype)
+    return torch.frombuffer(buffer, dtype=info.dtype).view(info.shape)
+
+
+def header_for(tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
+    """The bytes that go before the tensors, which follow without gaps in the order given."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % LENGTH_BYTES)  # so that the first tensor is aligned
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _header_bytes(file: BinaryIO, size: int) -> bytes:
+    prefix = file.read(LENGTH_BYTES)
+    if prefix == GIT_LFS:
+        raise ValueError("the file is a git-lfs pointer, so 'git lfs pull' has not run")
+    if len(prefix) < LENGTH_BYTES:
+        raise ValueError(f"a header is wanted, but the file has {size} bytes")
+    length = int.from_bytes(prefix, "little")
+    if length > min(LARGEST_HEADER, size - LENGTH_BYTES):
+        raise ValueError(f"the header claims {length} bytes, but the file has {size}")
+    return file.read(length)
+
+
+def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    header = json.loads(text.decode(), object_pairs_hook=_without_repetition)
+    if not isinstance(header, dict):
+        raise ValueError("the header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    base = LENGTH_BYTES + len(text)
+    tensors = [(name, _tensor_info(name, entry, path, base)) for name, entry in header.items()]
+    tensors.sort(key=lambda item: (item[1].start, item[1].end))
+    position = base
+    for name, info in tensors:
+        if info.start != position:
+            fault = "overlaps another tensor" if info.start < position else "comes after a gap"
+            raise ValueError(f"tensor {name!r} {fault}")
+        position = info.end
+    if position != size:
+        raise ValueError(f"the header describes {position} bytes, but the file has {size}")
+    return dict(tensors), metadata if isinstance(metadata, dict) else {}
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("the header names something twice")
+    return found
+
+
+def _tensor_info(name: str, entry: Any, path: Path, base: int) -> TensorInfo:
+    match entry:
+        case {"dtype": str(word), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            if word not in DTYPES:
+                raise ValueError(f"tensor {name!r} is of type {word!r}, which is none of {', '.join(DTYPES)}")
+            dtype = DTYPES[word]
+            if not all(isinstance(side, int) and side >= 0 for side in shape):
+                raise ValueError(f"tensor {name!r} has the shape {shape!r}")
+            if start < 0 or end - start != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f"tensor {name!r} of shape {shape!r} and type {word} has {end - start} bytes")
+            return TensorInfo(path, dtype, tuple(shape), base + start, base + end)
+    raise ValueError(f"tensor {name!r} lacks its dtype, shape or data_offsets")
