@@ -1,0 +1,97 @@
+"""Exact k-th largest magnitude over many tensors, none of which has to be in memory beside another.
+
+A radix select: the 31 magnitude bits of an fp32 order like the magnitude, so three histograms, each of the next digit
+among the elements that match the digits chosen so far, find any order statistic exactly.  Counting and choosing are
+apart: counts are sums over tensors, so those of several processes may be added before a digit is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unipruning_core.backend import DIGIT_BITS
+
+if TYPE_CHECKING:
+    from unipruning_core.backend import Backend
+
+Scores = Callable[
+    [], Iterable[Tensor]
+]  # (out, in) float32 each; called once a pass, the same tensors in the same order
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What ``threshold_mask`` needs to keep an exact number of weights over all the tensors."""
+
+    threshold: Tensor  # 0-D, float32: the k-th largest magnitude
+    ties_per_tensor: list[int]  # how many elements equal to it each tensor keeps: the first ones, earlier tensors first
+
+
+def kth_largest(scores: ScoreStream, keep: int, backend: Backend) -> Selection:
+    """The ``keep``-th largest magnitude over all the scores, counted from 1."""
+    return kth_largest_many(scores, [keep], backend)[0]
+
+
+def kth_largest_many(scores: ScoreStream, keeps: Sequence[int], backend: Backend) -> list[Selection]:
+    """One selection for each of ``keeps``, by three passes over the scores however many there are."""
+    first = list(digit_counts(scores, [0], 0, backend))
+    numels = [int(counts.sum()) for counts in first]
+    for keep in keeps:
+        if not 0 <= keep <= sum(numels):
+            raise ValueError(f"cannot keep {keep} of {sum(numels)} elements")
+    total = torch.stack(first).sum(dim=0)
+    chosen = [choose_digit(total[0], keep) for keep in keeps]
+    prefixes, ranks = [digit for digit, _ in chosen], [rank for _, rank in chosen]
+
+    second = torch.stack(list(digit_counts(scores, prefixes, 1, backend))).sum(dim=0)
+    chosen = [choose_digit(counts, rank) for counts, rank in zip(second, ranks, strict=True)]
+    prefixes = [(prefix << DIGIT_BITS[1]) | digit for prefix, (digit, _) in zip(prefixes, chosen, strict=True)]
+    ranks = [rank for _, rank in chosen]
+
+    # the last digit completes the value, so its counts say how often the value occurs in each tensor
+    third = torch.stack(list(digit_counts(scores, prefixes, 2, backend)))
+    selections = []
+    for i, keep in enumerate(keeps):
+        digit, ties = choose_digit(third[:, i].sum(dim=0), ranks[i])
+        bits = torch.tensor((prefixes[i] << DIGIT_BITS[2]) | digit, dtype=torch.int32)
+        selections.append(
+            Selection(bits.view(torch.float32), share_ties(third[:, i, digit].tolist(), ties))
+            if keep
+            else Selection(torch.tensor(torch.inf), [0] * len(numels))
+        )
+    return selections
+
+
+def digit_counts(scores: ScoreStream, prefixes: Sequence[int], level: int, backend: Backend) -> Iterator[Tensor]:
+    """Of each tensor, the histogram of one digit under each prefix: (prefixes, 2**bits), int64, on the CPU."""
+    for score in scores():
+        counts = torch.zeros(len(prefixes), 2 ** DIGIT_BITS[level], dtype=torch.int64, device=score.device)
+        for row, prefix in zip(counts, prefixes, strict=True):
+            device_prefix = torch.tensor(prefix, dtype=torch.int32, device=score.device)
+            backend.magnitude_histogram(score, device_prefix, level, row)
+        yield counts.cpu()
+
+
+def choose_digit(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The digit of the ``rank``-th largest, and its rank among the elements that have this digit.
+
+    ``counts`` is (2**bits,) int64 on the CPU.  Rank 0, one before the largest, takes the last digit.
+    """
+    at_least = counts.flip(0).cumsum(0)
+    steps = int(torch.searchsorted(at_least, rank))
+    above = int(at_least[steps - 1]) if steps else 0
+    return len(counts) - 1 - steps, rank - above
+
+
+def share_ties(equals: Sequence[int], ties: int) -> list[int]:
+    """Give out ``ties`` among tensors that hold ``equals`` candidates each: the earlier tensor first."""
+    shares = []
+    for equal in equals:
+        shares.append(min(equal, ties))
+        ties -= shares[-1]
+    return shares
