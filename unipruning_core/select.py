@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,9 +20,8 @@ from unipruning_core.backend import DIGIT_BITS
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
 
-Scores = Callable[
-    [], Iterable[Tensor]
-]  # (out, in) float32 each; called once a pass, the same tensors in the same order
+# called once a pass: the same (out, in) float32 tensors in the same order
+ScoreStream: TypeAlias = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,14 @@ def kth_largest(scores: ScoreStream, keep: int, backend: Backend) -> Selection:
 
 def kth_largest_many(scores: ScoreStream, keeps: Sequence[int], backend: Backend) -> list[Selection]:
     """One selection for each of ``keeps``, by three passes over the scores however many there are."""
-    first = list(digit_counts(scores, [0], 0, backend))
-    numels = [int(counts.sum()) for counts in first]
+    first = reduce(torch.add, digit_counts(scores, [0], 0, backend))[0]
     for keep in keeps:
-        if not 0 <= keep <= sum(numels):
-            raise ValueError(f"cannot keep {keep} of {sum(numels)} elements")
-    total = torch.stack(first).sum(dim=0)
-    chosen = [choose_digit(total[0], keep) for keep in keeps]
+        if not 0 <= keep <= int(first.sum()):
+            raise ValueError(f"cannot keep {keep} of {int(first.sum())} elements")
+    chosen = [choose_digit(first, keep) for keep in keeps]
     prefixes, ranks = [digit for digit, _ in chosen], [rank for _, rank in chosen]
 
-    second = torch.stack(list(digit_counts(scores, prefixes, 1, backend))).sum(dim=0)
+    second = reduce(torch.add, digit_counts(scores, prefixes, 1, backend))
     chosen = [choose_digit(counts, rank) for counts, rank in zip(second, ranks, strict=True)]
     prefixes = [(prefix << DIGIT_BITS[1]) | digit for prefix, (digit, _) in zip(prefixes, chosen, strict=True)]
     ranks = [rank for _, rank in chosen]
@@ -62,7 +60,7 @@ def kth_largest_many(scores: ScoreStream, keeps: Sequence[int], backend: Backend
         selections.append(
             Selection(bits.view(torch.float32), share_ties(third[:, i, digit].tolist(), ties))
             if keep
-            else Selection(torch.tensor(torch.inf), [0] * len(numels))
+            else Selection(torch.tensor(torch.inf), [0] * len(third))
         )
     return selections
 
