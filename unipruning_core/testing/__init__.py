@@ -1,0 +1,1 @@
+"""The conformance suite: what every backend must do, shipped so that third parties can run it on theirs."""

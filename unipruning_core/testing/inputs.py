@@ -1,0 +1,81 @@
+"""What the conformance cases are made of: shapes, values and memory layouts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int]
+
+SHAPES: tuple[Shape, ...] = ((1, 4), (3, 8), (63, 100), (128, 512), (257, 1028))
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+LAYOUTS = ("contiguous", "transposed", "sliced", "strided")
+SCORES = ("distinct", "levels", "equal", "zeros", "signed zeros", "signs", "denormals")
+WEIGHTS = ("normal", "levels", "zero rows", "zero columns", "zeros", "large", "tiny")
+FILL = 3  # what lies around a view that is no whole storage
+
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+floats = pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: str(dtype).removeprefix("torch."))
+layouts = pytest.mark.parametrize("layout", LAYOUTS)
+score_kinds = pytest.mark.parametrize("kind", SCORES)
+weight_kinds = pytest.mark.parametrize("kind", WEIGHTS)
+
+
+def make_score(rng: torch.Generator, shape: Shape, kind: str = "distinct") -> Tensor:
+    """Scores, (out, in) float32, of which every kind but the first ties somewhere or is hard to compare."""
+    normal = torch.randn(shape, generator=rng)
+    whole = torch.randint(-(2**20), 2**20, shape, generator=rng)
+    return {
+        "distinct": normal,
+        "levels": (normal * 1.2).round().clamp(-2, 2),
+        "equal": torch.full(shape, -0.75),
+        "zeros": torch.zeros(shape),
+        "signed zeros": torch.where(normal > 0.5, normal, torch.where(normal > 0, 0.0, -0.0)),
+        "signs": normal.sign(),
+        "denormals": whole.float() * 2.0**-149,
+    }[kind]
+
+
+def make_weight(rng: torch.Generator, shape: Shape, dtype: torch.dtype, kind: str = "normal") -> Tensor:
+    """Weights, gradients or activations, (out, in) of ``dtype``."""
+    normal = torch.randn(shape, generator=rng)
+    rows, columns = (torch.arange(size) % 2 == 0 for size in shape)
+    return {
+        "normal": normal,
+        "levels": (normal * 1.2).round().clamp(-2, 2) * 0.5,
+        "zero rows": normal * rows[:, None],
+        "zero columns": normal * columns,
+        "zeros": torch.zeros(shape),
+        # a float16 overflows when this is squared, so the conversion has to come first
+        "large": normal * 1000.0,
+        "tiny": normal * torch.finfo(dtype).smallest_normal,
+    }[kind].to(dtype)
+
+
+def frame(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    """The shape of the storage in which a tensor of ``shape`` lies under ``layout``."""
+    if layout == "contiguous":
+        return shape
+    if len(shape) == 2:
+        rows, columns = shape
+        return {
+            "transposed": (columns, rows),
+            "sliced": (rows + 3, columns + 5),
+            "strided": (2 * rows, 3 * columns),
+        }[layout]
+    return (2 * shape[0] + 1,) if shape else (3,)
+
+
+def window(base: Tensor, shape: tuple[int, ...], layout: str) -> Tensor:
+    """The view of ``base`` that holds the tensor."""
+    if layout == "contiguous":
+        return base
+    if len(shape) == 2:
+        rows, columns = shape
+        return {
+            "transposed": lambda: base.t(),
+            "sliced": lambda: base[1 : 1 + rows, 2 : 2 + columns],
+            "strided": lambda: base[1::2, 2::3],
+        }[layout]()
+    return base[1::2] if shape else base[1]
