@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -84,7 +85,7 @@ def read_tensor(info: TensorInfo) -> Tensor:
     return torch.frombuffer(buffer, dtype=info.dtype).view(info.shape)
 
 
-def header_for(tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
+def header_for(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
     """The bytes that go before the tensors, which follow without gaps in the order given."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": metadata}
