@@ -1,9 +1,81 @@
-"""The CPU backend."""
+"""The CPU backend: compiled C where a compiler is installed, else torch and numpy, with the same results."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from torch import Tensor
 
 from unipruning_core import Backend
-from unipruning_kernels import reference
+from unipruning_core.errors import BackendUnavailableError, ConfigError
+from unipruning_cpu.compiler import CompilationError, load_library
+from unipruning_cpu.native import NativeOperations
+from unipruning_cpu.portable import PortableOperations
+
+NATIVE_ENV = "UNIPRUNING_CPU_NATIVE"  # 0: never compile; 1: fail where that is not possible
+
+log = logging.getLogger(__name__)
 
 
-class CpuBackend(reference.Operations, Backend):
+class CpuBackend(Backend):
+    """The tier is chosen once, here; ``detail`` says which and why."""
+
     name = "cpu"
     device_type = "cpu"
+
+    def __init__(self) -> None:
+        wish = os.environ.get(NATIVE_ENV, "")
+        if wish not in ("", "0", "1"):
+            raise ConfigError(f"{NATIVE_ENV} is 0 or 1, not {wish!r}; unset it to let the backend choose")
+        self._operations, self.tier, self.detail = PortableOperations(), "portable", f"{NATIVE_ENV} is 0"
+        if wish != "0":
+            try:
+                self._operations, self.tier, self.detail = NativeOperations(load_library()), "native", "compiled C"
+            except CompilationError as error:
+                if wish == "1":
+                    raise BackendUnavailableError(self.name, f"{NATIVE_ENV} is 1, but {error}") from error
+                self.detail = str(error)
+        log.info("the CPU backend uses its %s operations: %s", self.tier, self.detail)
+
+    def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
+        self._operations.accumulate_sumsq(x, out)
+
+    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self._operations.abs_sums(weight, input_factor)
+
+    def mirror_step(
+        self,
+        dual: Tensor,
+        weight: Tensor,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,
+        *,
+        step_size: float,
+        rank: int | None,
+        gradient: Tensor | None = None,
+        phi: float = 0.0,
+    ) -> None:
+        self._operations.mirror_step(
+            dual, weight, r, p, q, threshold, step_size=step_size, rank=rank, gradient=gradient, phi=phi
+        )
+
+    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+        return self._operations.blend_scores(feedback, local, exponent)
+
+    def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+        self._operations.magnitude_histogram(score, prefix, level, counts)
+
+    def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+        return self._operations.threshold_mask(score, threshold, ties)
+
+    def topk_mask(self, score: Tensor, keep: int) -> Tensor:
+        return self._operations.topk_mask(score, keep)
+
+    def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
+        return self._operations.nm_mask(score, n, m)
+
+    def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
+        self._operations.nm_prox(weight, strength, n, m)

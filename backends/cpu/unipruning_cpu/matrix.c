@@ -1,0 +1,125 @@
+/* A matrix of any float type and stride, read and written as pieces of fp32; the other .c files follow in one unit. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE 512       /* columns at a time: a handful of such buffers stays in the first-level cache */
+#define LANES 16        /* one 64-byte vector of fp32; the compiler splits it where registers are narrower */
+#define MAGNITUDE 0x7fffffff
+#define OUT_OF_MEMORY 1
+
+enum { FLOAT32, BFLOAT16, FLOAT16 };
+
+typedef struct {
+    void *data;
+    int64_t rows, cols, row_stride, col_stride; /* strides in elements */
+    int32_t type;
+    int32_t threads;
+} matrix;
+
+typedef float floats __attribute__((vector_size(4 * LANES)));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+typedef double doubles __attribute__((vector_size(8 * LANES)));
+typedef int8_t bytes __attribute__((vector_size(LANES)));
+
+static inline floats get(const float *from) {
+    floats v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline ints get_keys(const void *from) {
+    ints v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline floats magnitude(floats v) { return (floats)((ints)v & MAGNITUDE); }
+
+/* Whether any lane of a comparison holds. */
+static inline int any(ints condition) {
+    int64_t part[LANES / 2], all = 0;
+    memcpy(part, &condition, sizeof part);
+    for (int k = 0; k < LANES / 2; k++) all |= part[k];
+    return all != 0;
+}
+
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline uint32_t as_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+static inline float from_bfloat16(uint16_t x) { return as_float((uint32_t)x << 16); }
+
+/* The exponent is biased by 15 instead of 127; the product also turns fp16 denormals into normal numbers. */
+static inline float from_float16(uint16_t x) {
+    float value = as_float((uint32_t)(x & 0x7fff) << 13) * 0x1p112f;
+    return as_float(as_bits(value) | (uint32_t)(x & 0x8000) << 16);
+}
+
+static inline uint16_t to_bfloat16(float value) {
+    uint32_t bits = as_bits(value);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Adding and taking away a power of two 13 binades up rounds to the ten bits of an fp16, halves to even. */
+static inline uint16_t to_float16(float value) {
+    uint32_t bits = as_bits(value), exponent = bits & 0x7f800000;
+    float unit = as_float((exponent < 113u << 23 ? 113u << 23 : exponent) + (13u << 23));
+    float rounded = (as_float(bits & MAGNITUDE) + unit) - unit;
+    return (uint16_t)(as_bits(rounded * 0x1p-112f) >> 13 | (bits >> 16 & 0x8000));
+}
+
+/* n elements of a row as fp32: the matrix's own memory where it is that already, else converted into the buffer. */
+static const float *load(const matrix *a, int64_t row, int64_t col, int64_t n, float *restrict buffer) {
+    const int64_t step = a->col_stride, start = row * a->row_stride + col * step;
+    if (a->type == FLOAT32) {
+        const float *from = (const float *)a->data + start;
+        if (step == 1) return from;
+        for (int64_t j = 0; j < n; j++) buffer[j] = from[j * step];
+        return buffer;
+    }
+    const uint16_t *from = (const uint16_t *)a->data + start;
+    if (a->type == BFLOAT16 && step == 1)
+        for (int64_t j = 0; j < n; j++) buffer[j] = from_bfloat16(from[j]);
+    else if (a->type == BFLOAT16)
+        for (int64_t j = 0; j < n; j++) buffer[j] = from_bfloat16(from[j * step]);
+    else if (step == 1)
+        for (int64_t j = 0; j < n; j++) buffer[j] = from_float16(from[j]);
+    else
+        for (int64_t j = 0; j < n; j++) buffer[j] = from_float16(from[j * step]);
+    return buffer;
+}
+
+static void store(const matrix *a, int64_t row, int64_t col, int64_t n, const float *values) {
+    const int64_t step = a->col_stride, start = row * a->row_stride + col * step;
+    if (a->type == FLOAT32) {
+        float *to = (float *)a->data + start;
+        if (to == values) return;
+        for (int64_t j = 0; j < n; j++) to[j * step] = values[j];
+        return;
+    }
+    uint16_t *to = (uint16_t *)a->data + start;
+    if (a->type == BFLOAT16)
+        for (int64_t j = 0; j < n; j++) to[j * step] = to_bfloat16(values[j]);
+    else
+        for (int64_t j = 0; j < n; j++) to[j * step] = to_float16(values[j]);
+}
+
+/* As load, but always into the buffer, and with zeros up to the next whole vector. */
+static void load_padded(const matrix *a, int64_t row, int64_t col, int64_t n, float *buffer) {
+    const float *from = load(a, row, col, n, buffer);
+    if (from != buffer) memcpy(buffer, from, (size_t)n * sizeof *buffer);
+    for (int64_t j = n; j % LANES; j++) buffer[j] = 0.0f;
+}
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -1,0 +1,129 @@
+"""The compiled operations: tensors handed to the C library as pointers, sizes and strides."""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from unipruning_cpu.portable import PortableOperations
+
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+LANES = 16  # as in matrix.c
+ALONE = 1 << 15  # elements up to which a second thread costs more than it saves
+
+
+class Matrix(ctypes.Structure):
+    """``matrix`` of matrix.c; strides in elements."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+        ("row_stride", ctypes.c_int64),
+        ("col_stride", ctypes.c_int64),
+        ("type", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    )
+
+
+POINTER = ctypes.c_void_p
+MATRIX = ctypes.POINTER(Matrix)
+INT, INT64, FLOAT = ctypes.c_int, ctypes.c_int64, ctypes.c_float
+SIGNATURES = {
+    "accumulate_sumsq": (MATRIX, POINTER, INT64),
+    "abs_sums": (MATRIX, POINTER, POINTER, POINTER, POINTER),
+    "mirror_step": (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INT64),
+    "magnitude_histogram": (MATRIX, INT, INT, POINTER),
+    "threshold_mask": (MATRIX, FLOAT, INT64, POINTER),
+    "topk_mask": (MATRIX, INT64, POINTER),
+    "nm_mask": (MATRIX, INT, INT, POINTER),
+    "nm_prox": (MATRIX, FLOAT, INT, INT),
+}
+
+
+class NativeOperations(PortableOperations):
+    """Eight operations in C; ``blend_scores`` stays with torch, whose vectorised power function C has no match for."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        for name, arguments in SIGNATURES.items():
+            getattr(library, name).argtypes = arguments
+
+    def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
+        _check(self._library.accumulate_sumsq(_matrix(x), out.data_ptr(), out.stride(0)))
+
+    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns = weight.shape
+        # the library reads the factor in whole vectors
+        factor = pad(input_factor, (0, -columns % LANES)).contiguous()
+        sums = torch.empty(rows), torch.empty(columns), torch.empty(rows)
+        _check(self._library.abs_sums(_matrix(weight), factor.data_ptr(), *(s.data_ptr() for s in sums)))
+        return sums
+
+    def mirror_step(
+        self,
+        dual: Tensor,
+        weight: Tensor,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,
+        *,
+        step_size: float,
+        rank: int | None,
+        gradient: Tensor | None = None,
+        phi: float = 0.0,
+    ) -> None:
+        r, p, q = r.contiguous(), p.contiguous(), q.contiguous()
+        _check(
+            self._library.mirror_step(
+                _matrix(dual),
+                _matrix(weight),
+                None if gradient is None else _matrix(gradient),
+                r.data_ptr(),
+                p.data_ptr(),
+                q.data_ptr(),
+                threshold.data_ptr(),
+                step_size,
+                phi,
+                -1 if rank is None else rank,
+            )
+        )
+
+    def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+        added = counts.contiguous()
+        self._library.magnitude_histogram(_matrix(score), int(prefix), level, added.data_ptr())
+        if added is not counts:
+            counts.copy_(added)
+
+    def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+        mask = torch.empty(score.shape, dtype=torch.bool)
+        _check(self._library.threshold_mask(_matrix(score), float(threshold), int(ties), mask.data_ptr()))
+        return mask
+
+    def topk_mask(self, score: Tensor, keep: int) -> Tensor:
+        mask = torch.empty(score.shape, dtype=torch.bool)
+        _check(self._library.topk_mask(_matrix(score), keep, mask.data_ptr()))
+        return mask
+
+    def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
+        mask = torch.empty(score.shape, dtype=torch.bool)
+        _check(self._library.nm_mask(_matrix(score), n, m, mask.data_ptr()))
+        return mask
+
+    def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
+        _check(self._library.nm_prox(_matrix(weight), strength, n, m))
+
+
+def _matrix(tensor: Tensor) -> Matrix:
+    rows, cols = tensor.shape
+    threads = 1 if tensor.numel() <= ALONE else torch.get_num_threads()
+    return Matrix(tensor.data_ptr(), rows, cols, *tensor.stride(), TYPES[tensor.dtype], threads)
+
+
+def _check(status: int) -> None:
+    if status:
+        raise MemoryError("the CPU backend could not get memory for its counters")

@@ -1,0 +1,169 @@
+"""The operations in torch and numpy where there is no compiler: in place, a tile of rows at a time, so that
+temporaries stay in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipruning_kernels import reference
+
+TILE = 1 << 16  # elements of a tile: a few fp32 buffers of it fit the second-level cache
+HALF = 16  # numpy counts the bits of an fp32 in two halves
+
+
+class PortableOperations:
+    """All nine operations; ``nm_prox`` is the reference a tile at a time."""
+
+    def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
+        total = torch.zeros(x.shape[1], dtype=torch.float64)
+        for tile in _tiles(x):
+            square = x[tile].float()
+            total += (square * square).sum(dim=0)
+        out += total.float()
+
+    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns = weight.shape
+        sums, weighted = torch.empty(rows), torch.empty(rows)
+        total = torch.zeros(columns, dtype=torch.float64)
+        for tile in _tiles(weight):
+            magnitude = weight[tile].float().abs()
+            sums[tile] = magnitude.sum(dim=1)
+            total += magnitude.sum(dim=0)
+            weighted[tile] = magnitude.mul_(input_factor).sum(dim=1)
+        return sums, total.float(), weighted
+
+    def mirror_step(
+        self,
+        dual: Tensor,
+        weight: Tensor,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,
+        *,
+        step_size: float,
+        rank: int | None,
+        gradient: Tensor | None = None,
+        phi: float = 0.0,
+    ) -> None:
+        old = float(threshold)
+        counts = np.zeros(1 << HALF, dtype=np.int64)
+        for tile in _tiles(dual):
+            v, w = dual[tile], weight[tile].float()
+            # each product is rounded before it is added: add(alpha) may fuse the two
+            saliency = (r[tile, None] * p).add_(q).mul_(w.abs())
+            if gradient is not None:
+                saliency += (w * gradient[tile].float()).square_().mul_(phi)
+            v += saliency.sub_(torch.nn.functional.softshrink(v, old)).mul_(step_size)
+            if rank:
+                counts += np.bincount(_keys(v).ravel() >> HALF, minlength=len(counts))
+        if rank is not None:
+            threshold.fill_(_rank_of(dual, rank, counts) if rank else 0.0)
+
+    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+        score = torch.empty(local.shape)
+        for tile in _tiles(local):
+            torch.pow(local[tile], exponent, out=score[tile]).mul_(feedback[tile].sqrt())
+        return score
+
+    def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+        below, bits = sum(reference.DIGIT_BITS[level + 1 :]), reference.DIGIT_BITS[level]
+        wanted, added = int(prefix), np.zeros(1 << bits, dtype=np.int64)
+        for tile in _tiles(score):
+            key = _keys(score[tile]).ravel()
+            if level:
+                key = key[(key >> (below + bits)) == wanted]
+            added += np.bincount((key >> below) & ((1 << bits) - 1), minlength=len(added))
+        counts += torch.from_numpy(added)
+
+    def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+        mask, left = torch.empty(score.shape, dtype=torch.bool), int(ties)
+        for tile in _tiles(score):
+            magnitude = score[tile].abs()
+            torch.gt(magnitude, threshold, out=mask[tile])
+            if left > 0:
+                equal = (magnitude == threshold).flatten().nonzero()[:left, 0]
+                mask[tile].view(-1)[equal] = True
+                left -= len(equal)
+        return mask
+
+    def topk_mask(self, score: Tensor, keep: int) -> Tensor:
+        mask = torch.empty(score.shape, dtype=torch.bool)
+        if keep in (0, score.shape[1]):
+            return mask.fill_(keep > 0)
+        for tile in _tiles(score):
+            _keep_largest(_keys(score[tile]), keep, mask[tile].numpy())
+        return mask
+
+    def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
+        mask = torch.empty(score.shape, dtype=torch.bool)
+        for tile in _tiles(score):
+            key, groups = _keys(score[tile]).reshape(-1, m), mask[tile].view(-1, m).numpy()
+            if m <= 8:
+                _rank_pairs(np.ascontiguousarray(key.T), n, groups)
+            else:
+                _keep_largest(key, n, groups)
+        return mask
+
+    def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
+        for tile in _tiles(weight):
+            reference.nm_prox(weight[tile], strength, n, m)
+
+
+def _tiles(matrix: Tensor) -> Iterator[slice]:
+    rows, columns = matrix.shape
+    step = max(1, TILE // max(1, columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _keys(tile: Tensor) -> np.ndarray:
+    """The magnitude's bits, which order like the magnitude."""
+    key: np.ndarray = tile.contiguous().view(torch.int32).numpy() & reference.MAGNITUDE_BITS
+    return key
+
+
+def _rank_of(matrix: Tensor, rank: int, counts: np.ndarray) -> float:
+    """The rank-th smallest magnitude, given the counts of the bits' upper half."""
+    upper = int(np.searchsorted(counts.cumsum(), rank))
+    rank -= int(counts[:upper].sum())
+    lower = np.zeros(1 << HALF, dtype=np.int64)
+    for tile in _tiles(matrix):
+        key = _keys(matrix[tile]).ravel()
+        lower += np.bincount(key[key >> HALF == upper] & 0xFFFF, minlength=len(lower))
+    bits = upper << HALF | int(np.searchsorted(lower.cumsum(), rank))
+    return float(np.int32(bits).view(np.float32))
+
+
+def _keep_largest(
+    key: np.ndarray,  # (rows, cols), int32, magnitude bits
+    keep: int,  # 0 < keep < cols
+    mask: np.ndarray,  # (rows, cols), bool, written
+) -> None:
+    cut = key.shape[1] - keep
+    bound = np.partition(key, cut, axis=1)[:, cut : cut + 1]
+    np.greater_equal(key, bound, out=mask)
+    # of those at the bound only the first may stay
+    surplus = mask.sum(axis=1) != keep
+    if surplus.any():
+        rows, bounds = key[surplus], bound[surplus]
+        above, equal = rows > bounds, rows == bounds
+        mask[surplus] = above | (equal & (equal.cumsum(axis=1) <= keep - above.sum(axis=1, keepdims=True)))
+
+
+def _rank_pairs(
+    key: np.ndarray,  # (m, groups), int32, magnitude bits
+    n: int,
+    mask: np.ndarray,  # (groups, m), bool, written
+) -> None:
+    """An element's rank is the number of those ahead of it; of equals the earlier one is ahead."""
+    rank = np.zeros(key.shape, dtype=np.int8)
+    for i in range(len(key)):
+        for j in range(i + 1, len(key)):
+            ahead = key[i] >= key[j]
+            rank[j] += ahead
+            rank[i] += ~ahead
+    np.less(rank.T, n, out=mask)
