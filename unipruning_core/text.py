@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SEPARATOR = "\n\n"
 TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+# what a file is told from a data set by when it does not exist; any other ending is read as text too
+ENDINGS = (*TABLES, ".txt", ".raw", ".utf8", ".md")
 # C4 has 365 million documents: enough are taken for 1000 windows of 4096 tokens
 STREAMED_DOCUMENTS = 10_000
 
@@ -145,15 +148,20 @@ def _read_hub(name: _HubName, source: str, split: str, field: str | None) -> tup
     with _quiet():
         try:
             rows = datasets.load_dataset(name.path, name=name.config, split=split, streaming=name.streaming)
-            features = rows.features or dict.fromkeys(next(iter(rows)))
+            features = rows.features or dict.fromkeys(next(iter(rows), {}))
             if name.streaming:
                 rows = islice(rows, STREAMED_DOCUMENTS)
             return _column(rows, features, source, field)
         # OSError includes every failure to connect
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except OSError as error:
             raise DataError(
-                f"data set {source!r} (split {split!r}) cannot be fetched, and no copy of it is cached: "
-                f"{_first_line(error)}; check the name and the connection, or give a local file"
+                f"data set {source!r} cannot be fetched, and no copy of it is cached: {_first_line(error)}; "
+                "check the name and the connection, or give a local file"
+            ) from error
+        except (ValueError, datasets.exceptions.DatasetsError) as error:
+            raise DataError(
+                f"data set {source!r} has no readable split {split!r}: {_first_line(error)}; "
+                "name a split and, as org/name:config, a configuration that it has"
             ) from error
 
 
@@ -177,8 +185,7 @@ def _column(rows: Iterable[Any], features: Any, source: str, field: str | None) 
 
 def _looks_like_hub_name(source: str) -> bool:
     parts = source.partition(":")[0].split("/")
-    # a mistyped file name is told from a data set by its leading dot, slash or known ending
-    return len(parts) == 2 and all(parts) and parts[0][0] not in ".~" and not Path(parts[1]).suffix
+    return len(parts) == 2 and all(parts) and parts[0][0] not in ".~" and not parts[1].lower().endswith(ENDINGS)
 
 
 def _hub_name(source: str) -> _HubName:
@@ -194,15 +201,19 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from the data set library; the command line has its own."""
+    """No progress bars and no advice from the data set libraries; the command line has its own."""
     import datasets
+    import huggingface_hub.utils as hub
 
-    verbosity, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    libraries = (datasets, hub)
+    before = [(library.logging.get_verbosity(), library.are_progress_bars_disabled()) for library in libraries]
+    for library in libraries:
+        library.logging.set_verbosity(logging.CRITICAL)
+        library.disable_progress_bars()
     try:
         yield
     finally:
-        datasets.logging.set_verbosity(verbosity)
-        if not bars:
-            datasets.enable_progress_bars()
+        for library, (verbosity, hidden) in zip(libraries, before, strict=True):
+            library.logging.set_verbosity(verbosity)
+            if not hidden:
+                library.enable_progress_bars()

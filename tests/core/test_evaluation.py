@@ -1,0 +1,291 @@
+"""Perplexity against a plain computation of the same number, and loading what is to be evaluated."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+
+from unipruning_core import evaluation
+from unipruning_core.errors import CheckpointError, ConfigError, DataError
+from unipruning_core.evaluation import load_for_evaluation, perplexity
+from unipruning_core.progress import Progress, Task
+from unipruning_core.text import Text
+
+VOCABULARY = 50
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+MODELS = {
+    "llama": LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=1, initializer_range=0.5, **SIZES),
+    "llama, tied": LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, initializer_range=0.5, **SIZES),
+    # its logits are capped after the head
+    "gemma2": Gemma2Config(
+        vocab_size=VOCABULARY,
+        head_dim=8,
+        num_key_value_heads=1,
+        initializer_range=2.0,
+        final_logit_softcapping=3.0,
+        **SIZES,
+    ),
+    "gpt2": GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5),
+    # its hidden states are projected before the head
+    "opt": OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        ffn_dim=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        word_embed_proj_dim=8,
+        init_std=0.5,
+        do_layer_norm_before=False,
+    ),
+}
+
+
+def make_model(name: str = "llama", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(MODELS[name]).to(dtype)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word: "w17" is 17, and the blank line between documents is none."""
+    tokenizer = Tokenizer(models.WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def make_ids(length: int) -> list[int]:
+    return torch.randint(VOCABULARY, (length,), generator=torch.Generator().manual_seed(1)).tolist()
+
+
+def make_text(*documents: list[int]) -> Text:
+    return Text(tuple(" ".join(f"w{index}" for index in ids) for ids in documents), "made up", "5" * 64)
+
+
+def plain_losses(model: torch.nn.Module, ids: list[int], seq_len: int) -> list[float]:
+    """Window by window and token by token, with nothing saved on."""
+    losses = []
+    for start in range(0, len(ids) - seq_len + 1, seq_len):
+        window = ids[start : start + seq_len]
+        with torch.no_grad():
+            probabilities = model.eval()(torch.tensor([window])).logits[0].float().log_softmax(dim=-1)
+        losses.append(-sum(probabilities[i, window[i + 1]].item() for i in range(seq_len - 1)) / (seq_len - 1))
+    return losses
+
+
+@pytest.mark.parametrize("logits_at_once", [2**25, VOCABULARY * 5], ids=["at once", "in chunks"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_perplexity_is_what_the_formula_says(monkeypatch, name, dtype, logits_at_once):
+    monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", logits_at_once)
+    model, ids = make_model(name, dtype), make_ids(100)
+    measured = perplexity(model, make_tokenizer(), make_text(ids), seq_len=24)
+    wanted = plain_losses(model, ids, 24)
+    # a bf16 product rounds by its shape
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-3
+    assert measured.per_window_nll == pytest.approx(wanted, rel=tolerance)
+    assert measured.nll == pytest.approx(sum(wanted) / 4, rel=tolerance)
+    assert measured.perplexity == math.exp(measured.nll)
+    assert (measured.windows, measured.tokens, measured.seq_len) == (4, 4 * 23, 24)
+    assert (measured.source, measured.data_sha256) == ("made up", "5" * 64)
+
+
+def test_documents_are_joined_before_they_are_cut():
+    model, ids = make_model(), make_ids(64)
+    split = perplexity(model, make_tokenizer(), make_text(ids[:10], [], ids[10:]), seq_len=32)
+    whole = perplexity(model, make_tokenizer(), make_text(ids), seq_len=32)
+    assert split.per_window_nll == whole.per_window_nll
+    joined = perplexity(model, make_tokenizer(), make_text(ids[:10], ids[10:]), seq_len=32, join=" w7 ")
+    assert joined.per_window_nll == pytest.approx(plain_losses(model, [*ids[:10], 7, *ids[10:]], 32), rel=1e-5)
+
+
+def test_the_first_windows_can_be_had_alone():
+    model, text = make_model(), make_text(make_ids(100))
+    every = perplexity(model, make_tokenizer(), text, seq_len=20)
+    some = perplexity(model, make_tokenizer(), text, seq_len=20, windows=2)
+    assert some.per_window_nll == every.per_window_nll[:2]
+    assert (some.windows, every.windows) == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt"])
+def test_no_more_logits_exist_at_once_than_allowed(monkeypatch, name):
+    monkeypatch.setattr(evaluation, "LOGITS_AT_ONCE", VOCABULARY * 10)
+    model = make_model(name)
+    rows: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, __, logits: rows.append(logits.shape[-2]))
+    perplexity(model, make_tokenizer(), make_text(make_ids(64)), seq_len=32)
+    assert max(rows) == 10
+    assert sum(rows) == 2 * 31 + 2 * evaluation.PROBE_TOKENS
+
+
+def test_dropout_is_off():
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.9, embd_pdrop=0.9)
+    model = AutoModelForCausalLM.from_config(config).train()
+    ids = make_ids(32)
+    measured = perplexity(model, make_tokenizer(), make_text(ids), seq_len=32)
+    assert measured.per_window_nll == pytest.approx(plain_losses(model, ids, 32), rel=1e-5)
+
+
+def test_progress_shows_the_perplexity_so_far():
+    shown: list[object] = []
+    opened: list[tuple[str, int, str]] = []
+
+    class Shown(Task):
+        def advance(self, amount: int = 1, **values: object) -> None:
+            shown.append(values["perplexity"])
+
+    class Recorded(Progress):
+        @contextmanager
+        def task(self, label, total, unit, done=0):
+            opened.append((label, total, unit))
+            yield Shown()
+
+    measured = perplexity(make_model(), make_tokenizer(), make_text(make_ids(64)), seq_len=16, progress=Recorded())
+    assert opened == [("perplexity", 4, "windows")]
+    assert shown == [pytest.approx(math.exp(sum(measured.per_window_nll[:count]) / count)) for count in range(1, 5)]
+
+
+def test_fewer_windows_than_asked_for_are_said():
+    notes: list[str] = []
+
+    class Notes(Progress):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    measured = perplexity(
+        make_model(), make_tokenizer(), make_text(make_ids(40)), seq_len=16, windows=9, progress=Notes()
+    )
+    assert measured.windows == 2
+    assert notes == ["'made up' fills 2 windows of 16 tokens, not 9; all are used"]
+
+
+@pytest.mark.parametrize(("factor", "wanted"), [(1e6, math.inf), (math.nan, math.nan)])
+def test_a_broken_model_has_a_perplexity_that_says_so(factor, wanted):
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(factor)
+    measured = perplexity(model, make_tokenizer(), make_text(make_ids(32)), seq_len=32)
+    assert measured.perplexity == pytest.approx(wanted, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("seq_len", "windows", "error", "message"),
+    [
+        (
+            64,
+            None,
+            DataError,
+            "one window wants 64 tokens, but 'made up' has 40; give a shorter --seq-len",
+        ),
+        (4096, None, ConfigError, "--seq-len 4096 is more than the model's 2048 positions"),
+        (16, 0, ConfigError, "at least 1 window, not 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(seq_len, windows, error, message):
+    with pytest.raises(error, match=message):
+        perplexity(make_model(), make_tokenizer(), make_text(make_ids(40)), seq_len=seq_len, windows=windows)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "model"
+    make_model("llama, tied").save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_saved_checkpoint_is_loaded_in_the_precision_asked_for_without_a_word(checkpoint, capfd, dtype):
+    model, tokenizer = load_for_evaluation(checkpoint, dtype, "cpu")
+    assert capfd.readouterr() == ("", "")
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    wanted = make_model("llama, tied", dtype).state_dict()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in model.state_dict().items())
+    assert tokenizer("w3 w1")["input_ids"] == [3, 1]
+
+
+def remove_config(folder):
+    (folder / "config.json").unlink()
+
+
+def remove_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def remove_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+def truncate_weights(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def drop_a_weight(folder):
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_a_shape(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = torch.ones(7)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def bring_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {
+        "model_type": "homemade",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "code.py").write_text("raise SystemExit('ran')")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (remove_config, "cannot be loaded"),
+        (remove_weights, "cannot be loaded"),
+        (remove_tokenizer, "cannot be loaded"),
+        (truncate_weights, "cannot be loaded"),
+        (drop_a_weight, "lacks 1 weights that its config asks for, 'model.layers.1.mlp.up_proj.weight' first"),
+        (change_a_shape, "cannot be loaded"),
+        (bring_code, "cannot be loaded: .* contains custom code"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+@pytest.mark.usefixtures("offline")
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(checkpoint, damage, words):
+    damage(checkpoint)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_for_evaluation(checkpoint, torch.float32, "cpu")
+    assert str(checkpoint) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_folder_that_does_not_exist_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(CheckpointError, match="missing' cannot be loaded"):
+        load_for_evaluation(tmp_path / "missing", torch.float32, "cpu")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Nothing here may wait for a hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
