@@ -1,0 +1,44 @@
+"""Writing to disk so that a reader, or a killed process, never meets half a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.errors import OutputError
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file under a temporary name, make sure of its bytes, then give it its own name."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors_as_output_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a read-only folder into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{str(path)!r} cannot be written: {error.strerror or error}; free space or choose another"
+        ) from error

@@ -1,0 +1,148 @@
+"""The run folder: V and tau of every target with the settings that made them, enough for a mask of any sparsity.
+
+``dual.safetensors`` holds V, float32 (out, in), under each weight's name in the checkpoint.  ``run.json`` holds tau,
+the settings, the fingerprints of model and text, versions and the checksums.  It is written last, so a folder that has
+it is complete.  The same search gives the same bytes: neither file knows of time, host or place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unipruning_core.checkpoint import Target
+from unipruning_core.errors import CheckpointError, RunError
+from unipruning_core.files import write_json
+from unipruning_core.tensorfile import TensorInfo, read_header, read_tensor
+from unipruning_core.tensorstream import TensorStream
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.mode_base import Outcome
+
+FORMAT = "unipruning-run/1"
+RUN_FILE = "run.json"
+DUAL_FILE = "dual.safetensors"
+BLOCK_BYTES = 1 << 20
+
+
+def write_run(
+    folder: Path, targets: Sequence[Target], outcomes: Iterable[Outcome], description: dict[str, Any]
+) -> None:
+    """Write a run folder's two files; ``outcomes`` come in the order of ``targets`` and are taken one at a time."""
+    partial = folder / f"{DUAL_FILE}.partial"
+    partial.unlink(missing_ok=True)
+    entries = []
+    contents = {target.name: (torch.float32, target.shape) for target in targets}
+    with TensorStream(partial, contents, {"format": FORMAT}) as stream:
+        for outcome in outcomes:
+            stream.append(outcome.dual)
+            target = outcome.target
+            entries.append(
+                {
+                    "name": target.name,
+                    "shape": list(target.shape),
+                    "transposed": target.transposed,
+                    "threshold": float(outcome.threshold),
+                    "steps": outcome.steps,
+                }
+            )
+    partial.replace(folder / DUAL_FILE)
+    content = {"format": FORMAT, **description, "files": {DUAL_FILE: stream.sha256}, "targets": entries}
+    write_json(folder / RUN_FILE, {**content, "checksum": _checksum(content)})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished search, read back."""
+
+    folder: Path
+    description: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Read and verify a run folder, checksum included.
+
+        Raises:
+            RunError: not a run folder, an unfinished one, one of another version, or one with a changed byte.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise RunError(
+                f"run folder {str(folder)!r} does not exist; make it with 'unipruning search MODEL --out RUN'"
+            )
+        if not (folder / RUN_FILE).is_file():
+            raise RunError(
+                f"{str(folder)!r} holds no {RUN_FILE}, so it is no run folder or its search has not finished; "
+                "repeat the 'unipruning search' command, which resumes where it stopped"
+            )
+        try:
+            description = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+            written = description.pop("checksum")
+            if (version := description["format"]) != FORMAT:
+                raise RunError(f"{str(folder)!r} is of format {version!r}, but {FORMAT!r} is wanted; search again")
+            _compare(folder / RUN_FILE, _checksum(description), written)
+            _compare(folder / DUAL_FILE, _sha256(folder / DUAL_FILE), description["files"][DUAL_FILE])
+            run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
+            missing = [target.name for target in run.targets if target.name not in run.tensors]
+        except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+            raise RunError(f"run folder {str(folder)!r} is damaged ({error}); search again") from error
+        if missing or not run.targets:
+            raise RunError(f"run folder {str(folder)!r} lacks V for {missing[:1] or 'every target'}; search again")
+        return run
+
+    @cached_property
+    def targets(self) -> tuple[Target, ...]:
+        """The layers that have a Gamma, in checkpoint order."""
+        return tuple(
+            Target(entry["name"], (entry["shape"][0], entry["shape"][1]), entry["transposed"])
+            for entry in self.description["targets"]
+        )
+
+    @cached_property
+    def thresholds(self) -> dict[str, float]:
+        """tau by target."""
+        return {entry["name"]: entry["threshold"] for entry in self.description["targets"]}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model the search ran on."""
+        return str(self.description["model"]["fingerprint"])
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """How the run was made, for the files that come out of it."""
+        return {key: self.description[key] for key in ("settings", "model", "data", "backend", "versions")}
+
+    def score(self, name: str) -> Tensor:
+        """abs(Gamma) = max(abs(V) - tau, 0), (out, in) float32 on the host."""
+        return read_tensor(self.tensors[name]).abs_().sub_(self.thresholds[name]).clamp_min_(0.0)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _compare(path: Path, found: str, written: str) -> None:
+    if found != written:
+        raise RunError(
+            f"{str(path)!r} is damaged: its checksum is {found[:12]}…, but {written[:12]}… was written; "
+            "restore it from a copy, or search again"
+        )

@@ -1,0 +1,229 @@
+"""Whole jobs, from names to results: the order in which things are checked, cheapest first, the model last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipruning_core.calibration import Packing, calibration_batches, check_seq_len
+from unipruning_core.checkpoint import Checkpoint, Target
+from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.evaluation import Perplexity, load_for_evaluation, perplexity
+from unipruning_core.gamma import Run
+from unipruning_core.hub import resolve_model
+from unipruning_core.memory import check_memory
+from unipruning_core.progress import Progress
+from unipruning_core.registry import Catalogue
+from unipruning_core.search import SearchTask, check_run_folder, search
+from unipruning_core.targets import LeftOut, find_targets
+from unipruning_core.text import load_text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.settings import SearchSettings
+    from unipruning_core.sparsity import Sparsity
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LONGEST_WINDOW = 2048  # tokens; what published results calibrate and evaluate with
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model, and how it is loaded."""
+
+    name: str  # a folder or a hub id
+    dtype: str = "auto"  # of the loaded weights; auto is the checkpoint's own
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which text, and how it is cut."""
+
+    source: str
+    split: str | None = None
+    field: str | None = None
+    samples: int = 128
+    seq_len: int | None = None  # None is LONGEST_WINDOW, or all the model has positions for
+    packing: Packing = "packed"
+
+
+def run_search(
+    choice: ModelChoice,
+    data: DataChoice,
+    settings: SearchSettings,
+    out: Path,
+    *,
+    backend: str | None = None,
+    sparsities: Sequence[Sparsity] = (),
+    overwrite: bool = False,
+    save_every: float,
+    progress: Progress,
+) -> Run:
+    """Search, after everything that could be wrong has been looked at; ``sparsities`` are checked against the layers.
+
+    Raises:
+        UnipruningError: whatever was wrong, before the model is loaded wherever that can be known.
+    """
+    check_run_folder(out, overwrite=overwrite)
+    device = _select(backend, progress)
+    checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
+    config, tokenizer = load_config_and_tokenizer(checkpoint, choice)
+    seq_len = window_length(config, data.seq_len)
+    targets, left_out = outline(checkpoint, config, choice)
+    for sparsity in sparsities:
+        sparsity.check(targets)
+    if settings.prox_strength:
+        settings.regulariser.check(targets)
+    report_targets(targets, left_out, progress)
+    text = load_text(data.source, split=data.split, field=data.field)
+    calibration = calibration_batches(
+        text,
+        tokenizer,
+        samples=data.samples,
+        seq_len=seq_len,
+        seed=settings.seed,
+        packing=data.packing,
+        progress=progress,
+    )
+    dtype = choose_dtype(choice, checkpoint)
+    check_memory(checkpoint, targets, settings, dtype, device)
+    checkpoint.check_finite(
+        [name for name, info in checkpoint.tensors.items() if info.dtype.is_floating_point], progress
+    )
+    model, _ = load_for_evaluation(
+        checkpoint.folder, dtype, device.device_type, trust_remote_code=choice.trust_remote_code
+    )
+    described = {
+        "source": data.source,
+        "sha256": text.sha256,
+        "samples": data.samples,
+        "seq_len": seq_len,
+        "packing": data.packing,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    task = SearchTask(checkpoint, calibration, settings, choice.name, described)
+    return search(task, model, device, out, overwrite=overwrite, save_every=save_every, progress=progress)
+
+
+def run_project(
+    choice: ModelChoice,
+    run_folder: Path,
+    sparsities: Sequence[Sparsity],
+    out: Path,
+    *,
+    backend: str | None = None,
+    overwrite: bool = False,
+    progress: Progress,
+) -> list[Projected]:
+    """Write pruned checkpoints from a finished search."""
+    device = _select(backend, progress)
+    checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
+    return project(checkpoint, Run.open(run_folder), sparsities, out, device, overwrite=overwrite, progress=progress)
+
+
+def run_perplexity(
+    choice: ModelChoice,
+    data: DataChoice,
+    *,
+    backend: str | None = None,
+    windows: int | None = None,
+    progress: Progress,
+) -> Perplexity:
+    """Perplexity of a checkpoint on a text, by the field's standard protocol."""
+    device = _select(backend, progress)
+    checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
+    config, _ = load_config_and_tokenizer(checkpoint, choice)
+    seq_len = window_length(config, data.seq_len)
+    text = load_text(data.source, split=data.split or "test", field=data.field)
+    model, tokenizer = load_for_evaluation(
+        checkpoint.folder,
+        choose_dtype(choice, checkpoint),
+        device.device_type,
+        trust_remote_code=choice.trust_remote_code,
+    )
+    return perplexity(model, tokenizer, text, seq_len=seq_len, windows=windows, progress=progress)
+
+
+def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:
+    """The two light parts of a model."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        options = {"trust_remote_code": choice.trust_remote_code}
+        return (
+            AutoConfig.from_pretrained(checkpoint.folder, **options),
+            AutoTokenizer.from_pretrained(checkpoint.folder, **options),
+        )
+    # what transformers lets through for a folder that is incomplete or of a kind unknown to it
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        hint = "; pass --trust-remote-code if you trust its code" if "trust_remote_code" in str(error) else ""
+        raise CheckpointError(f"model {choice.name!r} has no usable config and tokenizer: {reason}{hint}") from error
+
+
+def window_length(config: PretrainedConfig, asked: int | None) -> int:
+    """The length of a window in tokens: as asked, else LONGEST_WINDOW or what the model has positions for."""
+    if asked is None:
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        return min(LONGEST_WINDOW, positions or LONGEST_WINDOW)
+    check_seq_len(config, asked)
+    return asked
+
+
+def outline(
+    checkpoint: Checkpoint, config: PretrainedConfig, choice: ModelChoice
+) -> tuple[list[Target], list[LeftOut]]:
+    """The targets of a model, found on a copy that has shapes and no weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=choice.trust_remote_code)
+    except (ValueError, KeyError, ImportError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"model {choice.name!r} is no causal language model that can be built: {reason}"
+        ) from error
+    layers, left_out = find_targets(model, checkpoint)
+    return [layer.target for layer in layers], left_out
+
+
+def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint) -> torch.dtype:
+    """The dtype asked for; "auto" is the floating dtype that most of the checkpoint's bytes have."""
+    import torch
+
+    if choice.dtype not in DTYPES:
+        raise ConfigError(f"dtype is one of {', '.join(DTYPES)}, not {choice.dtype!r}")
+    if choice.dtype != "auto":
+        named: torch.dtype = getattr(torch, choice.dtype)
+        return named
+    held: dict[torch.dtype, int] = {}
+    for info in checkpoint.tensors.values():
+        if info.dtype in (torch.float32, torch.bfloat16, torch.float16):
+            held[info.dtype] = held.get(info.dtype, 0) + info.nbytes
+    return max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
+
+
+def report_targets(targets: Sequence[Target], left_out: Sequence[LeftOut], progress: Progress) -> None:
+    """Say what will be pruned, and what will not and why."""
+    weights = sum(target.shape[0] * target.shape[1] for target in targets)
+    progress.note(f"{len(targets)} target layers with {weights / 1e6:.1f} M weights")
+    reasons: dict[str, list[str]] = {}
+    for part in left_out:
+        reasons.setdefault(part.why, []).append(part.name)
+    for why, names in reasons.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        progress.note(f"left dense: {names[0]}{others} ({why})")
+
+
+def _select(name: str | None, progress: Progress) -> Backend:
+    backend = Catalogue().select(name)
+    progress.note(f"backend {backend.name}")
+    return backend

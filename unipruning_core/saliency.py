@@ -1,0 +1,103 @@
+r"""Local saliency: every metric as two vectors and one scale, so that S is never formed.
+
+.. math:: S_{ij} \propto |W_{ij}| (r_i p_j + q_j), \qquad \operatorname{mean}(S) = 1
+
+=========== ================================= =========== =========================================
+metric      r_i                               p_j         q_j
+=========== ================================= =========== =========================================
+magnitude   0                                 0           1
+wanda       0                                 0           n_j
+ria         1 / sum_j abs(W_ij)               n_j^0.5     n_j^0.5 / sum_i abs(W_ij)
+stochria    as ria, sums over random subsets  n_j^0.7     n_j^0.7 / (sum over a subset)
+=========== ================================= =========== =========================================
+
+n_j is the root mean square of input feature j.  Sources: Wanda (arXiv 2306.11695), RIA (Zhang et al., ICLR 2024),
+stochRIA (Yi and Richtárik, arXiv 2501.18980).  A subset holds ``SUBSET_SHARE * min(out, in)`` indices, the same for all
+rows (all columns) of a matrix, and is drawn afresh at every step by a seeded generator on the host, so every device
+sees the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.backend import Backend
+
+SUBSET_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table above."""
+
+    name: str
+    uses_inputs: bool = True
+    relative: bool = False  # divided by row and column sums
+    exponent: float = 1.0  # of n_j
+    random_subsets: bool = False
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("magnitude", uses_inputs=False),
+        Metric("wanda"),
+        Metric("ria", relative=True, exponent=0.5),
+        Metric("stochria", relative=True, exponent=0.7, random_subsets=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Factors:
+    """S as vectors, already divided by its mean."""
+
+    r: Tensor  # (out,), float32
+    p: Tensor  # (in,), float32
+    q: Tensor  # (in,), float32
+
+
+def saliency_factors(
+    metric: Metric,
+    weight: Tensor,  # (out, in), any float
+    input_norm: Tensor,  # (in,), float32, n
+    backend: Backend,
+    generator: torch.Generator,  # on the host; drawn from only by a metric with random subsets
+) -> Factors:
+    """The vectors of ``metric`` for one matrix, with mean(S) = 1 (S = 0 where nothing is left to normalise)."""
+    feature = input_norm.pow(metric.exponent) if metric.uses_inputs else torch.ones_like(input_norm)
+    rows, columns, weighted_rows = backend.abs_sums(weight, feature)
+    if metric.relative:
+        p = feature
+        if metric.random_subsets:
+            rows, subset_columns = _subset_sums(weight, backend, generator)
+        else:
+            subset_columns = columns
+        r, q = _reciprocal(rows), feature * _reciprocal(subset_columns)
+    else:
+        p, r, q = torch.zeros_like(feature), torch.zeros_like(rows), feature
+    # sum(S) = sum_i r_i sum_j |W_ij| p_j + sum_j q_j sum_i |W_ij|
+    scale = _reciprocal((torch.dot(r, weighted_rows) + torch.dot(q, columns)) / weight.numel())
+    return Factors(r * scale, p, q * scale)
+
+
+def _subset_sums(weight: Tensor, backend: Backend, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    size = max(1, round(SUBSET_SHARE * min(weight.shape)))
+    columns, rows = (
+        torch.randperm(length, generator=generator)[:size].to(weight.device) for length in weight.shape[::-1]
+    )
+    part = weight.index_select(1, columns)
+    row_sums = backend.abs_sums(part, part.new_ones(size, dtype=torch.float32))[0]
+    part = weight.index_select(0, rows)
+    return row_sums, backend.abs_sums(part, part.new_ones(part.shape[1], dtype=torch.float32))[1]
+
+
+def _reciprocal(x: Tensor) -> Tensor:
+    # a row or column of zeros has no relative importance, not an infinite one
+    return torch.where(x > 0, x.reciprocal(), torch.zeros_like(x))

@@ -1,0 +1,54 @@
+"""What a search can be told, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.saliency import METRICS
+from unipruning_core.sparsity import SemiStructured, parse_sparsity
+
+MODES = ("drift", "frozen", "coupled")
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Everything that decides the outcome of a search besides the model, the text and the backend."""
+
+    mode: str = "drift"
+    metric: str = "stochria"
+    step_size: float = 0.01  # kappa of drift and frozen; alpha * rho of coupled
+    quantile: float = 0.001  # lambda: the share of abs(V) that the threshold sets to zero
+    seed: int = 0
+    learning_rate: float = 1e-4  # of AdamW in drift; alpha * kappa of coupled
+    max_grad_norm: float = 1.0  # drift: clips the gradient of all targets together; 0 turns it off
+    prox_strength: float = 0.0  # lambda_2, drift: strength of the N:M regulariser; 0 turns it off
+    prox_pattern: str = "2:4"
+    coupling: float = 1e-5  # rho, coupled
+    soft_threshold: float = 0.001  # lambda, coupled: a true threshold on abs(V)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
+        if self.metric not in METRICS:
+            raise ConfigError(f"metric is one of {', '.join(METRICS)}, not {self.metric!r}")
+        if not 0.0 < self.step_size <= 1.0:
+            raise ConfigError(f"step size must lie in (0, 1], not {self.step_size}; the published value is 0.01")
+        if not 0.0 <= self.quantile < 1.0:
+            raise ConfigError(f"quantile must lie in [0, 1), not {self.quantile}; the published value is 0.001")
+        for name in ("learning_rate", "max_grad_norm", "prox_strength", "coupling", "soft_threshold"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name.replace('_', ' ')} must be a number from 0 up, not {getattr(self, name)}")
+        _ = self.regulariser
+
+    @property
+    def regulariser(self) -> SemiStructured:
+        """The N:M pattern that the proximal step pulls towards."""
+        pattern = parse_sparsity(self.prox_pattern)
+        if not isinstance(pattern, SemiStructured):
+            raise ConfigError(f"the regulariser's pattern must be N:M, such as 2:4, not {self.prox_pattern!r}")
+        return pattern
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
