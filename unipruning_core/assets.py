@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from unipruning_core.errors import CheckpointError, ConfigError, DataError
+from unipruning_core.errors import CheckpointError, ConfigError, DataError, OutputError
 from unipruning_core.evaluation import hidden_bars, load_for_evaluation
 
 if TYPE_CHECKING:
@@ -109,11 +109,13 @@ def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
     """Make a folder in a neighbour and rename it, so that it is complete or not there, whoever is killed when."""
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
-    with FileLock(target.with_name(f"{target.name}.lock")):
-        # another process may have made it while this one waited
-        if not target.is_dir():
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f"{target.name}.lock")):
+            # another process may have made it while this one waited
+            if target.is_dir():
+                return target
             # left by a process that was killed
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -122,6 +124,11 @@ def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
                 partial.rename(target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"the demonstration should be kept in {str(target)!r}, but that cannot be written: {error}; "
+            "make room there, or set XDG_CACHE_HOME to another folder"
+        ) from error
     return target
 
 
