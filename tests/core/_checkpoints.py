@@ -1,4 +1,7 @@
-"""Tiny checkpoints for the tests: random models saved by transformers, and files made by hand."""
+"""Tiny checkpoints for the tests: random models saved by transformers, and files made by hand.
+
+transformers is imported where it is needed: child processes of the tests use the rest, and start faster without it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from unipruning_core.checkpoint import Checkpoint, Target
+from unipruning_core.sparsity import Sparsity, parse_sparsity
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONV1D = ("c_attn", "c_proj", "c_fc")
@@ -17,6 +20,8 @@ CONV1D = ("c_attn", "c_proj", "c_fc")
 
 def save_llama(folder: Path, *, dtype: torch.dtype = torch.bfloat16, shards: bool = False, layers: int = 2) -> Path:
     """A Llama of two layers; its widths are multiples of 8 and not of 32, so 1:32 does not divide."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=48,
         hidden_size=24,
@@ -36,6 +41,8 @@ def save_llama(folder: Path, *, dtype: torch.dtype = torch.bfloat16, shards: boo
 
 def save_gpt2(folder: Path) -> Path:
     """A GPT-2, whose Conv1D stores its weights as (in, out)."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     config = GPT2Config(vocab_size=48, n_positions=16, n_embd=24, n_layer=2, n_head=2)
     torch.manual_seed(6)
     GPT2LMHeadModel(config).save_pretrained(folder)
@@ -67,6 +74,16 @@ class FakeScores:
         generator = torch.Generator().manual_seed(len(name) + sum(map(ord, name)))
         score = torch.randn(shape, generator=generator).abs()
         return (score * self.levels).floor() / self.levels if self.levels else score
+
+
+def parsed(*texts: str) -> list[Sparsity]:
+    """The sparsities of these texts."""
+    return [parse_sparsity(text) for text in texts]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by its name there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def write_raw(path: Path, header: object, data: bytes = b"") -> Path:
