@@ -61,5 +61,6 @@ def adamw_step(
         m = moments.first[part].float().lerp_(g, 1 - beta1)
         moments.first[part] = m
         v = moments.second[part].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        change = m.div_(v.sqrt().div_(root).add_(EPSILON))
+        # not in place: for a float32 weight m is the stored moment itself
+        change = m / v.sqrt().div_(root).add_(EPSILON)
         weight[part] = weight[part].float().sub_(change, alpha=learning_rate / (1 - beta1**step))

@@ -177,7 +177,10 @@ def _on_gradient(layers: Sequence[Layer], use: Callable[[int], None]) -> Iterato
     """
 
     def hook_for(position: int) -> Callable[[Tensor], None]:
-        return lambda _: use(position)
+        def hook(_: Tensor) -> None:
+            use(position)
+
+        return hook
 
     handles = [
         layer.parameter.register_post_accumulate_grad_hook(hook_for(position)) for position, layer in enumerate(layers)

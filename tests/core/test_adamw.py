@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+from transformers import get_linear_schedule_with_warmup
+
+from unipruning_core.adamw import BETAS, EPSILON, Moments, adamw_step, schedule
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (700, 900)], ids=["one tile", "several tiles"])
+def test_steps_equal_the_optimizer_of_torch(shape):
+    generator = torch.Generator().manual_seed(2)
+    mine = torch.randn(shape, generator=generator)
+    theirs = torch.nn.Parameter(mine.clone())
+    optimizer = torch.optim.AdamW([theirs], lr=1e-3, betas=BETAS, eps=EPSILON, weight_decay=0.0)
+    moments = Moments.zeros_like(mine)
+    for step in range(1, 5):
+        gradient = torch.randn(shape, generator=generator)
+        theirs.grad = 0.5 * gradient
+        optimizer.step()
+        adamw_step(mine, gradient, moments, step=step, learning_rate=1e-3, gradient_scale=torch.tensor(0.5))
+    torch.testing.assert_close(mine, theirs.detach(), rtol=1e-6, atol=1e-7)
+
+
+def test_the_second_moment_of_a_half_precision_weight_does_not_stall():
+    weight = torch.ones(4, 4, dtype=torch.bfloat16)
+    moments = Moments.zeros_like(weight)
+    for step in range(1, 401):
+        adamw_step(
+            weight, torch.ones_like(weight), moments, step=step, learning_rate=0.0, gradient_scale=torch.tensor(1.0)
+        )
+    assert moments.first.dtype == torch.bfloat16
+    torch.testing.assert_close(moments.second, torch.full((4, 4), 1 - BETAS[1] ** 400), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 25, 128])
+def test_the_schedule_is_the_linear_one_of_transformers(steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
+    for step in range(steps):
+        assert schedule(step, steps) == pytest.approx(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()

@@ -1,0 +1,173 @@
+"""The loop around a mode: folders, progress, resumption after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from _checkpoints import save_llama
+from transformers import AutoModelForCausalLM
+
+from unipruning_core.calibration import Calibration
+from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.errors import OutputError, RunError
+from unipruning_core.gamma import DUAL_FILE, RUN_FILE
+from unipruning_core.search import SearchTask, check_run_folder, search
+from unipruning_core.settings import SearchSettings
+from unipruning_cpu.backend import CpuBackend
+
+
+def calibration(samples=5):
+    generator = torch.Generator().manual_seed(4)
+    batches = [torch.randint(48, (1, 16), generator=generator) for _ in range(samples)]
+    return Calibration(batches, 16 * samples, f"fingerprint of {samples}")
+
+
+def run(folder, out, samples=5, model=None, **options):
+    settings = SearchSettings(**{"mode": "drift", "metric": "stochria", **options.pop("settings", {})})
+    task = SearchTask(Checkpoint.open(folder), calibration(samples), settings, "tiny", {"samples": samples})
+    model = model or AutoModelForCausalLM.from_pretrained(folder)
+    return search(task, model, CpuBackend(), out, save_every=options.pop("save_every", 1e9), **options)
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def model(tmp_path):
+    return save_llama(tmp_path / "model")
+
+
+@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
+def test_two_runs_give_the_same_bytes_and_only_the_two_files(model, tmp_path, mode):
+    first = run(model, tmp_path / "a", settings={"mode": mode})
+    run(model, tmp_path / "b", settings={"mode": mode})
+    assert {str(name) for name in content(tmp_path / "a")} == {RUN_FILE, DUAL_FILE}
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert len(first.description["losses"]) == (0 if mode == "frozen" else 5)
+
+
+class InterruptedSearchError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
+@pytest.mark.parametrize("after", [1, 3, 4])
+def test_an_interrupted_search_ends_with_the_same_bytes(model, tmp_path, mode, after, monkeypatch):
+    run(model, tmp_path / "whole", settings={"mode": mode})
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    forward, calls = loaded.model.forward, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > after:
+            raise InterruptedSearchError
+        return forward(*args, **kwargs)
+
+    loaded.model.forward = interrupted
+    with pytest.raises(InterruptedSearchError):
+        run(model, tmp_path / "cut", model=loaded, settings={"mode": mode}, save_every=0.0)
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == [f"resume-{after:08d}"]
+    run(model, tmp_path / "cut", settings={"mode": mode})
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+KILLED = """
+    import sys
+    sys.path.insert(0, {tests!r})
+    import test_search
+    from pathlib import Path
+    print("started", flush=True)
+    test_search.run(Path({model!r}), Path({out!r}), samples=400, save_every=0.0)
+"""
+
+
+def test_a_search_killed_at_any_moment_resumes_to_the_same_bytes(model, tmp_path):
+    run(model, tmp_path / "whole", samples=400)
+    code = textwrap.dedent(KILLED).format(tests=os.path.dirname(__file__), model=str(model), out=str(tmp_path / "cut"))
+    kills = 0
+    for pause in (0.15, 0.4, 0.7, 1.0):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        process.stdout.readline()
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        kills += not (tmp_path / "cut" / RUN_FILE).exists()
+    assert kills, "the search finished before it was killed even once"
+    run(model, tmp_path / "cut", samples=400)
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_an_unfinished_search_with_other_settings_is_not_mixed_with_this_one(model, tmp_path):
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    forward, calls = loaded.model.forward, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 2:
+            raise InterruptedSearchError
+        return forward(*args, **kwargs)
+
+    loaded.model.forward = interrupted
+    with pytest.raises(InterruptedSearchError):
+        run(model, tmp_path / "cut", model=loaded, save_every=0.0)
+    with pytest.raises(RunError, match="unfinished search with another settings"):
+        run(model, tmp_path / "cut", settings={"metric": "ria"})
+    with pytest.raises(RunError, match="unfinished search with another data"):
+        run(model, tmp_path / "cut", samples=6)
+    run(model, tmp_path / "cut", settings={"metric": "ria"}, overwrite=True)
+    run(model, tmp_path / "fresh", settings={"metric": "ria"})
+    assert content(tmp_path / "cut") == content(tmp_path / "fresh")
+
+
+def test_a_finished_search_is_not_overwritten_unasked(model, tmp_path):
+    run(model, tmp_path / "a")
+    before = content(tmp_path / "a")
+    with pytest.raises(OutputError, match="already holds a finished search"):
+        check_run_folder(tmp_path / "a", overwrite=False)
+    assert content(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_things_is_never_touched(tmp_path, overwrite):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match=r"remove it yourself|is not empty"):
+        check_run_folder(tmp_path, overwrite=overwrite)
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        check_run_folder(tmp_path / "file", overwrite=True)
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_the_last_saved_state(model, tmp_path, monkeypatch):
+    from unipruning_core import resume
+
+    class Full(resume.TensorStream):
+        def append(self, tensor):
+            raise OSError(28, "No space left on device")
+
+    saved = resume.Resume.save
+    saves = []
+
+    def save(self, *args):
+        saves.append(1)
+        if len(saves) == 2:
+            monkeypatch.setattr(resume, "TensorStream", Full)
+        saved(self, *args)
+
+    monkeypatch.setattr(resume.Resume, "save", save)
+    with pytest.raises(OutputError, match="No space left on device; free space"):
+        run(model, tmp_path / "cut", save_every=0.0)
+    monkeypatch.undo()
+    assert (tmp_path / "cut" / "resume-00000001").is_dir()
+    run(model, tmp_path / "cut")
+    run(model, tmp_path / "whole")
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")

@@ -1,0 +1,129 @@
+import pytest
+import torch
+from _checkpoints import save_gpt2, save_llama
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
+
+from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.errors import CheckpointError
+from unipruning_core.targets import find_targets
+
+
+def found(folder):
+    layers, left_out = find_targets(AutoModelForCausalLM.from_pretrained(folder), Checkpoint.open(folder))
+    return layers, {part.name: part.why for part in left_out}
+
+
+def test_every_linear_layer_of_the_blocks_is_a_target_in_checkpoint_order(tmp_path):
+    layers, left_out = found(save_llama(tmp_path / "m", shards=True))
+    checkpoint = Checkpoint.open(tmp_path / "m")
+    assert len(layers) == 14
+    assert [layer.name for layer in layers] == [name for name in checkpoint.tensors if "_proj" in name]
+    assert all(tuple(layer.weight.shape) == layer.target.shape for layer in layers)
+    assert left_out == {"model.embed_tokens.weight": "an embedding", "lm_head.weight": "outside the decoder blocks"}
+
+
+def test_conv1d_is_a_target_seen_as_out_by_in(tmp_path):
+    layers, left_out = found(save_gpt2(tmp_path / "m"))
+    assert len(layers) == 8
+    fc = next(layer for layer in layers if layer.name == "transformer.h.0.mlp.c_fc.weight")
+    assert fc.target.transposed
+    assert fc.target.shape == (96, 24) == tuple(fc.weight.shape)
+    assert fc.weight.data_ptr() == fc.module.weight.data_ptr()
+    assert set(left_out.values()) == {"an embedding", "outside the decoder blocks"}
+
+
+def test_a_checkpoint_of_the_bare_decoder_gives_its_own_names(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(save_gpt2(tmp_path / "whole"))
+    model.transformer.save_pretrained(tmp_path / "bare")
+    layers, _ = find_targets(model, Checkpoint.open(tmp_path / "bare"))
+    assert layers[0].name.startswith("h.0.")
+
+
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        (
+            lambda: OPTForCausalLM(
+                OPTConfig(vocab_size=48, hidden_size=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2)
+            ),
+            12,
+        ),
+        (
+            lambda: GPTNeoXForCausalLM(
+                GPTNeoXConfig(
+                    vocab_size=48, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+                )
+            ),
+            8,
+        ),
+    ],
+    ids=["opt", "neox"],
+)
+def test_architectures_with_other_names_are_found_by_position(tmp_path, model, targets):
+    torch.manual_seed(0)
+    model().save_pretrained(tmp_path / "m")
+    assert len(found(tmp_path / "m")[0]) == targets
+
+
+def test_routers_and_stacked_experts_are_left_dense_and_named(tmp_path):
+    torch.manual_seed(0)
+    config = Qwen2MoeConfig(
+        vocab_size=48,
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_experts=4,
+        num_experts_per_tok=2,
+    )
+    Qwen2MoeForCausalLM(config).save_pretrained(tmp_path / "m")
+    layers, left_out = found(tmp_path / "m")
+    assert len(layers) == 2 * (4 + 3)  # attention and the shared expert
+    assert any("experts" in name for name in left_out)
+    assert "a router" in left_out["model.layers.0.mlp.shared_expert_gate.weight"]
+
+
+class Shared(nn.Module):
+    """Two blocks around one weight."""
+
+    base_model_prefix = "model"
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))])
+        self.blocks[1][0].weight = self.blocks[0][0].weight
+
+
+def test_layers_that_share_a_weight_are_refused(tmp_path):
+    checkpoint = Checkpoint.open(save_llama(tmp_path / "m"))
+    checkpoint.tensors["blocks.0.0.weight"] = checkpoint.tensors["lm_head.weight"].__class__(
+        tmp_path, torch.float32, (4, 4), 0, 64
+    )
+    with pytest.raises(CheckpointError, match="share one weight"):
+        find_targets(Shared(), checkpoint)
+
+
+def test_a_layer_the_checkpoint_does_not_hold_is_refused(tmp_path):
+    folder = save_llama(tmp_path / "m")
+    checkpoint = Checkpoint.open(folder)
+    del checkpoint.tensors["model.layers.1.mlp.up_proj.weight"]
+    with pytest.raises(CheckpointError, match=r"no tensor for layer 'model.layers.1.mlp.up_proj.weight'"):
+        find_targets(AutoModelForCausalLM.from_pretrained(folder), checkpoint)
+
+
+def test_a_model_without_repeated_blocks_is_refused(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(CheckpointError, match="no list of repeated blocks"):
+        find_targets(model, Checkpoint.open(save_llama(tmp_path / "m")))
