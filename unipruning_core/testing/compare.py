@@ -23,7 +23,8 @@ TOLERANCES = {
 
 def bits(tensor: Tensor) -> Tensor:
     """The bytes as integers: NaN equals itself, -0.0 is not 0.0, and a bool is caught holding neither 0 nor 1."""
-    return tensor.contiguous().view(BITS[tensor.itemsize])
+    # viewed first, for a copy of bools would mend their bytes
+    return tensor.view(BITS[tensor.itemsize]).contiguous()
 
 
 def require_equal(operation: str, name: str, actual: Tensor, expected: Tensor, case: str) -> None:

@@ -14,7 +14,7 @@ UNINITIALISED = frozenset({"empty", "empty_like", "empty_strided", "empty_permut
 WAITING = frozenset({"_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2"})
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes unannotated
+class Watch(TorchDispatchMode):
     """Poison every uninitialised tensor and, if asked, forbid host synchronisation, on all calls made inside.
 
     Poison is NaN for floats and all-ones bytes for the rest, so that an element nobody wrote cannot pass for a
