@@ -3,24 +3,24 @@ temporaries stay in the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
-from unipruning_kernels import reference
+from unipruning_cpu.portable_prox import prox_groups
+from unipruning_cpu.portable_rank import Bracket, keys, tiles
+from unipruning_kernels.reference import DIGIT_BITS
 
-TILE = 1 << 16  # elements of a tile: a few fp32 buffers of it fit the second-level cache
-HALF = 16  # numpy counts the bits of an fp32 in two halves
+EVERY = slice(None)
 
 
 class PortableOperations:
-    """All nine operations; ``nm_prox`` is the reference a tile at a time."""
+    """All nine operations."""
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         total = torch.zeros(x.shape[1], dtype=torch.float64)
-        for tile in _tiles(x):
+        for tile in tiles(x):
             square = x[tile].float()
             total += (square * square).sum(dim=0)
         out += total.float()
@@ -29,7 +29,7 @@ class PortableOperations:
         rows, columns = weight.shape
         sums, weighted = torch.empty(rows), torch.empty(rows)
         total = torch.zeros(columns, dtype=torch.float64)
-        for tile in _tiles(weight):
+        for tile in tiles(weight):
             magnitude = weight[tile].float().abs()
             sums[tile] = magnitude.sum(dim=1)
             total += magnitude.sum(dim=0)
@@ -51,30 +51,37 @@ class PortableOperations:
         phi: float = 0.0,
     ) -> None:
         old = float(threshold)
-        counts = np.zeros(1 << HALF, dtype=np.int64)
-        for tile in _tiles(dual):
-            v, w = dual[tile], weight[tile].float()
+
+        def stepped(v: Tensor, rows: slice, columns: slice = EVERY) -> Tensor:
+            w = weight[rows, columns].float()
             # each product is rounded before it is added: add(alpha) may fuse the two
-            saliency = (r[tile, None] * p).add_(q).mul_(w.abs())
+            saliency = (r[rows, None] * p[columns]).add_(q[columns]).mul_(w.abs())
             if gradient is not None:
-                saliency += (w * gradient[tile].float()).square_().mul_(phi)
-            v += saliency.sub_(torch.nn.functional.softshrink(v, old)).mul_(step_size)
-            if rank:
-                counts += np.bincount(_keys(v).ravel() >> HALF, minlength=len(counts))
-        if rank is not None:
-            threshold.fill_(_rank_of(dual, rank, counts) if rank else 0.0)
+                saliency += w.mul(gradient[rows, columns].float()).square_().mul_(phi)
+            return saliency.sub_(softshrink(v, old)).mul_(step_size).add_(v)
+
+        bracket = Bracket.around(rank, dual, stepped) if rank else None
+        for tile in tiles(dual):
+            v = dual[tile]
+            v.copy_(stepped(v, tile))
+            if bracket:
+                bracket.add(keys(v).ravel())
+        if bracket:
+            threshold.fill_(bracket.value(dual))
+        elif rank == 0:
+            threshold.zero_()
 
     def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
         score = torch.empty(local.shape)
-        for tile in _tiles(local):
+        for tile in tiles(local):
             torch.pow(local[tile], exponent, out=score[tile]).mul_(feedback[tile].sqrt())
         return score
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
-        below, bits = sum(reference.DIGIT_BITS[level + 1 :]), reference.DIGIT_BITS[level]
+        below, bits = sum(DIGIT_BITS[level + 1 :]), DIGIT_BITS[level]
         wanted, added = int(prefix), np.zeros(1 << bits, dtype=np.int64)
-        for tile in _tiles(score):
-            key = _keys(score[tile]).ravel()
+        for tile in tiles(score):
+            key = keys(score[tile]).ravel()
             if level:
                 key = key[(key >> (below + bits)) == wanted]
             added += np.bincount((key >> below) & ((1 << bits) - 1), minlength=len(added))
@@ -82,7 +89,7 @@ class PortableOperations:
 
     def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
         mask, left = torch.empty(score.shape, dtype=torch.bool), int(ties)
-        for tile in _tiles(score):
+        for tile in tiles(score):
             magnitude = score[tile].abs()
             torch.gt(magnitude, threshold, out=mask[tile])
             if left > 0:
@@ -95,14 +102,14 @@ class PortableOperations:
         mask = torch.empty(score.shape, dtype=torch.bool)
         if keep in (0, score.shape[1]):
             return mask.fill_(keep > 0)
-        for tile in _tiles(score):
-            _keep_largest(_keys(score[tile]), keep, mask[tile].numpy())
+        for tile in tiles(score):
+            _keep_largest(keys(score[tile]), keep, mask[tile].numpy())
         return mask
 
     def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
         mask = torch.empty(score.shape, dtype=torch.bool)
-        for tile in _tiles(score):
-            key, groups = _keys(score[tile]).reshape(-1, m), mask[tile].view(-1, m).numpy()
+        for tile in tiles(score):
+            key, groups = keys(score[tile]).reshape(-1, m), mask[tile].view(-1, m).numpy()
             if m <= 8:
                 _rank_pairs(np.ascontiguousarray(key.T), n, groups)
             else:
@@ -110,32 +117,9 @@ class PortableOperations:
         return mask
 
     def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
-        for tile in _tiles(weight):
-            reference.nm_prox(weight[tile], strength, n, m)
-
-
-def _tiles(matrix: Tensor) -> Iterator[slice]:
-    rows, columns = matrix.shape
-    step = max(1, TILE // max(1, columns))
-    return (slice(start, start + step) for start in range(0, rows, step))
-
-
-def _keys(tile: Tensor) -> np.ndarray:
-    """The magnitude's bits, which order like the magnitude."""
-    key: np.ndarray = tile.contiguous().view(torch.int32).numpy() & reference.MAGNITUDE_BITS
-    return key
-
-
-def _rank_of(matrix: Tensor, rank: int, counts: np.ndarray) -> float:
-    """The rank-th smallest magnitude, given the counts of the bits' upper half."""
-    upper = int(np.searchsorted(counts.cumsum(), rank))
-    rank -= int(counts[:upper].sum())
-    lower = np.zeros(1 << HALF, dtype=np.int64)
-    for tile in _tiles(matrix):
-        key = _keys(matrix[tile]).ravel()
-        lower += np.bincount(key[key >> HALF == upper] & 0xFFFF, minlength=len(lower))
-    bits = upper << HALF | int(np.searchsorted(lower.cumsum(), rank))
-    return float(np.int32(bits).view(np.float32))
+        for tile in tiles(weight):
+            groups = weight[tile].float().reshape(-1, m)
+            weight[tile] = prox_groups(groups, strength, n).view(-1, weight.shape[1])
 
 
 def _keep_largest(

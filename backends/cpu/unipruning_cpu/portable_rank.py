@@ -1,0 +1,96 @@
+"""The rank-th smallest magnitude in numpy: a bracket from a sample, filled tile by tile, and checked by its counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipruning_kernels.reference import MAGNITUDE_BITS
+
+TILE = 1 << 16  # elements of a tile: a few fp32 buffers of it fit the second-level cache
+SAMPLE_ROWS, SAMPLE_COLUMNS = 128, 512
+SPREAD = 6.0  # the bracket's half width in standard deviations of the sample
+SHARE = 8  # a bracket may hold one in so many elements; past that the histograms take over
+HALF = 16  # numpy counts the bits of an fp32 in two halves
+
+
+def tiles(matrix: Tensor) -> Iterator[slice]:
+    rows, columns = matrix.shape
+    step = max(1, TILE // max(1, columns))
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def keys(tile: Tensor) -> np.ndarray:
+    """The magnitude's bits, which order like the magnitude."""
+    key: np.ndarray = tile.contiguous().view(torch.int32).numpy() & MAGNITUDE_BITS
+    return key
+
+
+@dataclass
+class Bracket:
+    """Keys in [low, high] are kept, those below are counted; a miss shows in the counts."""
+
+    rank: int
+    low: int
+    high: int
+    capacity: int
+    below: int = 0
+    inside: int = 0
+    kept: list[np.ndarray] = field(default_factory=list)
+
+    @classmethod
+    def around(cls, rank: int, matrix: Tensor, stepped: Callable[[Tensor, slice, slice], Tensor]) -> Bracket:
+        """Place the bracket by a sample of the matrix as ``stepped`` will leave it."""
+        rows = slice(None, None, max(1, matrix.shape[0] // SAMPLE_ROWS))
+        columns = slice(None, None, max(1, matrix.shape[1] // SAMPLE_COLUMNS))
+        sample = np.sort(keys(stepped(matrix[rows, columns], rows, columns)).ravel())
+        share = rank / matrix.numel()
+        margin = SPREAD * (len(sample) * share * (1.0 - share)) ** 0.5 + 1.0
+        first, last = int(len(sample) * share - margin), int(len(sample) * share + margin)
+        low = int(sample[first]) if first > 0 else 0
+        high = int(sample[last]) if last < len(sample) else MAGNITUDE_BITS
+        return cls(rank, low, high, max(TILE, matrix.numel() // SHARE))
+
+    def add(self, key: np.ndarray) -> None:
+        chosen = key <= self.high
+        if self.low:
+            reached = key >= self.low
+            self.below += len(key) - int(np.count_nonzero(reached))
+            chosen &= reached
+        found = key[chosen]
+        self.inside += len(found)
+        if self.inside <= self.capacity and self.low < self.high:
+            self.kept.append(found)
+
+    def value(self, matrix: Tensor) -> float:
+        """The magnitude asked for, now that every key was added; ``matrix`` is read again after a miss."""
+        place = self.rank - self.below
+        if not 1 <= place <= self.inside:
+            return _select(matrix, self.rank)
+        if self.low == self.high:
+            return _as_float(self.low)
+        if self.inside > self.capacity:
+            return _select(matrix, self.rank)
+        return _as_float(int(np.partition(np.concatenate(self.kept), place - 1)[place - 1]))
+
+
+def _select(matrix: Tensor, rank: int) -> float:
+    """Two histograms: of the upper half of the bits, then of the lower half of those in the bin that was found."""
+    upper = np.zeros(1 << HALF, dtype=np.int64)
+    for tile in tiles(matrix):
+        upper += np.bincount(keys(matrix[tile]).ravel() >> HALF, minlength=len(upper))
+    high = int(np.searchsorted(upper.cumsum(), rank))
+    rank -= int(upper[:high].sum())
+    lower = np.zeros(1 << HALF, dtype=np.int64)
+    for tile in tiles(matrix):
+        key = keys(matrix[tile]).ravel()
+        lower += np.bincount(key[key >> HALF == high] & 0xFFFF, minlength=len(lower))
+    return _as_float(high << HALF | int(np.searchsorted(lower.cumsum(), rank)))
+
+
+def _as_float(bits: int) -> float:
+    return float(np.int32(bits).view(np.float32))
