@@ -106,7 +106,10 @@ class MaskFile:
     def read(self, name: str) -> Tensor:
         """The mask of one target in the layer's orientation, (out, in) bool: True is kept."""
         shape = next(target.shape for target in self.targets if target.name == name)
-        return unpack(read_tensor(self.packed[name]), shape, self.sparsity)
+        try:
+            return unpack(read_tensor(self.packed[name]), shape, self.sparsity)
+        except ValueError as error:
+            raise CheckpointError(f"the mask of {name!r} is damaged: {error}; project again") from error
 
 
 def read_masks(folder: str | Path) -> MaskFile:
@@ -156,6 +159,8 @@ def _unrank(ranks: Tensor, sparsity: SemiStructured, groups: Tensor) -> None:
         groups[:, position] = kept
         ranks = ranks - step * kept
         left = left - kept.long()
+    if bool(ranks.any()):
+        raise ValueError(f"a rank is not below C({sparsity.m}, {sparsity.n})")
 
 
 def _binomials(sparsity: SemiStructured) -> Tensor:

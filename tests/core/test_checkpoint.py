@@ -232,6 +232,15 @@ def test_a_name_that_its_shard_lacks_is_named(copy_of_shards):
     assert "places 'phantom.weight' in" in refusal_of(copy_of_shards)
 
 
+def test_a_name_that_lies_in_another_shard_is_named(copy_of_shards):
+    index = copy_of_shards / "model.safetensors.index.json"
+    parsed = json.loads(index.read_text())
+    name, shard = next(iter(parsed["weight_map"].items()))
+    parsed["weight_map"][name] = next(file for file in parsed["weight_map"].values() if file != shard)
+    index.write_text(json.dumps(parsed))
+    assert f"places {name!r} in" in refusal_of(copy_of_shards)
+
+
 def test_one_tensor_in_two_shards_is_refused(copy_of_shards):
     first, second = Checkpoint.open(copy_of_shards).shards[:2]
     shutil.copy(first, second)

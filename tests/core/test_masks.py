@@ -143,3 +143,13 @@ def test_a_file_of_something_else_is_refused(metadata, fault, tmp_path):
     write_raw(tmp_path / MASK_FILE, header, b"x")
     with pytest.raises(CheckpointError, match=fault):
         read_masks(tmp_path)
+
+
+@pytest.mark.parametrize("rank", [6, 7])
+def test_a_rank_that_is_none_is_refused(rank, tmp_path):
+    layers = json.dumps({"w": {"shape": [1, 4], "transposed": False}})
+    metadata = {"format": masks.FORMAT, "sparsity": "2:4", "layers": layers}
+    header = {"__metadata__": metadata, "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}
+    write_raw(tmp_path / MASK_FILE, header, bytes([rank]))
+    with pytest.raises(CheckpointError, match=r"the mask of 'w' is damaged: a rank is not below C\(4, 2\)"):
+        read_masks(tmp_path).read("w")
