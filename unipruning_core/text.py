@@ -8,7 +8,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ def _read_file(path: Path, field: str | None) -> tuple[tuple[str, ...], str]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"text {str(path)!r} cannot be read: {error.strerror}") from error
+        raise DataError(f"text {str(path)!r} cannot be read: {error.strerror}; check its permissions") from error
     digest = hashlib.sha256(data).hexdigest()
     if not data.strip():
         raise DataError(f"text {str(path)!r} is empty; give one with words in it")
@@ -192,7 +192,9 @@ def _hub_name(source: str) -> _HubName:
     if source in ALIASES:
         return ALIASES[source]
     path, _, config = source.partition(":")
-    return _HubName(path, config or None)
+    c4 = ALIASES["c4"]
+    # by its full name it is as large: 300 GB in English alone
+    return replace(c4, config=config or c4.config) if path == c4.path else _HubName(path, config or None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -102,6 +102,13 @@ def test_perplexity_is_what_the_formula_says(monkeypatch, name, dtype, logits_at
     assert (measured.source, measured.data_sha256) == ("made up", "5" * 64)
 
 
+def test_the_loss_of_a_bf16_model_is_taken_in_fp32():
+    # a model whose logits are made all at once: the very logits of the plain computation
+    model, ids = make_model("gemma2", torch.bfloat16), make_ids(96)
+    measured = perplexity(model, make_tokenizer(), make_text(ids), seq_len=24)
+    assert measured.per_window_nll == pytest.approx(plain_losses(model, ids, 24), rel=1e-6)
+
+
 def test_documents_are_joined_before_they_are_cut():
     model, ids = make_model(), make_ids(64)
     split = perplexity(model, make_tokenizer(), make_text(ids[:10], [], ids[10:]), seq_len=32)

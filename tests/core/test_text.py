@@ -141,6 +141,8 @@ class Hub:
         ("wikitext2", None, ("Salesforce/wikitext", "wikitext-2-raw-v1", "train", False)),
         ("c4", "train", ("allenai/c4", "en", "train", True)),
         ("c4", "test", ("allenai/c4", "en", "validation", True)),
+        ("allenai/c4", None, ("allenai/c4", "en", "train", True)),
+        ("allenai/c4:de", "test", ("allenai/c4", "de", "validation", True)),
         ("org/name", None, ("org/name", None, "train", False)),
         ("org/name-1.5:config", "test", ("org/name-1.5", "config", "test", False)),
     ],
