@@ -1,0 +1,235 @@
+"""The CPU backend's two tiers against the definition: shapes, types, strides, ties, ranks and thread counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from unipruning_core.backend import DIGIT_BITS
+from unipruning_cpu.backend import NATIVE_ENV, CpuBackend
+from unipruning_kernels import reference
+
+SHAPES = [(1, 4), (3, 8), (5, 17), (64, 64), (130, 33), (257, 1028), (40000, 4)]
+LARGE = (520, 1028)  # large enough for a bracket instead of ranking everything, and for more than one thread
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+SUM_TOLERANCE = {"rtol": 1e-6, "atol": 0.0}
+
+
+def as_made(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.t().contiguous().t()
+
+
+def every_second(x: Tensor) -> Tensor:
+    space = x.new_full((x.shape[0] * 2, x.shape[1] * 2), 7.0)
+    space[::2, ::2] = x
+    return space[::2, ::2]
+
+
+def shifted(x: Tensor) -> Tensor:
+    return torch.cat([x.new_full((1,), 7.0), x.flatten()])[1:].view(x.shape)
+
+
+LAYOUTS = [as_made, transposed, every_second, shifted]
+VALUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "distinct": lambda x: x,
+    "ties": lambda x: x.mul(2.0).round(),
+    "constant": lambda x: torch.full_like(x, -1.5),
+    "zeros": torch.zeros_like,
+    "negative_zeros": lambda x: -torch.zeros_like(x),
+    "denormals": lambda x: x * 1e-42,
+    "half_zeros": lambda x: x.clamp_min(0.0),
+    "wide_range": lambda x: x.mul(10.0).exp(),
+}
+
+
+@pytest.fixture(params=["native", "portable"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CpuBackend:
+    monkeypatch.setenv(NATIVE_ENV, "1" if request.param == "native" else "0")
+    backend = CpuBackend()
+    assert backend.tier == request.param
+    return backend
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def factors(shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    return random(shape[0], seed=1).abs(), random(shape[1], seed=2).abs(), random(shape[1], seed=3).abs()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (0, 8)])
+def test_sums_agree_to_a_millionth(backend, shape, dtype, layout):
+    weight, factor = layout(random(*shape).to(dtype)), random(shape[1], seed=1).abs()
+    magnitude = weight.double().abs()
+    wanted = magnitude.sum(1), magnitude.sum(0), (magnitude * factor).sum(1)
+    for found, exact in zip(backend.abs_sums(weight, factor), wanted, strict=True):
+        torch.testing.assert_close(found, exact.float(), **SUM_TOLERANCE)
+    out = torch.zeros(shape[1])
+    backend.accumulate_sumsq(weight, out)
+    torch.testing.assert_close(out, weight.double().square().sum(0).float(), **SUM_TOLERANCE)
+
+
+def test_sumsq_is_added_to_what_is_there(backend):
+    out = torch.full((6,), 5.0)[::2]
+    backend.accumulate_sumsq(torch.tensor([[1.0, 2.0, 3.0], [0.0, 2.0, 1.0]]), out)
+    assert out.tolist() == [6.0, 13.0, 15.0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mirror_step_equals_the_definition_bit_for_bit(backend, shape, dtype, with_gradient, layout):
+    dual, weight = layout(random(*shape)), layout(random(*shape, seed=4).to(dtype))
+    gradient = layout(random(*shape, seed=5).to(dtype)) if with_gradient else None
+    compare_steps(backend, dual, weight, gradient, rank=max(1, dual.numel() // 3))
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 1e-9, 0.001, 0.3, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("shape", [(64, 64), LARGE])
+def test_the_new_threshold_is_the_exact_order_statistic(backend, shape, values, share):
+    dual, weight = VALUES[values](random(*shape)), VALUES[values](random(*shape, seed=4))
+    rank = None if share is None else 0 if share == 0.0 else max(1, int(share * dual.numel()))
+    compare_steps(backend, dual, weight, None, rank)
+
+
+def test_a_bracket_that_misses_is_noticed(backend):
+    # rows of very different size that no sample of whole rows or vectors represents
+    dual = random(*LARGE) * torch.where(torch.arange(LARGE[0]) % 7 == 3, 1e-6, 1.0)[:, None]
+    dual[:, 5::16] *= 1e-3
+    for rank in (1, 500, dual.numel() // 50, dual.numel() // 8):
+        compare_steps(backend, dual, torch.zeros(LARGE), None, rank)
+
+
+def compare_steps(backend: CpuBackend, dual: Tensor, weight: Tensor, gradient: Tensor | None, rank: int | None) -> None:
+    r, p, q = factors(tuple(dual.shape))
+    wanted, wanted_threshold, threshold = dual.clone(), torch.tensor(0.3), torch.tensor(0.3)
+    options = {"step_size": 0.01, "rank": rank, "gradient": gradient, "phi": 0.7}
+    for _ in range(2):
+        storage = dual.data_ptr()
+        backend.mirror_step(dual, weight, r, p, q, threshold, **options)
+        reference.mirror_step(wanted, weight, r, p, q, wanted_threshold, **options)
+        assert dual.data_ptr() == storage
+        assert torch.equal(dual, wanted)
+        assert torch.equal(threshold, wanted_threshold)
+
+
+@pytest.mark.parametrize("shape", [(5, 17), (257, 1028)])
+def test_a_step_leaves_the_gaps_of_a_strided_dual_alone(backend, shape):
+    space = torch.full((shape[0] * 2, shape[1] * 2), 7.0)
+    view = space[::2, ::2]
+    compare_steps(backend, view, random(*shape), None, rank=3)
+    view.fill_(7.0)
+    assert (space == 7.0).all()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_selection_equals_the_definition(backend, shape, values, layout):
+    score = layout(VALUES[values](random(*shape)))
+    for keep in {0, 1, shape[1] // 2, shape[1]}:
+        assert torch.equal(backend.topk_mask(score, keep), reference.topk_mask(score, keep))
+    for threshold in (0.0, 1.0, 1.5, float(score.flatten()[-1].abs())):
+        for ties in (0, 1, 7, 10**6):
+            arguments = score, torch.tensor(threshold), torch.tensor(ties)
+            assert torch.equal(backend.threshold_mask(*arguments), reference.threshold_mask(*arguments))
+    for level in range(len(DIGIT_BITS)):
+        prefix = torch.tensor((0, 1016, 1016 << DIGIT_BITS[1])[level], dtype=torch.int32)
+        found, wanted = (torch.ones(2 ** DIGIT_BITS[level], dtype=torch.int64) for _ in range(2))
+        backend.magnitude_histogram(score, prefix, level, found)
+        reference.magnitude_histogram(score, prefix, level, wanted)
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("values", ["distinct", "ties", "negative_zeros"])
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 8, 12, 16, 31, 32])
+def test_every_pattern_keeps_what_the_definition_keeps(backend, m, values, layout):
+    score = layout(VALUES[values](random(7, 19 * m)))
+    for n in {1, m // 2, m - 1}:
+        assert torch.equal(backend.nm_mask(score, n, m), reference.nm_mask(score, n, m))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0, 0.7])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_blended_scores_agree(backend, layout, exponent):
+    feedback, local = layout(random(257, 1028).clamp_min(0.0)), layout(random(257, 1028, seed=1).clamp_min(0.0))
+    found = backend.blend_scores(feedback, local, exponent)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, reference.blend_scores(feedback, local, exponent), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("strength", [0.0, 0.001, 0.2, 5.0])
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (1, 4), (3, 4)])
+def test_the_proximal_step_on_short_groups_equals_the_definition(backend, n, m, strength, dtype, layout):
+    found = layout(random(33, 37 * m).to(dtype))
+    wanted = found.clone()
+    backend.nm_prox(found, strength, n, m)
+    reference.nm_prox(wanted, strength, n, m)
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("strength", [0.001, 0.2, 5.0])
+@pytest.mark.parametrize(("n", "m"), [(1, 3), (4, 8), (2, 7), (8, 16), (31, 32)])
+def test_the_proximal_step_on_long_groups_is_as_low_as_the_definition(backend, n, m, strength):
+    # the order of a long sum may tip the choice between two minima that are equally good
+    before = random(5, 16 * m)
+    found, wanted = before.clone(), before.clone()
+    backend.nm_prox(found, strength, n, m)
+    reference.nm_prox(wanted, strength, n, m)
+    torch.testing.assert_close(*(objective(w, before, strength, n, m) for w in (found, wanted)))
+
+
+def objective(w: Tensor, before: Tensor, strength: float, n: int, m: int) -> Tensor:
+    groups, distance = w.reshape(-1, m).double().abs(), (w - before).reshape(-1, m).double().square().sum(1)
+    elementary = torch.zeros(len(groups), m + 2, dtype=torch.float64)
+    elementary[:, 0] = 1.0
+    for column in groups.T:
+        elementary[:, 1:] += column[:, None] * elementary[:, :-1].clone()
+    return 0.5 * distance + strength * elementary[:, n + 1]
+
+
+def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
+    def everything() -> list[Tensor]:
+        weight, dual, threshold, sumsq = (
+            random(*LARGE).bfloat16(),
+            random(*LARGE, seed=1),
+            torch.tensor(0.1),
+            random(1028),
+        )
+        r, p, q = factors(LARGE)
+        backend.accumulate_sumsq(weight, sumsq)
+        backend.mirror_step(dual, weight, r, p, q, threshold, step_size=0.01, rank=5000)
+        prox = weight.clone()
+        backend.nm_prox(prox, 0.2, 2, 4)
+        masks = backend.topk_mask(dual, 500), backend.nm_mask(dual, 2, 4)
+        ties = backend.threshold_mask(dual.round(), torch.tensor(1.0), torch.tensor(1234))
+        return [*backend.abs_sums(weight, p), sumsq, dual, threshold, prox, *masks, ties]
+
+    runs = []
+    for count in (1, 2, 3, 3):
+        threads(count)
+        runs.append(everything())
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
