@@ -1,0 +1,43 @@
+"""A third-party backend in one file: every operation is the reference, but for an N:M mask without a sort.
+
+For a real device the class goes into a second module, so that asking for the manifest imports no torch.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unipruning_core import Backend, BackendSpec, Probe, hookimpl
+from unipruning_kernels import reference
+
+
+class ToyBackend(reference.Operations, Backend):
+    name = "toy"
+    device_type = "cpu"
+
+    def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
+        """An element stays if fewer than n of its group are larger, or equal and earlier."""
+        groups = score.abs().reshape(-1, m)
+        mine, other = groups[:, :, None], groups[:, None, :]
+        earlier = groups.new_ones(m, m).tril(-1).bool()
+        ahead = (other > mine) | ((other == mine) & earlier)
+        return (ahead.sum(dim=2) < n).view(score.shape)
+
+    # the reference hands on the strides of a transposed input, where the contract asks for contiguous results
+    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+        return reference.blend_scores(feedback, local, exponent).contiguous()
+
+    def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+        return reference.threshold_mask(score, threshold, ties).contiguous()
+
+
+@hookimpl
+def unipruning_backend() -> BackendSpec:
+    return BackendSpec(
+        "toy",
+        "cpu",
+        priority=-1,
+        target="unipruning_toy:ToyBackend",
+        probe=lambda: Probe(True, "the host, slowly"),
+        optimised=frozenset({"blend_scores", "nm_mask", "threshold_mask"}),
+    )
