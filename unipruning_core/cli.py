@@ -217,9 +217,21 @@ def _perplexity(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from unipruning_core.demo import run_demo
+    from unipruning_core.demo import DemoChoice, run_demo
 
-    print(run_demo(options, TerminalProgress()))
+    choice = DemoChoice(
+        options.model,
+        options.data,
+        options.eval_data,
+        options.sparsity or ["50%", "60%", "2:4"],
+        options.samples,
+        options.seq_len,
+        options.windows,
+        options.mode,
+        options.out,
+        options.backend,
+    )
+    print(run_demo(choice, TerminalProgress()))
     return 0
 
 

@@ -15,8 +15,9 @@ from unipruning_core.gamma import Run
 from unipruning_core.hub import resolve_model
 from unipruning_core.memory import check_memory
 from unipruning_core.progress import Progress
+from unipruning_core.project import Projected, check_output, project
 from unipruning_core.registry import Catalogue
-from unipruning_core.search import SearchTask, check_run_folder, search
+from unipruning_core.search import SearchTask, check_run_folder, finished_search, search
 from unipruning_core.targets import LeftOut, find_targets
 from unipruning_core.text import load_text
 
@@ -62,15 +63,18 @@ def run_search(
     backend: str | None = None,
     sparsities: Sequence[Sparsity] = (),
     overwrite: bool = False,
+    reuse: bool = False,
     save_every: float,
     progress: Progress,
 ) -> Run:
-    """Search, after everything that could be wrong has been looked at; ``sparsities`` are checked against the layers.
+    """Search, after everything that could be wrong has been looked at.
+
+    ``sparsities`` are checked against the layers; with ``reuse`` the same search, finished before, is taken as it is.
 
     Raises:
         UnipruningError: whatever was wrong, before the model is loaded wherever that can be known.
     """
-    check_run_folder(out, overwrite=overwrite)
+    check_run_folder(out, overwrite=overwrite, finished_ok=reuse)
     device = _select(backend, progress)
     checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
     config, tokenizer = load_config_and_tokenizer(checkpoint, choice)
@@ -92,13 +96,6 @@ def run_search(
         progress=progress,
     )
     dtype = choose_dtype(choice, checkpoint)
-    check_memory(checkpoint, targets, settings, dtype, device)
-    checkpoint.check_finite(
-        [name for name, info in checkpoint.tensors.items() if info.dtype.is_floating_point], progress
-    )
-    model, _ = load_for_evaluation(
-        checkpoint.folder, dtype, device.device_type, trust_remote_code=choice.trust_remote_code
-    )
     described = {
         "source": data.source,
         "sha256": text.sha256,
@@ -108,6 +105,15 @@ def run_search(
         "dtype": str(dtype).removeprefix("torch."),
     }
     task = SearchTask(checkpoint, calibration, settings, choice.name, described)
+    if reuse and not overwrite and (finished := finished_search(task, device, out)):
+        progress.note(f"the search in {str(out)!r} is finished already and is used again")
+        return finished
+    check_memory(checkpoint, targets, settings, dtype, device)
+    floating = [name for name, info in checkpoint.tensors.items() if info.dtype.is_floating_point]
+    checkpoint.check_finite(floating, progress)
+    model, _ = load_for_evaluation(
+        checkpoint.folder, dtype, device.device_type, trust_remote_code=choice.trust_remote_code
+    )
     return search(task, model, device, out, overwrite=overwrite, save_every=save_every, progress=progress)
 
 
@@ -125,6 +131,37 @@ def run_project(
     device = _select(backend, progress)
     checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
     return project(checkpoint, Run.open(run_folder), sparsities, out, device, overwrite=overwrite, progress=progress)
+
+
+def run_prune(
+    choice: ModelChoice,
+    data: DataChoice,
+    settings: SearchSettings,
+    sparsities: Sequence[Sparsity],
+    run_folder: Path,
+    out: Path,
+    *,
+    backend: str | None = None,
+    overwrite: bool = False,
+    save_every: float,
+    progress: Progress,
+) -> list[Projected]:
+    """Search, then project; the output is looked at before the search begins."""
+    folder = resolve_model(choice.name, trust_remote_code=choice.trust_remote_code)
+    check_output(Checkpoint.open(folder), (), sparsities, out, overwrite=overwrite, progress=progress)
+    run_search(
+        choice,
+        data,
+        settings,
+        run_folder,
+        backend=backend,
+        sparsities=sparsities,
+        overwrite=overwrite,
+        reuse=True,
+        save_every=save_every,
+        progress=progress,
+    )
+    return run_project(choice, run_folder, sparsities, out, backend=backend, overwrite=overwrite, progress=progress)
 
 
 def run_perplexity(

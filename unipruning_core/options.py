@@ -20,7 +20,7 @@ Handler = Callable[[argparse.Namespace], int]
 SPARSITY_HELP = """how much to prune, may be given several times: 60%% of each matrix, 60%%/row of each output row,
 60%%/global of all matrices together, or N:M such as 2:4"""
 SEARCH_DETAILS = """\
-A search that is killed resumes where it last saved when the same command is given again.
+A killed command resumes where it last saved when it is given again.
 
 modes
   drift     a scratch copy of the weights follows the loss by AdamW; the best masks of the three; 14 bytes a weight
@@ -28,9 +28,14 @@ modes
   coupled   weights and Γ pull at each other, as the paper writes it; 6 bytes a weight
 
 examples
-  unipruning search HuggingFaceTB/SmolLM2-135M --out run
-  unipruning search ./model --out run --mode frozen --metric wanda --data calibration.jsonl
+  unipruning {examples}
 """
+SEARCH_EXAMPLES = """\
+search HuggingFaceTB/SmolLM2-135M --out run
+  unipruning search ./model --out run --mode frozen --metric wanda --data calibration.jsonl"""
+PRUNE_EXAMPLES = """\
+prune HuggingFaceTB/SmolLM2-135M --sparsity 60%/row --out pruned
+  unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
 PROJECT_DETAILS = """\
 Reads checkpoint and run folder as files; no model is built, one matrix is in memory at a time.  With one sparsity DIR
 is the pruned checkpoint; with several each goes to a folder of its own inside DIR: 50, 60-row, 70-global, 2-4.
@@ -49,7 +54,8 @@ example
 
 
 def add_search(command: Command, run: Handler) -> None:
-    parser = command("search", run, "find the saliency Γ of every weight and write it to a run folder", SEARCH_DETAILS)
+    details = SEARCH_DETAILS.format(examples=SEARCH_EXAMPLES)
+    parser = command("search", run, "find the saliency Γ of every weight and write it to a run folder", details)
     _model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
     _search_options(parser)
@@ -65,7 +71,9 @@ def add_project(command: Command, run: Handler) -> None:
 
 
 def add_prune(command: Command, run: Handler) -> None:
-    parser = command("prune", run, "search, then project, in one command", SEARCH_DETAILS.replace("search ", "prune "))
+    parser = command(
+        "prune", run, "search, then project, in one command", SEARCH_DETAILS.format(examples=PRUNE_EXAMPLES)
+    )
     _model(parser)
     _sparsity_and_out(parser)
     parser.add_argument(

@@ -79,18 +79,14 @@ def project(
         OutputError: the output folder is in use, or does not fit on its disk.
     """
     progress = progress or Progress()
-    check_distinct(sparsities)
     _check_scores(checkpoint, scores)
     for sparsity in sparsities:
         sparsity.check(scores.targets)
     out = Path(out).resolve()
-    slugs = [""] if len(sparsities) == 1 else [sparsity.slug for sparsity in sparsities]
-    _check_apart(checkpoint.folder.resolve(), out)
-    clean_up(out, progress)
-    _check_free(out, slugs, overwrite)
+    check_output(checkpoint, scores.targets, sparsities, out, overwrite=overwrite, progress=progress)
+    slugs = _slugs(sparsities)
     files, left_out = _files(checkpoint)
-    size = sum((checkpoint.folder / path).stat().st_size for path in files)
-    check_space(out, sum(size + _own_bytes(scores.targets, sparsity) for sparsity in sparsities))
+    size = _size(checkpoint, files)
     budgets = _global_selections(scores, sparsities, backend, progress)
 
     with staged(out, replace=overwrite) as folder, ExitStack() as stack:
@@ -125,6 +121,30 @@ def project(
     ]
 
 
+def check_output(
+    checkpoint: Checkpoint,
+    targets: Sequence[Target],
+    sparsities: Sequence[Sparsity],
+    out: Path,
+    *,
+    overwrite: bool,
+    progress: Progress,
+) -> None:
+    """Refuse an output that could not be written; what killed processes left beside it is cleared away.
+
+    Raises:
+        ConfigError: a sparsity occurs twice.
+        OutputError: the output is in use, overlaps the model, or does not fit on its disk.
+    """
+    check_distinct(sparsities)
+    out = out.resolve()
+    _check_apart(checkpoint.folder.resolve(), out)
+    clean_up(out, progress)
+    _check_free(out, _slugs(sparsities), overwrite)
+    size = _size(checkpoint, _files(checkpoint)[0])
+    check_space(out, sum(size + _own_bytes(targets, sparsity) for sparsity in sparsities))
+
+
 def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
     if scores.fingerprint != checkpoint.fingerprint():
         raise RunError(
@@ -154,6 +174,14 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
     # found now, not after the last matrix
     except (TypeError, ValueError) as error:
         raise RunError(f"the provenance of the run cannot be written as JSON: {error}; search again") from error
+
+
+def _slugs(sparsities: Sequence[Sparsity]) -> list[str]:
+    return [""] if len(sparsities) == 1 else [sparsity.slug for sparsity in sparsities]
+
+
+def _size(checkpoint: Checkpoint, files: Iterable[Path]) -> int:
+    return sum((checkpoint.folder / path).stat().st_size for path in files)
 
 
 def _check_apart(model: Path, out: Path) -> None:

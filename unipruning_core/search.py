@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.checkpoint import Checkpoint
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import OutputError, RunError
 from unipruning_core.files import disk_errors_as_output_errors
 from unipruning_core.gamma import RUN_FILE, Run, write_run
 from unipruning_core.mode_base import Outcome, Search
@@ -57,8 +57,10 @@ class SearchTask:
         }
 
 
-def check_run_folder(folder: Path, *, overwrite: bool) -> None:
+def check_run_folder(folder: Path, *, overwrite: bool, finished_ok: bool = False) -> None:
     """Refuse an output folder that holds anything but an unfinished search, before any work is done.
+
+    ``finished_ok`` lets a finished search pass too, for a command that can go on from it.
 
     Raises:
         OutputError: it exists and is not empty, is a file, or (with ``overwrite``) was not made by a search.
@@ -71,12 +73,30 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
     if overwrite:
         if not ours:
             raise OutputError(f"{str(folder)!r} was not made by a search, so it is not overwritten; remove it yourself")
-    elif (folder / RUN_FILE).is_file():
+    elif (folder / RUN_FILE).is_file() and not finished_ok:
         raise OutputError(
             f"{str(folder)!r} already holds a finished search; use it, choose another, or pass --overwrite"
         )
     elif not ours:
         raise OutputError(f"output folder {str(folder)!r} is not empty; choose another")
+
+
+def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | None:
+    """What ``search`` would return, where ``folder`` holds it already; None where it holds no finished search.
+
+    Raises:
+        RunError: it holds the result of another search.
+    """
+    if not (folder / RUN_FILE).is_file():
+        return None
+    run = Run.open(folder)
+    for key, wanted in task.description(backend).items():
+        if (found := run.description[key]) != wanted:
+            raise RunError(
+                f"{str(folder)!r} holds a finished search with another {key} ({found!r}, not {wanted!r}); "
+                "choose another folder, or discard it with --overwrite"
+            )
+    return run
 
 
 def search(

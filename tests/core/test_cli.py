@@ -1,0 +1,284 @@
+"""The command line: what a user types, what comes back, and that wrong input costs one sentence and nothing else."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from _checkpoints import save_llama
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from unipruning_core.cli import build_parser, main
+
+WORDS = [f"word{number}" for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny model with a tokenizer and a text, made once and never changed."""
+    folder = tmp_path_factory.mktemp("home")
+    save_llama(folder / "model")
+    vocabulary = {word: index for index, word in enumerate(["<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder / "model")
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(WORDS), (600,), generator=generator).tolist()
+    (folder / "text.txt").write_text(" ".join(WORDS[pick] for pick in picks))
+    return folder
+
+
+@pytest.fixture
+def search_words(home):
+    return [str(home / "model"), "--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "16"]
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_prune_writes_a_checkpoint_and_keeps_the_search(home, search_words, tmp_path, capsys):
+    out = tmp_path / "pruned"
+    assert main(["prune", *search_words, "--sparsity", "50%", "--sparsity", "2:4", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "50%" in printed
+    assert "unipruning project" in printed
+    for slug in ("50", "2-4"):
+        weights = load_file(out / slug / "model.safetensors")
+        pruned = weights["model.layers.0.mlp.up_proj.weight"]
+        assert pruned.count_nonzero() == pruned.numel() // 2
+        AutoModelForCausalLM.from_pretrained(out / slug)
+    assert (
+        main(["project", str(home / "model"), f"{out}-run", "--sparsity", "70%/global", "--out", str(tmp_path / "g")])
+        == 0
+    )
+    report = json.loads((tmp_path / "g" / "unipruning.json").read_text())
+    assert report["overall"]["sparsity"] == pytest.approx(0.7, abs=1e-4)
+
+
+def test_prune_given_again_after_its_search_was_done_uses_it(search_words, tmp_path, capsys):
+    words = ["prune", *search_words, "--sparsity", "50%", "--out", str(tmp_path / "a"), "--run", str(tmp_path / "run")]
+    assert main(words) == 0
+    first = files(tmp_path / "a")
+    words[words.index(str(tmp_path / "a"))] = str(tmp_path / "b")
+    assert main(words) == 0
+    assert "is used again" in capsys.readouterr().err
+    assert files(tmp_path / "b") == first
+    assert main([*words[:-4], "--out", str(tmp_path / "c"), "--run", str(tmp_path / "run"), "--seed", "1"]) == 2
+    assert "another settings" in capsys.readouterr().err
+
+
+def test_perplexity_prints_json_that_names_its_text(home, capsys):
+    words = ["perplexity", str(home / "model"), "--data", str(home / "text.txt"), "--seq-len", "32", "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["windows"] == 600 // 32
+    assert 10 < found["perplexity"] < 100  # a random model over 48 words
+    assert len(found["data_sha256"]) == 64
+
+
+def damage(folder, kind):
+    weights = folder / "model.safetensors"
+    if kind == "no weights":
+        weights.unlink()
+    elif kind == "pickled":
+        weights.rename(folder / "pytorch_model.bin")
+    elif kind == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "header":
+        weights.write_bytes(b"\xff" * 200)
+    else:
+        tensors = load_file(weights)
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float(kind)
+        save_file(tensors, weights, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("no weights", "has neither model.safetensors nor"),
+        ("pickled", "has pickled weights only"),
+        ("truncated", "are damaged"),
+        ("header", "are damaged"),
+        ("nan", "1 values of 960 that are NaN or infinite"),
+        ("inf", "1 values of 960 that are NaN or infinite"),
+    ],
+)
+def test_a_model_that_cannot_be_pruned_is_refused_before_it_is_loaded(
+    home, search_words, tmp_path, capsys, monkeypatch, kind, says
+):
+    import shutil
+
+    shutil.copytree(home / "model", tmp_path / "model")
+    damage(tmp_path / "model", kind)
+    monkeypatch.setattr(
+        "unipruning_core.jobs.load_for_evaluation", lambda *_, **__: pytest.fail("the model was loaded")
+    )
+    words = ["prune", str(tmp_path / "model"), *search_words[1:], "--sparsity", "50%", "--out", str(tmp_path / "out")]
+    refused(words, says, tmp_path, capsys)
+
+
+def refused(words, says, folder, capsys):
+    before = files(folder)
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    message = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(message) == 1
+    assert says in message[0]
+    assert printed.out == ""
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--sparsity", "0.6"], "sparsity '0.6' is neither a share below 100%"),
+        (["--sparsity", "100%"], "neither a share below 100%"),
+        (["--sparsity", "4:2"], "neither a share below 100%"),
+        (["--sparsity", "7:16"], "needs a multiple of 16 inputs, but 'model.layers.0.mlp.down_proj.weight' has 40"),
+        (["--sparsity", "50%", "--sparsity", "50.0%"], "asked for twice"),
+        (["--sparsity", "50%", "--backend", "abacus"], "no backend is called 'abacus'; installed: cpu, cuda, npu"),
+        (["--sparsity", "50%", "--mode", "fast"], "mode is one of drift, frozen, coupled, not 'fast'"),
+        (["--sparsity", "50%", "--metric", "luck"], "metric is one of magnitude, wanda, ria, stochria"),
+        (["--sparsity", "50%", "--dtype", "int8"], "dtype is one of auto"),
+        (["--sparsity", "50%", "--samples", "4000"], "want 64000 tokens, but"),
+        (["--sparsity", "50%", "--samples", "0"], "calibration wants samples >= 1"),
+        (["--sparsity", "50%", "--seq-len", "4096"], "--seq-len 4096 is more than the model's 2048 positions"),
+        (["--sparsity", "50%", "--step-size", "0"], "step size must lie in (0, 1]"),
+        (["--sparsity", "50%", "--prox-strength", "1", "--prox-pattern", "3:16"], "needs a multiple of 16 inputs"),
+        (["--sparsity", "50%", "--data", "nowhere.txt"], "nowhere.txt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_options_cost_one_sentence(search_words, tmp_path, capsys, words, says):
+    refused(["prune", *search_words, *words, "--out", str(tmp_path / "out")], says, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"", "empty"), (b"word1 word2", "want 64 tokens"), (bytes(range(256)), "not text")],
+    ids=["empty", "short", "binary"],
+)
+def test_a_calibration_file_that_is_no_text_costs_one_sentence(search_words, tmp_path, capsys, content, says):
+    (tmp_path / "data.txt").write_bytes(content)
+    words = ["search", *search_words, "--data", str(tmp_path / "data.txt"), "--out", str(tmp_path / "run")]
+    refused(words, says, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("command", ["prune", "search"])
+def test_an_output_that_holds_something_is_refused_at_once(search_words, tmp_path, capsys, monkeypatch, command):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("dear")
+    monkeypatch.setattr("unipruning_core.jobs.load_text", lambda *_, **__: pytest.fail("work had begun"))
+    words = [
+        command,
+        *search_words,
+        "--out",
+        str(tmp_path / "out"),
+        *(["--sparsity", "50%"] if command == "prune" else []),
+    ]
+    refused(words, "is not empty", tmp_path, capsys)
+    refused([*words, "--overwrite"], "out", tmp_path, capsys)
+
+
+@pytest.fixture(scope="module")
+def run_folder(home):
+    words = [str(home / "model"), "--data", str(home / "text.txt"), "--samples", "2", "--seq-len", "16"]
+    assert main(["search", *words, "--mode", "frozen", "--out", str(home / "run")]) == 0
+    return home / "run"
+
+
+def test_a_run_of_another_model_is_refused(run_folder, tmp_path, capsys):
+    save_llama(tmp_path / "other", dtype=torch.float32)
+    words = ["project", str(tmp_path / "other"), str(run_folder), "--sparsity", "50%", "--out", str(tmp_path / "out")]
+    refused(words, "made from another model", tmp_path, capsys)
+
+
+def test_a_run_with_a_flipped_byte_is_refused(home, run_folder, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(run_folder, tmp_path / "run")
+    path = tmp_path / "run" / "dual.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[-5] ^= 64
+    path.write_bytes(changed)
+    words = ["project", str(home / "model"), str(tmp_path / "run"), "--sparsity", "50%", "--out", str(tmp_path / "out")]
+    refused(words, "is damaged: its checksum is", tmp_path, capsys)
+
+
+def test_no_space_left_is_known_before_the_search(search_words, tmp_path, capsys, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
+    words = ["prune", *search_words, "--sparsity", "50%", "--out", str(tmp_path / "out")]
+    refused(words, "needs", tmp_path, capsys)
+
+
+def test_code_that_comes_with_a_model_is_not_run_unless_asked(home, search_words, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(home / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["model_type"] = "homemade"
+    config["auto_map"] = {"AutoConfig": "code.Homemade", "AutoModelForCausalLM": "code.Homemade"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "code.py").write_text("raise SystemExit('the code was run')\n")
+    words = ["search", str(tmp_path / "model"), *search_words[1:], "--out", str(tmp_path / "run")]
+    refused(words, "pass --trust-remote-code", tmp_path, capsys)
+
+
+def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("unipruning_core.memory._free_bytes", lambda _: 1000)
+    refused(
+        ["search", *search_words, "--out", str(tmp_path / "run")], "GiB are free on the cpu device", tmp_path, capsys
+    )
+
+
+def test_backends_lists_what_is_optimised_and_why_not(capsys):
+    assert main(["backends", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    by_name = {row["name"]: row for row in listed["backends"]}
+    assert {"cpu", "cuda", "npu"} <= set(by_name)
+    assert by_name["cpu"]["available"]
+    assert "mirror_step" in by_name["cpu"]["optimised"]
+    assert all(row["available"] or row["detail"] for row in listed["backends"])
+    assert main(["backends"]) == 0
+    assert "optimised:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["backends"], ["search", "--help"]], ids=" ".join)
+def test_light_commands_import_no_torch(words):
+    code = f"""
+import sys
+import unipruning_core.cli
+try:
+    unipruning_core.cli.main({words!r})
+except SystemExit:
+    pass
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_every_command_teaches_by_example():
+    parser = build_parser()
+    commands = parser._subparsers._group_actions[0].choices
+    assert set(commands) == {"prune", "search", "project", "perplexity", "demo", "backends", "conform"}
+    for name in ("prune", "search", "project", "perplexity"):
+        assert f"unipruning {name} " in commands[name].format_help()
+
+
+def test_a_device_extension_that_breaks_torch_is_explained(monkeypatch, capsys):
+    def broken(_):
+        raise RuntimeError("Failed to load the backend extension: torch_npu.") from ImportError("libhccl.so: not found")
+
+    monkeypatch.setattr("unipruning_core.cli._backends", broken)
+    assert main(["backends"]) == 2
+    error = capsys.readouterr().err
+    assert "libhccl.so" in error
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in error
