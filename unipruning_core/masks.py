@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -23,7 +22,8 @@ from torch import Tensor
 from unipruning_core.checkpoint import Target
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.sparsity import SemiStructured, Sparsity, parse_sparsity
-from unipruning_core.tensorfile import TensorInfo, header_for, read_header, read_tensor
+from unipruning_core.tensorfile import TensorInfo, read_header, read_tensor
+from unipruning_core.tensorstream import TensorStream
 
 MASK_FILE = "masks.safetensors"
 FORMAT = "unipruning-masks-1"
@@ -66,33 +66,17 @@ def unpack(packed: Tensor, shape: tuple[int, int], sparsity: Sparsity) -> Tensor
     return mask.view(shape)
 
 
-class MaskWriter:
-    """Writes masks one after another, in the order of the targets; a context manager."""
-
-    def __init__(self, folder: Path, targets: Sequence[Target], sparsity: Sparsity) -> None:
-        self._sparsity = sparsity
-        layers = {target.name: {"shape": target.shape, "transposed": target.transposed} for target in targets}
-        pattern = str(sparsity) if isinstance(sparsity, SemiStructured) else "bits"
-        tensors = {target.name: (torch.uint8, (packed_bytes(target.shape, sparsity),)) for target in targets}
-        # the sizes follow from the shapes, so the header can go first and the masks need not wait for each other
-        header = header_for(
-            tensors,
-            {"format": FORMAT, "sparsity": str(sparsity), "pattern": pattern, "layers": json.dumps(layers)},
-        )
-        self._file = (folder / MASK_FILE).open("wb")
-        self._file.write(header)
-
-    def append(self, mask: Tensor) -> None:
-        """Write the mask of the next target, (out, in) bool on the CPU."""
-        self._file.write(pack(mask, self._sparsity).numpy().data)
-
-    def __enter__(self) -> MaskWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+def mask_stream(folder: Path, targets: Sequence[Target], sparsity: Sparsity) -> TensorStream:
+    """The mask file of a folder, to append each target's packed mask to, in order."""
+    layers = {target.name: {"shape": target.shape, "transposed": target.transposed} for target in targets}
+    metadata = {
+        "format": FORMAT,
+        "sparsity": str(sparsity),
+        "pattern": str(sparsity) if isinstance(sparsity, SemiStructured) else "bits",
+        "layers": json.dumps(layers),
+    }
+    contents = {target.name: (torch.uint8, (packed_bytes(target.shape, sparsity),)) for target in targets}
+    return TensorStream(folder / MASK_FILE, contents, metadata)
 
 
 @dataclass(frozen=True)

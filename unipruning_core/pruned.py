@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unipruning_core.checkpoint import Checkpoint, Target
-from unipruning_core.masks import MaskWriter
+from unipruning_core.masks import mask_stream, pack
 from unipruning_core.progress import Task
 from unipruning_core.sparsity import Sparsity
 
@@ -49,7 +49,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         self.layers: dict[str, Layer] = {}
         self._checkpoint = checkpoint
         folder.mkdir(exist_ok=True)
-        self._masks = MaskWriter(folder, targets, sparsity)
+        self._masks = mask_stream(folder, targets, sparsity)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,7 +79,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         with (self.folder / info.file.name).open("r+b") as file:
             file.seek(info.start)
             file.write(pruned.numpy().data)
-        self._masks.append(mask)
+        self._masks.append(pack(mask, self.sparsity))
         kept = int(mask.sum())
         zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())
         self.layers[target.name] = Layer(kept, mask.numel(), zeros, kept > nonzero_scores)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from unipruning_core import masks
 from unipruning_core.checkpoint import Target
 from unipruning_core.errors import CheckpointError
-from unipruning_core.masks import MASK_FILE, MaskWriter, pack, packed_bytes, read_masks, unpack
+from unipruning_core.masks import MASK_FILE, mask_stream, pack, packed_bytes, read_masks, unpack
 from unipruning_core.sparsity import SemiStructured, parse_sparsity
 from unipruning_kernels import reference
 
@@ -91,9 +91,9 @@ TARGETS = (Target("b", (6, 8)), Target("a", (3, 16), transposed=True), Target("f
 def write(folder, text):
     sparsity = parse_sparsity(text)
     written = [random_mask(target.shape, sparsity, seed) for seed, target in enumerate(TARGETS)]
-    with MaskWriter(folder, TARGETS, sparsity) as writer:
+    with mask_stream(folder, TARGETS, sparsity) as stream:
         for mask in written:
-            writer.append(mask)
+            stream.append(pack(mask, sparsity))
     return written
 
 
