@@ -1,0 +1,174 @@
+"""Who may know whom, checked on the source text, so that it holds without any accelerator."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BACKEND = {"torch", "numpy", "unipruning_core", "unipruning_kernels"}
+CORE = {
+    "torch",
+    "transformers",
+    "datasets",
+    "safetensors",
+    "pluggy",
+    "numpy",
+    "tqdm",
+    "huggingface_hub",
+    "unipruning_core",
+}
+ALLOWED = {
+    "unipruning_core": CORE,
+    "unipruning_core/testing": CORE | {"pytest", "unipruning_kernels"},
+    "kernels/unipruning_kernels": {"torch", "triton", "unipruning_kernels"},
+    "backends/cpu/unipruning_cpu": BACKEND | {"unipruning_cpu"},
+    "backends/cuda/unipruning_cuda": BACKEND | {"triton", "unipruning_cuda"},
+    "backends/npu/unipruning_npu": BACKEND | {"torch_npu", "unipruning_npu"},
+}
+# one module each may import what the rest of its package may not
+EXTRA = {
+    # the demonstration's model arrives in the format that gguf reads; its download is locked as huggingface_hub's are
+    "unipruning_core/assets.py": {"gguf", "filelock"},
+}
+VENDOR = re.compile(r"\b(cuda|npu|triton|torch_npu)\b", re.IGNORECASE)
+# string literals of the core in which a vendor's word is not a device
+VENDOR_LITERALS: dict[str, set[str]] = {}
+CONTAINERS = ["backends", "backends/cpu", "backends/cuda", "backends/npu", "kernels"]
+LARGEST = 300
+
+
+def modules_of(package: str) -> list[Path]:
+    return sorted((ROOT / package).glob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+ALL = [path for package in ALLOWED for path in modules_of(package)]
+IN_CORE = [path for path in ALL if path.is_relative_to(ROOT / "unipruning_core")]
+every_module = pytest.mark.parametrize("path", ALL, ids=name_of)
+every_core_module = pytest.mark.parametrize("path", IN_CORE, ids=name_of)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of all modules imported anywhere in the file; ``from a import b`` counts as a.b."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno} imports relatively; write the whole name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def literals_of(path: Path) -> Iterator[ast.Constant]:
+    """Every string constant that is no docstring."""
+    tree = tree_of(path)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and node.body and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node
+
+
+def test_every_package_has_modules_to_check():
+    assert all(modules_of(package) for package in ALLOWED)
+    packages = {path.parent for path in ROOT.rglob("__init__.py") if "tests" not in path.parts}
+    assert {ROOT / package for package in ALLOWED} == packages
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_package_imports_only_what_it_may(package):
+    for path in modules_of(package):
+        imported = {name.partition(".")[0] for name in imports_of(path)} - sys.stdlib_module_names
+        strangers = imported - ALLOWED[package] - EXTRA.get(name_of(path), set())
+        assert not strangers, f"{name_of(path)} may not import {sorted(strangers)}"
+
+
+@every_core_module
+def test_core_names_no_vendor(path):
+    allowed = VENDOR_LITERALS.get(name_of(path), set())
+    found = [node for node in literals_of(path) if VENDOR.search(node.value) and node.value not in allowed]
+    assert not found, f"{name_of(path)}:{found[0].lineno} names a vendor: {found[0].value!r}"
+
+
+@every_core_module
+def test_core_reaches_for_no_vendor_attribute(path):
+    found = [
+        node
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Attribute) and node.attr in {"cuda", "npu", "is_cuda", "is_npu"}
+    ]
+    assert not found, f"{name_of(path)}:{found[0].lineno} reaches for .{found[0].attr}; ask torch.accelerator"
+
+
+@every_module
+def test_no_module_imports_the_command_line(path):
+    assert not {name for name in imports_of(path) if name.startswith("unipruning_core.cli")}
+
+
+@pytest.mark.parametrize("path", [path for path in IN_CORE if path.parent.name != "testing"], ids=name_of)
+def test_only_the_command_line_knows_the_suite(path):
+    reaches = {name for name in imports_of(path) if name.startswith("unipruning_core.testing")}
+    assert not reaches or path.name == "cli.py"
+
+
+@every_module
+def test_no_module_prints_but_the_command_line(path):
+    prints = [
+        node.lineno
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not prints or name_of(path) == "unipruning_core/cli.py", f"{name_of(path)}:{prints} prints"
+
+
+@every_module
+def test_module_says_in_its_first_line_what_it_is(path):
+    assert path.read_text(encoding="utf-8").startswith(('"""', 'r"""')), f"{name_of(path)} starts without a docstring"
+
+
+@every_module
+def test_module_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LARGEST
+
+
+@pytest.mark.parametrize("folder", CONTAINERS)
+def test_container_is_no_package(folder):
+    assert (ROOT / folder).is_dir()
+    assert not (ROOT / folder / "__init__.py").exists(), f"{folder}/ would take the name of somebody else's package"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import unipruning_core",
+        "import unipruning_core.cli",
+        "import unipruning_core.registry",
+        "import unipruning_core.testing.runner",
+        "from unipruning_core.registry import Catalogue; assert {'cpu', 'cuda', 'npu'} <= set(Catalogue().specs)",
+    ],
+    ids=["core", "cli", "registry", "runner", "discovery"],
+)
+def test_starting_up_imports_nothing_heavy(code):
+    heavy = "{'torch', 'triton', 'torch_npu', 'transformers', 'datasets', 'numpy'}"
+    program = f"import sys; {code}; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
