@@ -238,13 +238,16 @@ def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def _verify(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Reload the checkpoint the plain way and compare what it computes."""
     import torch
+    from transformers import __version__
 
+    remedy = f"but under transformers {__version__} it does not; install transformers>=5, or name a model of your own"
     reloaded, saved_tokenizer = load_for_evaluation(folder, torch.bfloat16, model.device)
     prompt = "The capital of France is Paris, été 2024.\n\tdef f(x):  return x**2"
     ids = saved_tokenizer(prompt)["input_ids"]
+    # releases before 5 give this tokenizer a first token that its model was not trained with
     if ids != tokenizer(prompt)["input_ids"] or tokenizer.decode(ids) != prompt:
-        raise CheckpointError("the demonstration's tokenizer does not survive saving; install another transformers")
+        raise CheckpointError(f"the demonstration's tokenizer should give back the text it is given, {remedy}")
     with torch.inference_mode():
         wanted, came = model(torch.tensor([ids])).logits, reloaded(torch.tensor([ids])).logits
     if not torch.equal(wanted, came):
-        raise CheckpointError("the demonstration's model does not survive saving; install another transformers")
+        raise CheckpointError(f"the demonstration's model should compute the same once it is saved, {remedy}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import datasets
@@ -100,8 +101,29 @@ def test_a_file_that_does_not_exist_is_not_looked_for_on_the_hub(monkeypatch, so
         load_text(source)
 
 
+@pytest.fixture
+def talkative():
+    """The libraries as a user may have set them, and what they log."""
+    said: list[str] = []
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    handler = Said()
+    before = [library.logging.get_verbosity() for library in (datasets, hub)]
+    for library in (datasets, hub):
+        library.logging.set_verbosity(logging.WARNING)
+        library.enable_progress_bars()
+    logging.getLogger("datasets").addHandler(handler)
+    yield said
+    logging.getLogger("datasets").removeHandler(handler)
+    for library, verbosity in zip((datasets, hub), before, strict=True):
+        library.logging.set_verbosity(verbosity)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "broken.parquet"])
-def test_reading_a_table_says_nothing_and_leaves_no_cache(tmp_path, monkeypatch, capfd, name):
+def test_reading_a_table_says_nothing_and_leaves_no_cache(tmp_path, monkeypatch, capfd, talkative, name):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / name, lines(*ROWS))
@@ -111,13 +133,16 @@ def test_reading_a_table_says_nothing_and_leaves_no_cache(tmp_path, monkeypatch,
         with pytest.raises(DataError):
             load_text(source)
     assert capfd.readouterr() == ("", "")
+    assert talkative == []
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.usefixtures("talkative")
 def test_the_libraries_own_verbosity_comes_back(tmp_path):
-    before = [(lib.logging.get_verbosity(), lib.are_progress_bars_disabled()) for lib in (datasets, hub)]
     load_text(write(tmp_path / "a.jsonl", lines(*ROWS)))
-    assert [(lib.logging.get_verbosity(), lib.are_progress_bars_disabled()) for lib in (datasets, hub)] == before
+    for library in (datasets, hub):
+        assert library.logging.get_verbosity() == logging.WARNING
+        assert not library.are_progress_bars_disabled()
 
 
 class Hub:
