@@ -1,0 +1,63 @@
+"""The contract as an object: the manifest, the nine operations, and that reference and contract agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import pytest
+
+from unipruning_core import Backend, BackendSpec, Probe
+from unipruning_core.backend import DIGIT_BITS, OPERATIONS
+from unipruning_kernels import reference
+
+
+def spec(**changes: object) -> BackendSpec:
+    return BackendSpec("here", "cpu", 0, "module:Class", lambda: Probe(True, "here"), **changes)
+
+
+def test_operations_are_the_abstract_methods_in_order():
+    abstract = [name for name, member in vars(Backend).items() if getattr(member, "__isabstractmethod__", False)]
+    assert tuple(abstract) == OPERATIONS
+    assert set(abstract) == Backend.__abstractmethods__
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_reference_takes_what_the_contract_says(operation):
+    contract = inspect.signature(getattr(Backend, operation))
+    parameters = [p for p in contract.parameters.values() if p.name != "self"]
+    defined = inspect.signature(getattr(reference, operation))
+    assert list(defined.parameters.values()) == parameters
+    assert defined.return_annotation == contract.return_annotation
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_operations_to_inherit_are_the_reference_itself(operation):
+    assert getattr(reference.Operations, operation) is getattr(reference, operation)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_backend_that_lacks_an_operation_cannot_be_made(operation):
+    others = {other: staticmethod(getattr(reference, other)) for other in OPERATIONS if other != operation}
+    incomplete = type("Incomplete", (Backend,), others)
+    with pytest.raises(TypeError, match=operation):
+        incomplete()
+
+
+def test_digits_are_cut_alike_and_cover_the_magnitude():
+    assert DIGIT_BITS == reference.DIGIT_BITS
+    assert sum(DIGIT_BITS) == 31
+
+
+def test_manifest_optimises_nothing_unless_it_says_so():
+    assert spec().optimised == frozenset()
+
+
+def test_manifest_refuses_operations_that_do_not_exist():
+    with pytest.raises(ValueError, match=r"'here' declares operations that do not exist: \['nm_sort'\]"):
+        spec(optimised=frozenset({"nm_mask", "nm_sort"}))
+
+
+def test_manifest_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec().priority = 1

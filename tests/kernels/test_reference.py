@@ -1,0 +1,188 @@
+"""The reference against independent brute force: loops, whole sorts, and a numeric minimiser."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from unipruning_core.backend import DIGIT_BITS
+from unipruning_kernels import reference
+
+KINDS = pytest.mark.parametrize("kind", ["distinct", "ties"])
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+def scores(rng: torch.Generator, rows: int, columns: int, kind: str) -> torch.Tensor:
+    score = torch.randn(rows, columns, generator=rng)
+    return score if kind == "distinct" else score.round()
+
+
+def largest(values: list[float], keep: int) -> list[bool]:
+    """The ``keep`` largest magnitudes of a list, the earlier of equals first."""
+    kept = sorted(range(len(values)), key=lambda i: (-abs(values[i]), i))[:keep]
+    return [i in kept for i in range(len(values))]
+
+
+def test_accumulate_sumsq_adds_squares_feature_by_feature():
+    out = torch.tensor([1.0, 2.0])
+    reference.accumulate_sumsq(torch.tensor([[3.0, -1.0], [4.0, 0.5]]), out)
+    assert out.tolist() == [26.0, 3.25]
+
+
+def test_abs_sums_are_rows_columns_and_weighted_rows():
+    sums = reference.abs_sums(torch.tensor([[1.0, -2.0], [-3.0, 4.0]]), torch.tensor([10.0, 0.5]))
+    assert [each.tolist() for each in sums] == [[3.0, 7.0], [4.0, 6.0], [11.0, 32.0]]
+
+
+@pytest.mark.parametrize("with_gradient", [False, True])
+@pytest.mark.parametrize("rank", [None, 0, 1, 7, 15])
+def test_mirror_step_follows_the_formula_element_by_element(rng, with_gradient, rank):
+    dual, weight, gradient = torch.randn(3, 3, 5, generator=rng).unbind()
+    r, p, q = torch.rand(3, generator=rng), *torch.rand(2, 5, generator=rng).unbind()
+    before, threshold = dual.clone(), torch.tensor(0.5)
+    options = {"gradient": gradient, "phi": 0.3} if with_gradient else {}
+    reference.mirror_step(dual, weight, r, p, q, threshold, step_size=0.1, rank=rank, **options)
+    for i, j in itertools.product(range(3), range(5)):
+        v, w = float(before[i, j]), float(weight[i, j])
+        saliency = abs(w) * (float(r[i] * p[j]) + float(q[j]))
+        saliency += 0.3 * (w * float(gradient[i, j])) ** 2 if with_gradient else 0.0
+        gamma = math.copysign(max(abs(v) - 0.5, 0.0), v)
+        assert float(dual[i, j]) == pytest.approx(v + 0.1 * (saliency - gamma), rel=1e-5, abs=1e-6)
+    ordered = sorted(abs(v) for v in dual.flatten().tolist())
+    assert threshold.item() == (0.5 if rank is None else ordered[rank - 1] if rank else 0.0)
+
+
+def test_mirror_step_rounds_each_operation_once(rng):
+    dual, weight = torch.randn(2, 8, 16, generator=rng).unbind()
+    r, p, q = torch.rand(8, generator=rng), *torch.rand(2, 16, generator=rng).unbind()
+    v, w, row, column, offset = (tensor.numpy().copy() for tensor in (dual, weight, r, p, q))
+    step, tau = np.float32(0.3), np.float32(0.2)
+    saliency = np.abs(w) * (row[:, None] * column + offset)
+    expected = v + step * (saliency - np.sign(v) * np.maximum(np.abs(v) - tau, np.float32(0)))
+    reference.mirror_step(dual, weight, r, p, q, torch.tensor(0.2), step_size=0.3, rank=None)
+    assert np.array_equal(dual.numpy().view(np.int32), expected.view(np.int32))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 3.0])
+def test_blend_scores_is_a_product_of_powers(exponent):
+    values = [0.0, 0.25, 1.0, 4.0]
+    feedback, local = torch.tensor(values)[:, None].expand(4, 4), torch.tensor(values).expand(4, 4)
+    score = reference.blend_scores(feedback, local, exponent)
+    expected = [[math.sqrt(f) * v**exponent for v in values] for f in values]
+    assert torch.allclose(score, torch.tensor(expected), rtol=1e-6, atol=0.0)
+
+
+def test_three_digits_give_every_order_statistic(rng):
+    score = torch.cat([scores(rng, 4, 20, "distinct"), scores(rng, 4, 20, "ties")])
+    ordered = score.abs().flatten().sort().values
+    for rank in (1, 2, 40, 79, 80, 159, 160):
+        prefix, left = 0, rank
+        for level, width in enumerate(DIGIT_BITS):
+            counts = torch.zeros(2**width, dtype=torch.int64)
+            reference.magnitude_histogram(score, torch.tensor(prefix, dtype=torch.int32), level, counts)
+            reached = counts.cumsum(0)
+            digit = int((reached >= left).nonzero()[0])
+            left -= int(reached[digit] - counts[digit])
+            prefix = (prefix << width) | digit
+        assert torch.tensor(prefix, dtype=torch.int32).view(torch.float32) == ordered[rank - 1]
+
+
+def test_magnitude_histogram_counts_digits_of_the_bit_pattern():
+    score = torch.tensor([[1.0, -1.0, 0.0, -0.0, 2.0**-149]])
+    counts = torch.zeros(2048, dtype=torch.int64)
+    reference.magnitude_histogram(score, torch.tensor(99, dtype=torch.int32), 0, counts)
+    assert {digit: int(counts[digit]) for digit in counts.nonzero().flatten().tolist()} == {0: 3, 0x3F800000 >> 20: 2}
+
+
+@KINDS
+@pytest.mark.parametrize("ties", [0, 1, 3, 1000])
+def test_threshold_mask_equals_a_loop(rng, kind, ties):
+    score = scores(rng, 6, 10, kind)
+    threshold = score.abs().flatten().sort().values[30]
+    left, expected = ties, []
+    for value in score.abs().flatten().tolist():
+        tie = value == threshold.item() and left > 0
+        left -= tie
+        expected.append(value > threshold.item() or tie)
+    mask = reference.threshold_mask(score, threshold, torch.tensor(ties))
+    assert mask.flatten().tolist() == expected
+
+
+@KINDS
+@pytest.mark.parametrize("keep", [0, 1, 5, 10])
+def test_topk_mask_equals_a_sort_of_each_row(rng, kind, keep):
+    score = scores(rng, 6, 10, kind)
+    assert reference.topk_mask(score, keep).tolist() == [largest(row, keep) for row in score.tolist()]
+
+
+@KINDS
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (3, 4), (4, 8)])
+def test_nm_mask_equals_a_sort_of_each_group(rng, kind, n, m):
+    score = scores(rng, 5, 16, kind)
+    groups = [largest(row[j : j + m], n) for row in score.tolist() for j in range(0, 16, m)]
+    assert reference.nm_mask(score, n, m).view(-1, m).tolist() == groups
+
+
+def regulariser(w: np.ndarray, n: int) -> np.ndarray:
+    """The elementary symmetric polynomial of degree n + 1 over the last axis, by its definition."""
+    return sum(np.prod(w[..., list(chosen)], axis=-1) for chosen in itertools.combinations(range(w.shape[-1]), n + 1))
+
+
+def objective(w: np.ndarray, z: np.ndarray, strength: float, n: int) -> np.ndarray:
+    return 0.5 * ((w - z) ** 2).sum(axis=-1) + strength * regulariser(np.abs(w), n)
+
+
+def grid_minimum(z: np.ndarray, strength: float, n: int) -> float:
+    """The lowest objective on a grid over [0, z], refined around the best point; no magnitude of a minimiser grows."""
+    low, high = np.zeros_like(z), z
+    best = math.inf
+    for _ in range(12):
+        axes = [np.linspace(a, b, 9) for a, b in zip(low, high, strict=True)]
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(z))
+        costs = objective(points, z, strength, n)
+        at, span = points[costs.argmin()], (high - low) / 4
+        best = min(best, float(costs.min()))
+        low, high = np.maximum(at - span, 0.0), np.minimum(at + span, z)
+    return best
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.3, 1.0, 4.0])
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (1, 3), (2, 3), (2, 4), (3, 4)])
+def test_nm_prox_is_as_low_as_a_search_over_a_grid(rng, n, m, strength):
+    z = torch.randn(12, m, generator=rng)
+    w = z.clone()
+    reference.nm_prox(w, strength, n, m)
+    for mine, start in zip(w.double().numpy(), z.double().numpy(), strict=True):
+        found = objective(mine, start, strength, n)
+        assert found <= grid_minimum(np.abs(start), strength, n) * (1 + 1e-3) + 1e-6
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (4, 8)])
+def test_nm_prox_of_great_strength_leaves_the_n_largest(rng, n, m):
+    z = torch.randn(8, 16, generator=rng)
+    w = z.clone()
+    reference.nm_prox(w, 1e6, n, m)
+    assert torch.equal(w, z * reference.nm_mask(z, n, m))
+
+
+def test_nm_prox_of_one_of_two_equals_the_formula():
+    # 1/2 (a - 2)^2 + 1/2 (b - 1.5)^2 + 0.5 a b is least where a + 0.5 b = 2 and b + 0.5 a = 1.5
+    w = torch.tensor([[2.0, -1.5]])
+    reference.nm_prox(w, 0.5, 1, 2)
+    assert torch.allclose(w, torch.tensor([[5 / 3, -2 / 3]]), atol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+def test_nm_prox_keeps_what_the_regulariser_does_not_see(strength):
+    z = torch.tensor([[0.0, -3.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    w = z.clone()
+    reference.nm_prox(w, strength, 2, 4)
+    assert torch.equal(w, z)
