@@ -90,7 +90,7 @@ def literals_of(path: Path) -> Iterator[ast.Constant]:
 
 def test_every_package_has_modules_to_check():
     assert all(modules_of(package) for package in ALLOWED)
-    packages = {path.parent for path in ROOT.rglob("__init__.py") if "tests" not in path.parts}
+    packages = {path.parent for top in ("unipruning_core", *CONTAINERS) for path in (ROOT / top).rglob("__init__.py")}
     assert {ROOT / package for package in ALLOWED} == packages
 
 
