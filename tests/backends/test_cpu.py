@@ -111,12 +111,22 @@ def test_the_new_threshold_is_the_exact_order_statistic(backend, shape, values, 
     compare_steps(backend, dual, weight, None, rank)
 
 
-def test_a_bracket_that_misses_is_noticed(backend):
-    # rows of very different size that no sample of whole rows or vectors represents
-    dual = random(*LARGE) * torch.where(torch.arange(LARGE[0]) % 7 == 3, 1e-6, 1.0)[:, None]
-    dual[:, 5::16] *= 1e-3
-    for rank in (1, 500, dual.numel() // 50, dual.numel() // 8):
-        compare_steps(backend, dual, torch.zeros(LARGE), None, rank)
+def clumps(seed: int) -> Tensor:
+    """Equal neighbours: a sample by whole vectors knows a sixteenth of what its size suggests."""
+    return random(LARGE[0], LARGE[1] // 16 + 1, seed=seed).repeat_interleave(16, dim=1)[:, : LARGE[1]].contiguous()
+
+
+def bands(seed: int) -> Tensor:
+    """Rows of two very different sizes: a sample of every fourth row sees one kind alone."""
+    return random(*LARGE, seed=seed) * torch.where(torch.arange(LARGE[0]) % 4 == 0, 1e-6, 1.0)[:, None]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("values", [clumps, bands])
+def test_a_bracket_that_misses_is_noticed(backend, values, seed):
+    dual = values(seed)
+    for share in (0.02, 0.125, 0.2, 0.3, 0.5, 0.7, 0.9):
+        compare_steps(backend, dual, torch.zeros(LARGE), None, int(share * dual.numel()))
 
 
 def compare_steps(backend: CpuBackend, dual: Tensor, weight: Tensor, gradient: Tensor | None, rank: int | None) -> None:
