@@ -28,19 +28,20 @@ setup(
     # torch is not pinned: on an Ascend server its version is chosen by torch_npu
     install_requires=[
         "torch>=2.6",
-        "transformers>=4.51",
+        "transformers>=4.56",
         "datasets>=3",
         "pluggy>=1.5",
         "safetensors>=0.4.3",
         "numpy>=1.26",
         "tqdm>=4.60",
         "huggingface_hub>=0.25",
+        "filelock>=3.12",
     ],
     extras_require={
         "cuda": ["triton>=3.6,<4; platform_system == 'Linux'"],
         "npu": ["torch-npu>=2.7.1; platform_system == 'Linux'"],
         "eval": ["lm-eval>=0.4.9"],
-        "demo": ["gguf>=0.10"],
+        "demo": ["gguf>=0.10", "transformers>=5"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "build>=1.2", "gguf>=0.10"],
     },
     entry_points={

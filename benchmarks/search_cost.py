@@ -1,0 +1,155 @@
+"""What a search costs beside the bare work: time as a ratio within one run, and memory held a target weight.
+
+    python benchmarks/search_cost.py [--model DIR] [--data FILE] [--samples 6] [--seq-len 512] [--json]
+
+Each mode runs in a process of its own, so that peaks do not mix.  Sample by sample, in turn, it times the bare work and
+the search on the same tokens.  The bare work is ``model(ids)`` for ``frozen``, and for the others forward, backward and
+``torch.optim.AdamW`` on the target weights.  Memory is what the process holds between two samples less what it held
+before the model was loaded, and the peak, which has activations in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="default: the demonstration's")
+    parser.add_argument("--data", help="default: the demonstration's")
+    parser.add_argument("--samples", type=int, default=6)
+    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--modes", default="frozen/wanda,frozen/stochria,drift/stochria,coupled/stochria")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(options)))
+        return
+    if options.model is None or options.data is None:
+        from unipruning_core.assets import demo_model, demo_texts
+
+        options.model, options.data = options.model or str(demo_model()), options.data or str(demo_texts()[0])
+    passed = ["--model", options.model, "--data", options.data]
+    passed += ["--samples", str(options.samples), "--seq-len", str(options.seq_len)]
+    rows = []
+    for mode in options.modes.split(","):
+        child = subprocess.run([sys.executable, __file__, *passed, "--child", mode], stdout=subprocess.PIPE, check=True)
+        rows.append(json.loads(child.stdout))
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(f"{'mode':18} {'search / bare':>14} {'counted B/weight':>17} {'held B/weight':>14} {'peak B/weight':>14}")
+    for row in rows:
+        print(
+            f"{row['mode']:18} {row['ratio']:14.3f} {row['counted']:17.2f} {row['held']:14.2f} {row['peak']:14.2f}"
+            f"   ({row['threads']} threads, {row['bare_seconds']:.1f} s bare)"
+        )
+
+
+def measure(options: argparse.Namespace) -> dict[str, object]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from unipruning_core.calibration import calibration_batches
+    from unipruning_core.checkpoint import Checkpoint
+    from unipruning_core.registry import Catalogue
+    from unipruning_core.search import SEARCHES
+    from unipruning_core.settings import SearchSettings
+    from unipruning_core.targets import find_targets
+    from unipruning_core.text import load_text
+
+    logging.disable_progress_bar()
+    mode, metric = options.child.split("/")
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    batches = calibration_batches(
+        load_text(options.data), tokenizer, samples=options.samples, seq_len=options.seq_len, seed=0
+    ).batches
+    backend = Catalogue().select("cpu")
+    before = memory("VmRSS")
+    model = AutoModelForCausalLM.from_pretrained(options.model)
+    layers, _ = find_targets(model, Checkpoint.open(options.model))
+    search = SEARCHES[mode](model, layers, SearchSettings(mode=mode, metric=metric), backend, len(batches))
+    weights = sum(layer.weight.numel() for layer in layers)
+
+    search.consume(0, batches[0])
+    peak = memory("VmHWM") - before
+    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed activations is not held by the search
+    held = memory("VmRSS") - before
+    counted = sum(tensor.nbytes for name, tensor in search.tensors().items() if not name.endswith(".scratch"))
+    counted += sum(parameter.nbytes for parameter in model.parameters())
+    if mode == "drift":  # the gradient, which is gone between samples
+        counted += sum(layer.parameter.nbytes for layer in layers)
+
+    bare = bare_work(AutoModelForCausalLM.from_pretrained(options.model), mode)
+    bare(batches[0])
+    bare_seconds = search_seconds = 0.0
+    for sample, batch in enumerate(batches[1:], start=1):
+        bare_seconds += timed(lambda batch=batch: bare(batch))
+        search_seconds += timed(lambda sample=sample, batch=batch: search.consume(sample, batch))
+    search_seconds += timed(lambda: [None for _ in search.outcomes()])
+    return {
+        "mode": options.child,
+        "ratio": search_seconds / bare_seconds,
+        "bare_seconds": bare_seconds,
+        "search_seconds": search_seconds,
+        "counted": counted / weights,
+        "held": held / weights,
+        "peak": peak / weights,
+        "weights": weights,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def bare_work(model, mode: str):  # type: ignore[no-untyped-def]
+    import torch
+
+    from unipruning_core.checkpoint import Checkpoint
+    from unipruning_core.targets import find_targets
+
+    model.eval().requires_grad_(False)
+    if mode == "frozen":
+
+        def forward(batch: torch.Tensor) -> None:
+            with torch.no_grad():
+                model(input_ids=batch, use_cache=False)
+
+        return forward
+    layers, _ = find_targets(model, Checkpoint.open(model.name_or_path))
+    parameters = [layer.parameter.requires_grad_() for layer in layers]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
+
+    def train(batch: torch.Tensor) -> None:
+        model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train
+
+
+def timed(work) -> float:  # type: ignore[no-untyped-def]
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def memory(field: str) -> int:
+    """A line of Linux's account of this process, in bytes."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise SystemExit(f"/proc/self/status has no {field}; this benchmark wants Linux")
+    return int(found[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()
