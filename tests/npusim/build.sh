@@ -1,0 +1,19 @@
+#!/bin/bash
+# build.sh OUT PYTHON: build the simulated CANN into OUT for a Python that has torch 2.13.
+set -euo pipefail
+out=$1
+python=$2
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$out"
+
+gcc -O1 -shared -fPIC -Wl,-soname,libascendcl.so -o "$out/libascendcl.so" "$here"/runtime/*.c
+
+# torch_npu looks the runtime's functions up through the handles of these libraries too
+for name in libhccl libacl_op_compiler libge_runner libgraph libacl_tdt_channel; do
+  echo 'int npusim_empty;' | gcc -shared -fPIC -Wl,-soname,$name.so -Wl,--no-as-needed \
+    -o "$out/$name.so" -x c - -x none -L"$out" -lascendcl
+done
+
+torch=$(TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$python" -c "import os, torch; print(os.path.dirname(torch.__file__))")
+g++ -std=c++20 -O0 -shared -fPIC -w -Wl,-soname,libopapi.so -I"$torch/include" \
+  -o "$out/libopapi.so" "$here"/operators/*.cpp -L"$torch/lib" -ltorch_cpu -lc10 -L"$out" -lascendcl
