@@ -9,7 +9,6 @@ from email.message import Message
 from zipfile import ZipFile
 
 import pytest
-from _wheels import ROOT
 from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.packaging
@@ -49,11 +48,11 @@ def entry_points(archive) -> configparser.ConfigParser:
     return parser
 
 
-def test_wheel_holds_exactly_the_sources_of_the_six_packages(archive):
+def test_wheel_holds_exactly_the_sources_of_the_six_packages(archive, wheel):
     sources = {
         f"{package}/{path.name}"
         for package, folder in PACKAGES.items()
-        for path in (ROOT / folder).iterdir()
+        for path in (wheel.parent / "source" / folder).iterdir()
         if path.suffix in {".py", ".c"} or path.name == "py.typed"
     }
     held = {name for name in archive.namelist() if ".dist-info/" not in name}
