@@ -1,21 +1,66 @@
 """The CUDA backend's manifest."""
 
 from unipruning_core import BackendSpec, Probe, hookimpl
+from unipruning_core.backend import OPERATIONS
+
+INTERPRETER_ENV = "TRITON_INTERPRET"
+OLDEST_TRITON, NEWEST_TRITON = (3, 6), (4, 0)  # the newest is excluded
+OLDEST_CAPABILITY = (8, 0)
 
 
 @hookimpl
 def unipruning_backend() -> BackendSpec:
-    return BackendSpec("cuda", "cuda", priority=100, target="unipruning_cuda.backend:CudaBackend", probe=probe)
+    interpreted = _interpreted()
+    return BackendSpec(
+        "cuda",
+        "cpu" if interpreted else "cuda",
+        # the interpreter is for testing: whoever wants it names it, since some CPU backend always ranks higher
+        priority=-100 if interpreted else 100,
+        target="unipruning_cuda.backend:CudaBackend",
+        probe=probe,
+        optimised=frozenset(OPERATIONS),
+    )
 
 
 def probe() -> Probe:
+    from importlib.metadata import version
     from importlib.util import find_spec
 
     # asked first, because it spares a machine without a GPU the import of torch
     if find_spec("triton") is None:
         return Probe(False, "triton is not installed; pip install 'unipruning[cuda]' on a machine with a GPU")
+    triton = version("triton")
+    if not OLDEST_TRITON <= tuple(map(int, triton.split(".")[:2])) < NEWEST_TRITON:
+        return Probe(False, f"triton {triton} is installed, but 3.6 to 3.x is needed; pip install 'triton>=3.6,<4'")
+    if _interpreted():
+        return Probe(True, f"interpreter: kernels run on the CPU, for testing; triton {triton}")
     import torch
 
     if not torch.cuda.is_available():
         return Probe(False, "torch sees no CUDA device; check nvidia-smi and that torch is a CUDA build")
-    return Probe(True, torch.cuda.get_device_name())
+    name = torch.cuda.get_device_name()
+    if torch.version.hip:
+        return Probe(True, f"{name}, ROCm {torch.version.hip}, triton {triton}")
+    capability = torch.cuda.get_device_capability()
+    if capability < OLDEST_CAPABILITY:
+        found, needed = (".".join(map(str, numbers)) for numbers in (capability, OLDEST_CAPABILITY))
+        return Probe(False, f"{name} has compute capability {found}, but {needed} is needed; use --backend cpu")
+    return Probe(True, f"{name}, capability {capability[0]}.{capability[1]}, driver {_driver()}, triton {triton}")
+
+
+def _interpreted() -> bool:
+    import os
+
+    return os.environ.get(INTERPRETER_ENV, "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _driver() -> str:
+    """The CUDA version of the driver, which torch does not say."""
+    import ctypes
+
+    number = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+    except (OSError, AttributeError):
+        return "unknown"
+    return "unknown" if failed else f"for CUDA {number.value // 1000}.{number.value % 1000 // 10}"

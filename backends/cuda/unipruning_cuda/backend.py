@@ -1,9 +1,74 @@
-"""The CUDA backend: every operation is its reference definition, run on the device."""
+"""The CUDA backend: every operation launches its Triton kernels; on ROCm too, whose devices torch calls cuda."""
+
+from __future__ import annotations
+
+from torch import Tensor
 
 from unipruning_core import Backend
-from unipruning_kernels import reference
+from unipruning_kernels import (
+    triton_blend,
+    triton_histogram,
+    triton_nm,
+    triton_prox,
+    triton_step,
+    triton_sums,
+    triton_threshold,
+    triton_topk,
+)
+from unipruning_kernels.triton_launch import Launcher, interpreted
 
 
-class CudaBackend(reference.Operations, Backend):
+class CudaBackend(Backend):
+    """``launcher`` counts the kernels it launched.  Under Triton's interpreter tensors live on the CPU."""
+
     name = "cuda"
-    device_type = "cuda"
+    device_type = "cpu" if interpreted() else "cuda"
+
+    def __init__(self) -> None:
+        self.launcher = Launcher()
+
+    def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
+        triton_sums.accumulate_sumsq(self.launcher, x, out)
+
+    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return triton_sums.abs_sums(self.launcher, weight, input_factor)
+
+    def mirror_step(
+        self,
+        dual: Tensor,
+        weight: Tensor,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,
+        *,
+        step_size: float,
+        rank: int | None,
+        gradient: Tensor | None = None,
+        phi: float = 0.0,
+    ) -> None:
+        triton_step.mirror_step(
+            *(self.launcher, dual, weight, r, p, q, threshold),
+            step_size=step_size,
+            rank=rank,
+            gradient=gradient,
+            phi=phi,
+        )
+
+    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+        return triton_blend.blend_scores(self.launcher, feedback, local, exponent)
+
+    def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+        triton_histogram.magnitude_histogram(self.launcher, score, prefix, level, counts)
+
+    def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+        return triton_threshold.threshold_mask(self.launcher, score, threshold, ties)
+
+    def topk_mask(self, score: Tensor, keep: int) -> Tensor:
+        return triton_topk.topk_mask(self.launcher, score, keep)
+
+    def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
+        return triton_nm.nm_mask(self.launcher, score, n, m)
+
+    def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
+        triton_prox.nm_prox(self.launcher, weight, strength, n, m)

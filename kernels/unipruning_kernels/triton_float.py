@@ -1,0 +1,26 @@
+"""Conversions between float32 and the narrower floats, exact on the GPU and in the interpreter alike."""
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def widen(x):
+    """Any float to float32."""
+    if x.dtype == tl.bfloat16:
+        # by its bits: the interpreter's own conversion loses subnormals
+        return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return x.to(tl.float32)
+
+
+@triton.jit
+def narrow(x, dtype: tl.constexpr):
+    """Finite float32 to any float, to the nearest, ties to even."""
+    if dtype == tl.bfloat16:
+        # by its bits: the interpreter's own conversion truncates
+        bits = x.to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return x.to(dtype)

@@ -1,0 +1,96 @@
+"""Triton kernels for the N:M mask: each element of a group is ranked by comparing it with the others in registers."""
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disable-error-code="assignment, misc"
+# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred ones
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unipruning_kernels.triton_launch import Launcher
+
+
+@triton.jit
+def keep_column(columns, place: tl.constexpr, n: tl.constexpr):
+    """Whether fewer than n of the group beat this element; an equal one does if its index is lower."""
+    own = columns[place]
+    beaten = (own < 0).to(tl.int32)
+    for other in tl.static_range(len(columns)):
+        if other < place:
+            beaten += (columns[other] >= own).to(tl.int32)
+        if other > place:
+            beaten += (columns[other] > own).to(tl.int32)
+    return (beaten < n).to(tl.uint8)
+
+
+@triton.jit
+def nm_powers(
+    score,  # (groups * m,), float32
+    mask,  # (groups * m,), uint8
+    groups,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    depth: tl.constexpr,  # m = 2**depth
+    block: tl.constexpr,  # groups of a program
+):
+    """Load whole groups side by side, take them apart column by column, and put the answers together again."""
+    index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
+    inside = index < groups.to(tl.int64) * m
+    key = tl.load(score + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    columns = (tl.reshape(key, [block, m]),)
+    for level in tl.static_range(depth):
+        halves = ()
+        for i in tl.static_range(1 << level):
+            half: tl.constexpr = m >> (level + 1)
+            # lower half first, so that the order of the columns is that of the indices
+            pair = tl.permute(tl.reshape(columns[i], [block, 2, half]), (0, 2, 1))
+            lower, upper = tl.split(pair)
+            halves = halves + (lower, upper)
+        columns = halves
+    kept = ()
+    for i in tl.static_range(m):
+        kept = kept + (keep_column(columns, i, n),)
+    for level in tl.static_range(depth):
+        joined = ()
+        for i in tl.static_range(m >> (level + 1)):
+            width: tl.constexpr = 2 << level
+            pair = tl.permute(tl.join(kept[2 * i], kept[2 * i + 1]), (0, 2, 1))
+            joined = joined + (tl.reshape(pair, [block, width]),)
+        kept = joined
+    tl.store(mask + index, tl.reshape(kept[0], [block * m]), mask=inside)
+
+
+@triton.jit
+def nm_any(
+    score,  # (groups * m,), float32
+    mask,  # (groups * m,), uint8
+    groups,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    block: tl.constexpr,  # groups of a program
+):
+    """The same for an m that is no power of two: a column at a time, strided."""
+    group = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    columns = ()
+    for i in tl.static_range(m):
+        key = tl.load(score + group * m + i, mask=group < groups, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        columns = columns + (key,)
+    for i in tl.static_range(m):
+        tl.store(mask + group * m + i, keep_column(columns, i, n), mask=group < groups)
+
+
+def nm_mask(launch: Launcher, score: Tensor, n: int, m: int) -> Tensor:
+    score = score.contiguous()
+    mask = torch.empty_like(score, dtype=torch.bool)
+    groups = score.numel() // m
+    arguments = score, mask.view(torch.uint8), groups
+    depth = m.bit_length() - 1
+    if m == 1 << depth:
+        block = max(1, launch.flat(1024 if m < 16 else 2048, score.numel()) // m)
+        launch(nm_powers, triton.cdiv(groups, block), *arguments, n=n, m=m, depth=depth, block=block)
+    else:
+        block = launch.flat(128, groups)
+        launch(nm_any, triton.cdiv(groups, block), *arguments, n=n, m=m, block=block)
+    return mask

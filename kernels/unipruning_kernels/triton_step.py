@@ -1,0 +1,118 @@
+"""Triton kernel for the mirror step: the saliency formed on the fly, the next threshold bracketed on the way."""
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unipruning_kernels.triton_float import widen
+from unipruning_kernels.triton_kth import kth_magnitude, new_state
+from unipruning_kernels.triton_launch import Launcher
+
+CHUNK = 64  # rows one program works through, so that a column's two factors are read once for 64 weights
+# the bracket around the old threshold, in steps of the float's bits: 2^23 of them double it, and it rather grows
+STEPS_DOWN, STEPS_UP = tl.constexpr(2**17), tl.constexpr(2**18)
+CAPACITY = 16  # room for one candidate among so many weights; a fuller bracket is given up
+
+
+@triton.jit(do_not_specialize=["step_size", "phi"])
+def mirror(
+    dual,  # (height, width), float32, V; updated in place
+    weight,  # (height, width), any float, W
+    gradient,  # (height, width), any float, g; not read unless has_gradient
+    r,  # (height,), float32
+    p,  # (width,), float32
+    q,  # (width,), float32
+    threshold,  # 0-D, float32, tau
+    candidates,  # (capacity,), float32; the new magnitudes inside the bracket, in any order
+    state,  # int64: how many lie below the bracket and inside; added to
+    height,
+    width,
+    capacity,
+    step_size,
+    phi,
+    has_gradient: tl.constexpr,
+    bracket: tl.constexpr,
+    chunk: tl.constexpr,
+    tile_rows: tl.constexpr,
+    block: tl.constexpr,
+):
+    r"""V += kappa (S - sign(V) max(|V| - tau, 0)) with S = |W| (r p + q) + phi (W g)^2."""
+    blocks = tl.cdiv(width, block)
+    first = (tl.program_id(0) // blocks) * chunk
+    column = (tl.program_id(0) % blocks) * block + tl.arange(0, block)
+    factor = tl.load(p + column, mask=column < width, other=0.0)[None, :]
+    shift = tl.load(q + column, mask=column < width, other=0.0)[None, :]
+    tau = tl.load(threshold)
+    low = tl.maximum(tau.to(tl.int32, bitcast=True) - STEPS_DOWN, 0)
+    high = low + STEPS_DOWN + STEPS_UP
+    under = tl.zeros([tile_rows, block], tl.int32)
+    for start in range(0, chunk, tile_rows):
+        row = first + start + tl.arange(0, tile_rows)
+        inside = (row < height)[:, None] & (column < width)[None, :]
+        offset = row.to(tl.int64)[:, None] * width + column[None, :]
+        w = widen(tl.load(weight + offset, mask=inside, other=0.0))
+        v = tl.load(dual + offset, mask=inside, other=0.0)
+        saliency = tl.abs(w) * (tl.load(r + row, mask=row < height, other=0.0)[:, None] * factor + shift)
+        if has_gradient:
+            product = w * widen(tl.load(gradient + offset, mask=inside, other=0.0))
+            saliency += phi * (product * product)
+        gamma = tl.where(v > 0.0, 1.0, tl.where(v < 0.0, -1.0, 0.0)) * tl.maximum(tl.abs(v) - tau, 0.0)
+        v += step_size * (saliency - gamma)
+        tl.store(dual + offset, v, mask=inside)
+        if bracket:
+            key = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+            under += (inside & (key < low)).to(tl.int32)
+            caught = (inside & (key >= low) & (key < high)).to(tl.int32)
+            many = tl.sum(caught)
+            if many > 0:
+                taken = tl.atomic_add(state + 1, many.to(tl.int64), sem="relaxed")
+                flat = tl.reshape(caught, [tile_rows * block])
+                place = taken + tl.reshape(tl.cumsum(flat, axis=0), [tile_rows, block]) - 1
+                kept = (caught > 0) & (place < capacity)
+                tl.store(candidates + place, key.to(tl.float32, bitcast=True), mask=kept)
+    if bracket:
+        tl.atomic_add(state, tl.sum(under).to(tl.int64), sem="relaxed")
+
+
+def mirror_step(
+    launch: Launcher,
+    dual: Tensor,
+    weight: Tensor,
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    threshold: Tensor,
+    *,
+    step_size: float,
+    rank: int | None,
+    gradient: Tensor | None = None,
+    phi: float = 0.0,
+) -> None:
+    height, width = dual.shape
+    v, w = dual.contiguous(), weight.contiguous()
+    g = w if gradient is None else gradient.contiguous()
+    rows, block = launch.tile((4, 128), (CHUNK, width))
+    state = new_state(launch, dual.device)
+    capacity = v.numel() // CAPACITY if rank else 0
+    candidates = torch.empty(capacity, dtype=torch.float32, device=dual.device)
+    launch(
+        mirror,
+        triton.cdiv(height, CHUNK) * triton.cdiv(width, block),
+        *(v, w, g, r.contiguous(), p.contiguous(), q.contiguous(), threshold, candidates, state),
+        *(height, width, capacity, float(step_size), float(phi)),
+        has_gradient=gradient is not None,
+        bracket=bool(rank),
+        chunk=CHUNK,
+        tile_rows=min(rows, CHUNK),
+        block=block,
+        warps=1,
+    )
+    if v is not dual:
+        dual.copy_(v)
+    if rank:
+        kth_magnitude(launch, v.flatten(), candidates, state, rank, threshold)
+    elif rank == 0:
+        threshold.zero_()

@@ -1,0 +1,71 @@
+"""Triton kernel for the largest of each row: the row stays in registers while its threshold is found bit by bit."""
+# mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from unipruning_kernels.triton_kth import EQUAL, RANK, kth_magnitude, new_state
+from unipruning_kernels.triton_launch import Launcher, power_of_two
+from unipruning_kernels.triton_threshold import threshold_mask
+
+LONGEST = 2**15  # a row that the registers of 1024 threads hold
+
+
+@triton.jit(do_not_specialize=["keep"])
+def keep_largest(
+    score,  # (height, width), float32
+    mask,  # (height, width), uint8
+    height,
+    width,
+    keep,
+    tile_rows: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The keep-th largest magnitude, as the largest key that enough keys reach; then the ties by index."""
+    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
+    column = tl.arange(0, block)
+    inside = (row < height)[:, None] & (column < width)[None, :]
+    offset = row.to(tl.int64)[:, None] * width + column[None, :]
+    # what lies outside is smaller than every key
+    key = tl.load(score + offset, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    key = tl.where(inside, key, -1)
+    bound = tl.zeros([tile_rows], tl.int32)
+    for bit in range(31):
+        tried = bound | (1 << (30 - bit))
+        enough = tl.sum((key >= tried[:, None]).to(tl.int32), axis=1) >= keep
+        bound = tl.where(enough, tried, bound)
+    above = key > bound[:, None]
+    equal = (key == bound[:, None]).to(tl.int32)
+    ties = keep - tl.sum(above.to(tl.int32), axis=1)
+    chosen = above | ((equal > 0) & (tl.cumsum(equal, axis=1) <= ties[:, None]))
+    tl.store(mask + offset, chosen.to(tl.uint8), mask=inside)
+
+
+def topk_mask(launch: Launcher, score: Tensor, keep: int) -> Tensor:
+    height, width = score.shape
+    if keep in (0, width):
+        return torch.full((height, width), keep > 0, dtype=torch.bool, device=score.device)
+    score = score.contiguous()
+    if width > LONGEST:
+        return torch.cat([_long_row(launch, row, keep) for row in score.split(1)])
+    block = power_of_two(width)
+    # 32 elements a thread; narrow rows share a program
+    rows = min(power_of_two(height), max(1, (2**17 if launch.interpreted else 1024) // block))
+    mask = torch.empty_like(score, dtype=torch.bool)
+    warps = min(32, max(1, rows * block // 1024))
+    arguments = score, mask.view(torch.uint8), height, width, keep
+    launch(keep_largest, triton.cdiv(height, rows), *arguments, tile_rows=rows, block=block, warps=warps)
+    return mask
+
+
+def _long_row(launch: Launcher, row: Tensor, keep: int) -> Tensor:
+    """A row, (1, width), that no program can hold: its exact threshold, then the mask of it."""
+    state = new_state(launch, row.device)
+    threshold = torch.empty((), dtype=torch.float32, device=row.device)
+    rank = row.numel() - keep + 1
+    kth_magnitude(launch, row.flatten(), row.new_empty(0), state, rank, threshold)
+    # of the equals, those ranked at or above the threshold's own rank are kept
+    return threshold_mask(launch, row, threshold, state[EQUAL] - state[RANK] + 1)
