@@ -9,10 +9,12 @@ Rules for every operation
 * **Total.**  Every legal input is accepted; where a backend has no kernel it calls
   ``unipruning_kernels.reference.<operation>`` itself, in the open.
 * **Definition.**  ``unipruning_kernels/reference.py`` is what each operation means.  Arithmetic is fp32: weights,
-  gradients and activations are converted before the first operation on them.
+  gradients and activations are converted before the first operation on them, and so are ``step_size``, ``phi`` and
+  ``strength``.  Denormals count; they are not flushed to zero.
 * **Ties** go to the lower row-major index.  Selection ranks by magnitude, so ``-1.0`` and ``1.0`` tie.
 * **No host synchronisation.**  Scalars that a device computes stay on the device as 0-D tensors.
 * **Layout.**  Any strides; outputs are fresh and contiguous unless "in place" is said, and in place keeps the storage.
+  The results of one call may share a storage among themselves.
 * **Inputs are finite.**  The core has checked; what happens to NaN is not defined.
 
 Shapes: ``out`` and ``in`` are the two sides of a linear layer's weight, as ``nn.Linear`` stores it.  "Any float"

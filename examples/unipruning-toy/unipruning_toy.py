@@ -23,13 +23,6 @@ class ToyBackend(reference.Operations, Backend):
         ahead = (other > mine) | ((other == mine) & earlier)
         return (ahead.sum(dim=2) < n).view(score.shape)
 
-    # the reference hands on the strides of a transposed input, where the contract asks for contiguous results
-    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
-        return reference.blend_scores(feedback, local, exponent).contiguous()
-
-    def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
-        return reference.threshold_mask(score, threshold, ties).contiguous()
-
 
 @hookimpl
 def unipruning_backend() -> BackendSpec:
@@ -39,5 +32,5 @@ def unipruning_backend() -> BackendSpec:
         priority=-1,
         target="unipruning_toy:ToyBackend",
         probe=lambda: Probe(True, "the host, slowly"),
-        optimised=frozenset({"blend_scores", "nm_mask", "threshold_mask"}),
+        optimised=frozenset({"nm_mask"}),
     )

@@ -47,7 +47,7 @@ def mirror_step(
 
 
 def blend_scores(feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
-    return feedback.sqrt() * local.pow(exponent)
+    return (feedback.sqrt() * local.pow(exponent)).contiguous()
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
@@ -62,7 +62,7 @@ def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
     magnitude = score.abs()
     equal = (magnitude == threshold).flatten()
     first = equal & (equal.long().cumsum(0) <= ties)
-    return (magnitude > threshold) | first.view(score.shape)
+    return ((magnitude > threshold) | first.view(score.shape)).contiguous()
 
 
 def topk_mask(score: Tensor, keep: int) -> Tensor:
