@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import platform
@@ -16,12 +15,12 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch import Tensor
 
+from unipruning_cpu.allocator import MALLOC_ENV, keep_freed_memory
 from unipruning_cpu.backend import NATIVE_ENV, CpuBackend
 from unipruning_kernels import reference
 
 STEP_SIZE, LEVEL, SUBSET, EXPONENT = 0.01, 0.001, 0.2, 0.35
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's numbers for mallopt
 
 
 class WrongResultError(Exception):
@@ -209,14 +208,6 @@ def compare(case: Case, tiers: list[str], repeat: int) -> list[Line]:
     return [*lines, measure("copy", "torch fp32", lambda: copy.copy_(case.weight), case, repeat)]
 
 
-def keep_freed_memory() -> str:
-    """Have glibc reuse large blocks instead of mapping, and faulting in, fresh pages for each."""
-    library = ctypes.CDLL(None)
-    if not (library.mallopt(M_MMAP_MAX, 0) and library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)):
-        raise SystemExit("mallopt refused its settings; run without --mallopt")
-    return "M_MMAP_MAX=0, M_TRIM_THRESHOLD=2^31-1"
-
-
 def show(lines: list[Line], environment: dict[str, object]) -> None:
     print(", ".join(f"{name} {value}" for name, value in environment.items()))
     print(f"{'operation':20} {'way':14} {'median ms':>10} {'p20':>9} {'p80':>9} {'ns/element':>11} {'eager/this':>11}")
@@ -234,18 +225,22 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7, help="timed runs of each, at least 2, after one that is not")
     parser.add_argument("--tier", choices=["native", "portable", "both"], default="both")
     parser.add_argument(
-        "--mallopt", action="store_true", help="let glibc keep freed memory, which helps the eager side"
+        "--mallopt",
+        action="store_true",
+        help="let glibc keep freed memory, as the backend has it, which helps the eager side",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the figures here")
     options = parser.parse_args()
     if options.cols % 4 or options.repeat < 2:
         parser.error("--cols is a multiple of 4 and --repeat at least 2")
     torch.set_num_threads(options.threads)
+    if not options.mallopt:
+        os.environ[MALLOC_ENV] = "system"  # the backend would set it for both sides
     environment: dict[str, object] = {
         "matrix": f"{options.rows}x{options.cols}",
         "torch": torch.__version__,
         "threads": options.threads,
-        "malloc": keep_freed_memory() if options.mallopt else "as the system sets it",
+        "malloc": keep_freed_memory(),
         "machine": platform.machine(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "load": round(os.getloadavg()[0], 1),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unipruning_core import Backend
 from unipruning_core.errors import BackendUnavailableError, ConfigError
+from unipruning_cpu.allocator import keep_freed_memory
 from unipruning_cpu.compiler import CompilationError, load_library
 from unipruning_cpu.native import NativeOperations
 from unipruning_cpu.portable import PortableOperations
@@ -36,7 +37,8 @@ class CpuBackend(Backend):
                 if wish == "1":
                     raise BackendUnavailableError(self.name, f"{NATIVE_ENV} is 1, but {error}") from error
                 self.detail = str(error)
-        log.info("the CPU backend uses its %s operations: %s", self.tier, self.detail)
+        self.malloc = keep_freed_memory()
+        log.info("the CPU backend uses its %s operations: %s; malloc %s", self.tier, self.detail, self.malloc)
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         self._operations.accumulate_sumsq(x, out)

@@ -1,0 +1,23 @@
+"""One setting of the C library that spares a CPU run the page faults of its own temporaries."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+MALLOC_ENV = "UNIPRUNING_CPU_MALLOC"  # "system" leaves the allocator as it is
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's numbers for mallopt
+
+
+def keep_freed_memory() -> str:
+    """Have glibc reuse large blocks instead of mapping, and faulting in, fresh pages for each; say what was set.
+
+    It concerns the whole process and cannot be undone in it.  Peak memory stays; what the peak took is not given back
+    to the system before the process ends.
+    """
+    if os.environ.get(MALLOC_ENV) == "system":
+        return f"as the system sets it ({MALLOC_ENV})"
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or not (mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)):
+        return "as the system sets it (the C library has no such setting)"
+    return "M_MMAP_MAX=0, M_TRIM_THRESHOLD=2^31-1"
