@@ -1,0 +1,27 @@
+"""Checkpoints that several files of tests read, and copies to damage."""
+
+import shutil
+
+import pytest
+from _checkpoints import save_llama
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("single"))
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("sharded"), shards=True)
+
+
+@pytest.fixture
+def copy(single, tmp_path):
+    """A folder to damage."""
+    return shutil.copytree(single, tmp_path / "copy")
+
+
+@pytest.fixture
+def copy_of_shards(sharded, tmp_path):
+    return shutil.copytree(sharded, tmp_path / "copy")
