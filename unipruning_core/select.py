@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
@@ -32,37 +31,59 @@ class Selection:
     ties_per_tensor: list[int]  # how many elements equal to it each tensor keeps: the first ones, earlier tensors first
 
 
+class Peers:
+    """The processes that hold parts of the scores, in order; this one is a process that holds them all."""
+
+    def total(self, counts: Tensor) -> Tensor:  # int64, on the CPU
+        """The sum of ``counts`` over all processes."""
+        return counts
+
+    def before(self, counts: Tensor) -> Tensor:  # int64, on the CPU
+        """The sum of ``counts`` over the processes before this one."""
+        return torch.zeros_like(counts)
+
+
 def kth_largest(scores: ScoreStream, keep: int, backend: Backend) -> Selection:
     """The ``keep``-th largest magnitude over all the scores, counted from 1."""
     return kth_largest_many(scores, [keep], backend)[0]
 
 
-def kth_largest_many(scores: ScoreStream, keeps: Sequence[int], backend: Backend) -> list[Selection]:
+def kth_largest_many(
+    scores: ScoreStream, keeps: Sequence[int], backend: Backend, peers: Peers | None = None
+) -> list[Selection]:
     """One selection for each of ``keeps``, by three passes over the scores however many there are."""
-    first = reduce(torch.add, digit_counts(scores, [0], 0, backend))[0]
+    peers = peers or Peers()
+    first = peers.total(sum(digit_counts(scores, [0], 0, backend), start=_no_counts(1, 0)))[0]
     for keep in keeps:
         if not 0 <= keep <= int(first.sum()):
             raise ValueError(f"cannot keep {keep} of {int(first.sum())} elements")
     chosen = [choose_digit(first, keep) for keep in keeps]
     prefixes, ranks = [digit for digit, _ in chosen], [rank for _, rank in chosen]
 
-    second = reduce(torch.add, digit_counts(scores, prefixes, 1, backend))
+    second = peers.total(sum(digit_counts(scores, prefixes, 1, backend), start=_no_counts(len(keeps), 1)))
     chosen = [choose_digit(counts, rank) for counts, rank in zip(second, ranks, strict=True)]
     prefixes = [(prefix << DIGIT_BITS[1]) | digit for prefix, (digit, _) in zip(prefixes, chosen, strict=True)]
     ranks = [rank for _, rank in chosen]
 
     # the last digit completes the value, so its counts say how often the value occurs in each tensor
-    third = torch.stack(list(digit_counts(scores, prefixes, 2, backend)))
+    third = list(digit_counts(scores, prefixes, 2, backend))
+    everywhere = peers.total(sum(third, start=_no_counts(len(keeps), 2)))
+    chosen = [choose_digit(counts, rank) for counts, rank in zip(everywhere, ranks, strict=True)]
+    equals = [[int(counts[i, digit]) for counts in third] for i, (digit, _) in enumerate(chosen)]
+    before = peers.before(torch.tensor([sum(here) for here in equals])).tolist()
     selections = []
-    for i, keep in enumerate(keeps):
-        digit, ties = choose_digit(third[:, i].sum(dim=0), ranks[i])
+    for i, (digit, ties) in enumerate(chosen):
         bits = torch.tensor((prefixes[i] << DIGIT_BITS[2]) | digit, dtype=torch.int32)
         selections.append(
-            Selection(bits.view(torch.float32), share_ties(third[:, i, digit].tolist(), ties))
-            if keep
+            Selection(bits.view(torch.float32), share_ties(equals[i], max(0, ties - before[i])))
+            if keeps[i]
             else Selection(torch.tensor(torch.inf), [0] * len(third))
         )
     return selections
+
+
+def _no_counts(prefixes: int, level: int) -> Tensor:
+    return torch.zeros(prefixes, 2 ** DIGIT_BITS[level], dtype=torch.int64)
 
 
 def digit_counts(scores: ScoreStream, prefixes: Sequence[int], level: int, backend: Backend) -> Iterator[Tensor]:

@@ -1,0 +1,106 @@
+"""Selection over ranks against a stable sort of everything laid end to end, in real process groups."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SHAPES = ((3, 5), (1, 1), (7, 4), (2, 8), (5, 6), (1, 9))
+# which rank holds which tensors; with four ranks the third holds none
+SHARDS = {1: [(0, 6)], 2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 4), (4, 4), (4, 6)]}
+KINDS = {
+    "spread": lambda score: score,
+    "three values": lambda score: (score * 1.5).round().clamp(-1, 1),
+    "all equal": lambda score: torch.full_like(score, -2.5),
+    "all zero": lambda score: torch.zeros_like(score).copysign(score),
+    "subnormal": lambda score: score * 1e-43,
+}
+COUNTERS = [2048, 1024, 1024]  # of each pass, for one number asked for
+
+# what one rank does: every kind and every number in one process, for starting a process costs seconds
+RANK = """
+import sys
+import torch
+import torch.distributed as dist
+from unipruning_core.distributed import kth_largest_over_ranks
+from unipruning_cpu.backend import CpuBackend
+
+rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+sent, passes = [], []
+plain = dist.all_reduce
+dist.all_reduce = lambda tensor, **options: (sent.append(tensor.numel()), plain(tensor, **options))
+backend, found = CpuBackend(), {}
+for kind, scores in torch.load(f"{folder}/{rank}.pt").items():
+    stream = lambda: (passes.append(kind), scores)[1]
+    keeps = list(range(100))
+    found[kind] = [
+        [
+            backend.threshold_mask(score, each.threshold, torch.tensor(ties))
+            for score, ties in zip(scores, each.ties_per_tensor, strict=True)
+        ]
+        for each in kth_largest_over_ranks(stream, keeps, backend)
+    ]
+sent.clear(), passes.clear()
+kth_largest_over_ranks(stream, [50], backend)
+try:
+    kth_largest_over_ranks(stream, [100], backend)
+    refused = None
+except ValueError as error:
+    refused = str(error)
+torch.save({"masks": found, "sent": sent, "passes": len(passes), "refused": refused}, f"{folder}/{rank}.out")
+dist.destroy_process_group()
+"""
+
+
+def scores_of(kind: str) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [KINDS[kind](torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+@pytest.fixture(scope="module", params=SHARDS, ids=lambda world: f"{world} ranks")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """What each rank found, after all of them ended well."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    shards = SHARDS[request.param]
+    for rank, (start, end) in enumerate(shards):
+        torch.save({kind: scores_of(kind)[start:end] for kind in KINDS}, folder / f"{rank}.pt")
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(len(shards)), str(folder)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(len(shards))
+    ]
+    try:
+        for child in children:
+            _, error = child.communicate(timeout=120)
+            assert child.returncode == 0, error
+    finally:
+        for child in children:
+            child.kill()
+    return [torch.load(folder / f"{rank}.out") for rank in range(len(shards))]
+
+
+def test_the_masks_of_all_ranks_are_those_of_a_stable_sort(outcomes):
+    for kind in KINDS:
+        magnitude = torch.cat([score.flatten() for score in scores_of(kind)]).abs()
+        order = magnitude.sort(descending=True, stable=True).indices
+        assert len(outcomes[0]["masks"][kind]) == len(order) + 1
+        for keep in range(len(order) + 1):
+            wanted = torch.zeros(len(order), dtype=torch.bool).index_fill_(0, order[:keep], True)
+            parts = [mask.flatten() for outcome in outcomes for mask in outcome["masks"][kind][keep]]
+            assert torch.equal(torch.cat(parts), wanted), f"{kind}: the masks that keep {keep} differ"
+
+
+def test_one_selection_reads_the_scores_three_times_and_sends_counters_alone(outcomes):
+    for outcome in outcomes:
+        assert outcome["sent"][:4] == [*COUNTERS, len(outcomes)]
+        assert outcome["passes"] == 3 + 1  # and one for the selection that was refused
+
+
+def test_a_number_that_no_rank_can_keep_is_refused_on_all_of_them(outcomes):
+    assert {outcome["refused"] for outcome in outcomes} == {"cannot keep 100 of 99 elements"}
