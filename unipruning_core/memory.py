@@ -18,21 +18,40 @@ if TYPE_CHECKING:
 GIB = 2**30
 
 
-def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: SearchSettings, dtype: torch.dtype) -> int:
-    """Bytes a search holds from its first sample to its last, activations not counted.
+def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSettings, width: int) -> dict[str, int]:
+    """Bytes a search holds from its first sample to its last, by what they are, activations not counted.
 
-    With w the bytes of a weight's dtype: ``frozen`` holds w a weight of the model, and one matrix of float32;
-    ``coupled`` w + 4 a target weight (V); ``drift`` 3 w + 8 (V, both moments, the gradient), or 2 w + 8 where no
-    clipping makes it keep the gradient.
+    Args:
+        model_weights: elements of the whole model.
+        sizes: elements of each target.
+        width: bytes of one element of the loaded weights, w.
+
+    A weight of the model costs w.  ``frozen`` adds one matrix of float32; ``coupled`` 4 a target weight (V) and two
+    matrices; ``drift`` 2 w + 8 (V, both moments, the gradient), or w + 8 where no clipping makes it keep the gradient;
+    ``feedback`` 4 w + 12: besides ``drift``'s with the gradient a second dual, the original and the masked weights.
     """
-    width = dtype.itemsize
-    model = sum(info.nbytes // info.dtype.itemsize for info in checkpoint.tensors.values()) * width
-    sizes = [target.shape[0] * target.shape[1] for target in targets]
+    total, largest = sum(sizes), max(sizes)
+    model = {"weights": model_weights * width}
     if settings.mode == "frozen":
-        return model + 4 * max(sizes)
+        return model | {"dual of one matrix": 4 * largest}
     if settings.mode == "coupled":
-        return model + 4 * sum(sizes) + 2 * width * max(sizes)
-    return model + (8 + width + (width if settings.max_grad_norm else 0)) * sum(sizes)
+        return model | {"dual": 4 * total, "gradient and step of one matrix": 2 * width * largest}
+    parts = model | {"dual": 4 * total, "moments": (width + 4) * total}
+    if settings.mode == "feedback":
+        return parts | {
+            "gradient": width * total,
+            "second dual": 4 * total,
+            "original weights": width * total,
+            "masked weights": width * total,
+        }
+    return parts | ({"gradient": width * total} if settings.max_grad_norm else {})
+
+
+def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: SearchSettings, dtype: torch.dtype) -> int:
+    """All of ``held_parts`` together, for a model on disk."""
+    model_weights = sum(info.nbytes // info.dtype.itemsize for info in checkpoint.tensors.values())
+    sizes = [target.shape[0] * target.shape[1] for target in targets]
+    return sum(held_parts(model_weights, sizes, settings, dtype.itemsize).values())
 
 
 def check_memory(
