@@ -1,26 +1,58 @@
 """The Ascend backend's manifest."""
 
+from __future__ import annotations
+
+from importlib.util import find_spec
+
 from unipruning_core import BackendSpec, Probe, hookimpl
+from unipruning_core.backend import OPERATIONS
+
+# torch_npu counts chips: Ascend910B from 220, the Ascend310B family from 240, Ascend910_93 from 250, then Ascend950
+ASCEND_910B, ASCEND_310B, ASCEND_910_93 = 220, 240, 250
 
 
 @hookimpl
 def unipruning_backend() -> BackendSpec:
-    return BackendSpec("npu", "npu", priority=100, target="unipruning_npu.backend:NpuBackend", probe=probe)
+    return BackendSpec(
+        "npu",
+        "npu",
+        priority=100,
+        target="unipruning_npu.backend:NpuBackend",
+        probe=probe,
+        optimised=frozenset(OPERATIONS),
+    )
 
 
 def probe() -> Probe:
     """Look without touching: asking a device for its name would initialise it, and forbid a later fork."""
-    from importlib.util import find_spec
-
     if find_spec("torch_npu") is None:
         return Probe(False, "torch_npu is not installed; pip install 'unipruning[npu]' on an Ascend server")
     try:
         import torch
-        import torch_npu  # noqa: F401
-    # a missing CANN is an ImportError or, through torch's own autoload, a RuntimeError
+        import torch_npu
+
+        npu = torch.get_device_module("npu")
+        if not npu.is_available():
+            return Probe(False, "torch_npu sees no device; check npu-smi info and ASCEND_RT_VISIBLE_DEVICES")
+        chip = int(torch_npu.npu.utils.get_soc_version())
+        if chip < ASCEND_910B or ASCEND_310B <= chip < ASCEND_910_93:
+            return Probe(False, f"chip {chip} of torch_npu's count is not supported; use an Ascend910B or a later one")
+        return Probe(True, f"{npu.device_count()} Ascend device(s)")
+    # a vendor's import can raise anything, and the contract lets a probe raise nothing
     except Exception as error:
-        return Probe(False, f"torch_npu does not load: {error}; source the set_env.sh of the CANN that matches it")
-    npu = torch.get_device_module("npu")
-    if not npu.is_available():
-        return Probe(False, "torch_npu sees no device; check npu-smi info")
-    return Probe(True, f"{npu.device_count()} Ascend device(s)")
+        return Probe(False, _why(error))
+
+
+def _why(error: BaseException) -> str:
+    """The root of torch_npu's failure in one sentence; torch's own autoload wraps it once or twice."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if ".so" in cause:
+        return (
+            f"torch_npu is installed but finds no CANN ({cause}); source the set_env.sh of the CANN that matches it, "
+            "or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to work without an NPU"
+        )
+    if "Two accelerators" in cause:
+        return f"torch_npu does not load beside a CUDA build of torch ({cause}); install the CPU build of torch"
+    return f"torch_npu does not load: {cause}; match the versions of torch, torch_npu and CANN"

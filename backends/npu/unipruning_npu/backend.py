@@ -1,9 +1,21 @@
-"""The Ascend backend: every operation is its reference definition, run on the device."""
+"""The Ascend backend: torch operators that torch_npu runs natively on the card, with bounded temporaries."""
+
+from __future__ import annotations
 
 from unipruning_core import Backend
-from unipruning_kernels import reference
+from unipruning_npu import histogram, masks, prox, steps
 
 
-class NpuBackend(reference.Operations, Backend):
+class NpuBackend(Backend):
     name = "npu"
     device_type = "npu"
+
+    accumulate_sumsq = staticmethod(steps.accumulate_sumsq)
+    abs_sums = staticmethod(steps.abs_sums)
+    mirror_step = staticmethod(steps.mirror_step)
+    blend_scores = staticmethod(steps.blend_scores)
+    magnitude_histogram = staticmethod(histogram.magnitude_histogram)
+    threshold_mask = staticmethod(masks.threshold_mask)
+    topk_mask = staticmethod(masks.topk_mask)
+    nm_mask = staticmethod(masks.nm_mask)
+    nm_prox = staticmethod(prox.nm_prox)

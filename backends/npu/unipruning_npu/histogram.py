@@ -1,0 +1,60 @@
+"""Counting digits with a matrix product, and the exact k-th magnitude that three such counts give.
+
+Counting by scattering would add up in one place at a time.  Instead a digit is cut into two, each half is written as a
+row of a one-hot matrix, and the product of the two matrices counts every pair of halves at once on the cube cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from unipruning_kernels.reference import DIGIT_BITS, MAGNITUDE_BITS
+from unipruning_npu.chunks import row_chunks
+
+LOW_BITS = 5  # of a digit; the rest are its upper half
+LONGEST = 2048  # a half-precision product of so many terms still counts exactly
+TILE_BYTES = 304  # an element in 64 + 32 one-hot rows, each once as bool and once in half precision
+
+
+def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+    below = sum(DIGIT_BITS[level + 1 :])
+    split = below + LOW_BITS
+    # masks instead of shifts; the upper one holds the prefix too, so that one comparison does both
+    upper_mask, lower_mask = MAGNITUDE_BITS >> split << split, (1 << split) - (1 << below)
+    upper = _multiples(1 << (DIGIT_BITS[level] - LOW_BITS), 1 << split, score.device)
+    if level:
+        upper = upper + prefix * (1 << (below + DIGIT_BITS[level]))
+    lower = _multiples(1 << LOW_BITS, 1 << below, score.device)
+    for key in _tiles(score.view(torch.int32)):
+        upper_hot = ((key & upper_mask) == upper[:, None]).half()
+        lower_hot = ((key & lower_mask) == lower[:, None]).half()
+        pairs = torch.matmul(upper_hot, lower_hot.transpose(1, 2))
+        counts.add_(pairs.sum(dim=0, dtype=torch.float32).flatten().to(counts.dtype))
+
+
+def kth_magnitude(matrix: Tensor, rank: int) -> Tensor:  # 0-D, float32
+    """The ``rank``-th smallest abs(matrix), counted from 1; nothing comes to the host in between."""
+    prefix = torch.zeros((), dtype=torch.int32, device=matrix.device)
+    left = torch.full_like(prefix, rank)
+    for level, width in enumerate(DIGIT_BITS):
+        counts = torch.zeros(1 << width, dtype=torch.int32, device=matrix.device)
+        magnitude_histogram(matrix, prefix, level, counts)
+        passed = (counts.cumsum(0, dtype=torch.int32) < left).int()
+        prefix = prefix * (1 << width) + passed.sum(dtype=torch.int32)
+        left = left - (counts * passed).sum(dtype=torch.int32)
+    return prefix.view(torch.float32)
+
+
+def _multiples(count: int, step: int, device: torch.device) -> Tensor:
+    return torch.arange(count, dtype=torch.int32, device=device) * step
+
+
+def _tiles(keys: Tensor) -> Iterator[Tensor]:
+    """Pieces of the keys, each (rows, 1, columns)."""
+    for start in range(0, keys.shape[1], LONGEST):
+        columns = keys[:, start : start + LONGEST]
+        for rows in row_chunks(columns, TILE_BYTES):
+            yield columns[rows, None]

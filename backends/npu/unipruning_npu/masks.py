@@ -1,0 +1,59 @@
+"""The masks.  Ties go to the lower index by counting, never by the order in which a sort leaves equals."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unipruning_npu.chunks import row_chunks
+
+INT32_MAX = 2**31 - 1  # no matrix has more elements, so counts fit where the vector cores count natively
+
+
+def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
+    mask = _empty(score)
+    left = ties.clamp(max=INT32_MAX).int()
+    for rows in row_chunks(score, 20):
+        magnitude = score[rows].abs()
+        equal = magnitude == threshold
+        place = _place(equal)
+        through = place[:, -1:].cumsum(0, dtype=torch.int32)
+        budget = left - (through - place[:, -1:])
+        torch.where(equal, place <= budget, magnitude > threshold, out=mask[rows])
+        left = left - through[-1]
+    return mask
+
+
+def topk_mask(score: Tensor, keep: int) -> Tensor:
+    mask = _empty(score)
+    if keep in (0, score.shape[1]):
+        return mask.fill_(keep > 0)
+    for rows in row_chunks(score, 40):
+        magnitude = score[rows].abs()
+        bound = magnitude.sort(dim=1, descending=True).values[:, keep - 1 : keep]
+        above, equal = magnitude > bound, magnitude == bound
+        budget = keep - above.sum(dim=1, keepdim=True, dtype=torch.int32)
+        torch.where(equal, _place(equal) <= budget, above, out=mask[rows])
+    return mask
+
+
+def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
+    """An element's rank is the number of those ahead of it in its group, of all pairs at once."""
+    mask = _empty(score)
+    index = torch.arange(m, dtype=torch.int32, device=score.device)
+    earlier = index < index[:, None]
+    for rows in row_chunks(score, 8 + 8 * m):
+        magnitude = score[rows].abs().reshape(-1, m)
+        other, mine = magnitude[:, None], magnitude[:, :, None]
+        ahead = torch.where(earlier, other >= mine, other > mine)
+        torch.lt(ahead.sum(dim=2, dtype=torch.int32), n, out=mask[rows].view(-1, m))
+    return mask
+
+
+def _place(equal: Tensor) -> Tensor:
+    """Which of its row's true elements each one is, counted from 1."""
+    return equal.int().cumsum(1, dtype=torch.int32)
+
+
+def _empty(score: Tensor) -> Tensor:
+    return torch.empty(score.shape, dtype=torch.bool, device=score.device)

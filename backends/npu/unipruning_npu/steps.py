@@ -1,0 +1,70 @@
+"""The sums, the mirror step and the blend: element by element, a few rows at a time.
+
+Weights are made fp32 before anything is done to them but taking the magnitude, which every format does exactly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from unipruning_npu.chunks import row_chunks
+from unipruning_npu.histogram import kth_magnitude
+
+
+def accumulate_sumsq(x: Tensor, out: Tensor) -> None:
+    for rows in row_chunks(x, 12):
+        part = x[rows].float()
+        out.add_((part * part).sum(dim=0))
+
+
+def abs_sums(weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    sums, weighted = (input_factor.new_empty(weight.shape[0]) for _ in range(2))
+    columns = torch.zeros_like(input_factor, memory_format=torch.contiguous_format)
+    for rows in row_chunks(weight, 12):
+        magnitude = weight[rows].abs().float()
+        torch.sum(magnitude, dim=1, out=sums[rows])
+        columns.add_(magnitude.sum(dim=0))
+        torch.sum(magnitude.mul_(input_factor), dim=1, out=weighted[rows])
+    return sums, columns, weighted
+
+
+def mirror_step(
+    dual: Tensor,
+    weight: Tensor,
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    threshold: Tensor,
+    *,
+    step_size: float,
+    rank: int | None,
+    gradient: Tensor | None = None,
+    phi: float = 0.0,
+) -> None:
+    """Each line's operators round once each, in the reference's order: none of them may fuse a product with a sum."""
+    below = -threshold
+    for rows in row_chunks(dual, 24):
+        v, magnitude = dual[rows], weight[rows].abs().float()
+        pull = (r[rows, None] * p).add_(q).mul_(magnitude)
+        if gradient is not None:
+            term = magnitude.mul_(gradient[rows].float())
+            pull.add_(term.mul_(term).mul_(phi))
+        # what shrinkage takes away is V clamped to [-tau, tau], and V less that rounds as |V| - tau does
+        gamma = v - torch.clamp(v, below, threshold)
+        v.add_(pull.sub_(gamma).mul_(step_size))
+    if rank == 0:
+        threshold.zero_()
+    elif rank is not None:
+        threshold.copy_(kth_magnitude(dual, rank))
+
+
+def blend_scores(feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+    score = torch.empty(feedback.shape, dtype=feedback.dtype, device=feedback.device)
+    for rows in row_chunks(score, 8):
+        # a power function made of a logarithm knows no 0 to the power of 0
+        if exponent == 0:
+            torch.sqrt(feedback[rows], out=score[rows])
+        else:
+            torch.mul(feedback[rows].sqrt(), local[rows].pow(exponent), out=score[rows])
+    return score
