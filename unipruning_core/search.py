@@ -16,6 +16,7 @@ from unipruning_core.errors import OutputError, RunError
 from unipruning_core.files import disk_errors_as_output_errors
 from unipruning_core.gamma import RUN_FILE, Run, write_run
 from unipruning_core.mode_base import Outcome, Search
+from unipruning_core.mode_feedback import FeedbackSearch
 from unipruning_core.mode_frozen import FrozenSearch
 from unipruning_core.mode_loss import CoupledSearch, DriftSearch
 from unipruning_core.progress import Progress, Task
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
     from unipruning_core.calibration import Calibration
     from unipruning_core.settings import SearchSettings
 
-SEARCHES: dict[str, type[Search]] = {"drift": DriftSearch, "frozen": FrozenSearch, "coupled": CoupledSearch}
+SEARCHES: dict[str, type[Search]] = {
+    "drift": DriftSearch,
+    "frozen": FrozenSearch,
+    "coupled": CoupledSearch,
+    "feedback": FeedbackSearch,
+}
 SAVE_EVERY = 300.0  # seconds
 
 

@@ -9,7 +9,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.saliency import METRICS
 from unipruning_core.sparsity import SemiStructured, parse_sparsity
 
-MODES = ("drift", "frozen", "coupled")
+MODES = ("drift", "frozen", "coupled", "feedback")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class SearchSettings:
     prox_pattern: str = "2:4"
     coupling: float = 1e-5  # rho, coupled
     soft_threshold: float = 0.001  # lambda, coupled: a true threshold on abs(V)
+    ramp_sparsity: float = 0.7  # feedback: how sparse the masked model gets
+    ramp_share: float = 0.8  # feedback: the share of samples over which it gets there
+    feedback_step: float = 0.05  # gamma, feedback: how fast F follows
+    exponent: float = 1.0  # a, feedback: of V in the score F^(1/2) V^a
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -37,7 +41,12 @@ class SearchSettings:
             raise ConfigError(f"step size must lie in (0, 1], not {self.step_size}; the published value is 0.01")
         if not 0.0 <= self.quantile < 1.0:
             raise ConfigError(f"quantile must lie in [0, 1), not {self.quantile}; the published value is 0.001")
-        for name in ("learning_rate", "max_grad_norm", "prox_strength", "coupling", "soft_threshold"):
+        if not 0.0 <= self.ramp_sparsity < 1.0:
+            raise ConfigError(f"ramp sparsity must lie in [0, 1), not {self.ramp_sparsity}; 0.7 serves all up to there")
+        for name in ("ramp_share", "feedback_step"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name.replace('_', ' ')} must lie in (0, 1], not {getattr(self, name)}")
+        for name in ("exponent", "learning_rate", "max_grad_norm", "prox_strength", "coupling", "soft_threshold"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name.replace('_', ' ')} must be a number from 0 up, not {getattr(self, name)}")
         _ = self.regulariser

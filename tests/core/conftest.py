@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from _checkpoints import save_llama
+import torch
+from _checkpoints import save_gpt2, save_llama
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +26,11 @@ def copy(single, tmp_path):
 @pytest.fixture
 def copy_of_shards(sharded, tmp_path):
     return shutil.copytree(sharded, tmp_path / "copy")
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def folder(request, tmp_path):
+    """A tiny model of each way to store a weight."""
+    if request.param == "gpt2":
+        return save_gpt2(tmp_path / "m")
+    return save_llama(tmp_path / "m", dtype=torch.float32)

@@ -5,7 +5,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from _checkpoints import save_gpt2, save_llama
+from _checkpoints import save_llama
 from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
 
 from unipruning_core.activations import watch_inputs
@@ -22,13 +22,6 @@ SAMPLES = 6
 def batches(count=SAMPLES, length=16, vocabulary=48):
     generator = torch.Generator().manual_seed(11)
     return [torch.randint(vocabulary, (1, length), generator=generator) for _ in range(count)]
-
-
-@pytest.fixture(params=["llama", "gpt2"])
-def folder(request, tmp_path):
-    if request.param == "gpt2":
-        return save_gpt2(tmp_path / "m")
-    return save_llama(tmp_path / "m", dtype=torch.float32)
 
 
 def start(folder, samples=SAMPLES, **settings):
@@ -181,14 +174,14 @@ def test_frozen_averages_the_random_subsets_of_stochria_over_the_samples(folder)
         assert not torch.equal(outcome.dual, other[name].dual)
 
 
-@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
+@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
 def test_one_sample_gives_a_gamma_that_is_not_zero(folder, mode):
     found, _ = run(folder, batches(1), mode=mode)
     # coupled has a true threshold, which a first step leaves some weights under
     assert all(gamma(outcome).count_nonzero() > 0.7 * outcome.dual.numel() for outcome in found.values())
 
 
-@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
+@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
 def test_each_sample_costs_one_forward(folder, mode):
     search = start(folder, mode=mode)
     calls = []
@@ -199,7 +192,7 @@ def test_each_sample_costs_one_forward(folder, mode):
     assert len(calls) == SAMPLES
 
 
-@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
+@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
 def test_a_search_taken_up_from_its_tensors_ends_the_same(folder, mode):
     whole, _ = run(folder, batches(), mode=mode, metric="stochria")
     first = start(folder, mode=mode, metric="stochria")
@@ -240,7 +233,7 @@ def test_the_regulariser_makes_the_scratch_weights_two_of_four(tmp_path):
     assert (groups.count_nonzero(dim=-1) <= 2).all()
 
 
-@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
+@pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
 def test_a_layer_that_no_token_reaches_is_an_error_not_a_dense_layer(tmp_path, mode):
     search = start(save_llama(tmp_path / "m", dtype=torch.float32), mode=mode, metric="wanda")
     layer = search.layers[3]
