@@ -141,7 +141,7 @@ def refused(words, says, folder, capsys):
         (["--sparsity", "7:16"], "needs a multiple of 16 inputs, but 'model.layers.0.mlp.down_proj.weight' has 40"),
         (["--sparsity", "50%", "--sparsity", "50.0%"], "asked for twice"),
         (["--sparsity", "50%", "--backend", "abacus"], "no backend is called 'abacus'; installed: cpu, cuda, npu"),
-        (["--sparsity", "50%", "--mode", "fast"], "mode is one of drift, frozen, coupled, not 'fast'"),
+        (["--sparsity", "50%", "--mode", "fast"], "mode is one of drift, frozen, coupled, feedback, not 'fast'"),
         (["--sparsity", "50%", "--metric", "luck"], "metric is one of magnitude, wanda, ria, stochria"),
         (["--sparsity", "50%", "--dtype", "int8"], "dtype is one of auto"),
         (["--sparsity", "50%", "--samples", "4000"], "want 64000 tokens, but"),
@@ -268,8 +268,10 @@ print("torch" in sys.modules)
 def test_every_command_teaches_by_example():
     parser = build_parser()
     commands = parser._subparsers._group_actions[0].choices
-    assert set(commands) == {"prune", "search", "project", "perplexity", "demo", "backends", "conform"}
-    for name in ("prune", "search", "project", "perplexity"):
+    light = {"demo", "backends", "conform"}
+    taught = {"prune", "search", "project", "perplexity", "plan"}
+    assert set(commands) == light | taught
+    for name in taught:
         assert f"unipruning {name} " in commands[name].format_help()
 
 
