@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
+from unipruning_core import cli_bench
 from unipruning_core.errors import UnipruningError
 from unipruning_core.options import (
     add_demo,
@@ -127,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     conform = command("conform", _conform, "hold a backend to the contract on this machine (needs pytest)")
     conform.add_argument("--backend", default="cpu", help="its name, as 'unipruning backends' shows it")
     conform.add_argument("pytest_options", nargs="*", metavar="PYTEST_OPTION", help="passed on, after --")
+    cli_bench.add_commands(command)
     return parser
 
 

@@ -1,0 +1,172 @@
+"""Plans against the checkpoints, searches and models they speak of."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from _checkpoints import save_gpt2, save_llama
+from transformers import AutoModelForCausalLM
+
+from unipruning_core.backend import OPERATIONS
+from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.cli import main
+from unipruning_core.jobs import ModelChoice
+from unipruning_core.jobs import outline as outline_of_checkpoint
+from unipruning_core.memory import held_bytes
+from unipruning_core.plan import Machine, left_to_reference, plan_search, pruned_weights
+from unipruning_core.plan_model import built_in_configs, load_config, outline
+from unipruning_core.plan_trace import LiveMemory, trace_sample
+from unipruning_core.registry import Catalogue
+from unipruning_core.search import SEARCHES
+from unipruning_core.settings import SearchSettings
+from unipruning_core.sparsity import parse_sparsity
+
+PARAMETERS = {
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_built_in_models_have_as_many_parameters_as_the_published_ones(name):
+    assert outline(name).parameters == PARAMETERS[name]
+
+
+def test_every_built_in_name_is_a_model_with_seven_targets_a_block():
+    for name in built_in_configs():
+        assert len(outline(name.upper()).targets) == 7 * load_config(name).num_hidden_layers
+
+
+@pytest.mark.parametrize("save", [save_llama, save_gpt2])
+def test_targets_from_the_config_are_those_of_the_checkpoint(save, tmp_path):
+    checkpoint = Checkpoint.open(save(tmp_path / "model"))
+    wanted, left_out = outline_of_checkpoint(checkpoint, load_config(str(tmp_path / "model")), ModelChoice("model"))
+    found = outline(str(tmp_path / "model" / "config.json"))
+    assert {(target.shape, target.transposed) for target in found.targets} == {
+        (target.shape, target.transposed) for target in wanted
+    }
+    assert len(found.targets) == len(wanted)
+    assert len(found.left_out) == len(left_out)
+    assert sum(found.shapes().values()) == len(wanted)
+
+
+@pytest.mark.parametrize("settings", [{"mode": mode} for mode in SEARCHES] + [{"max_grad_norm": 0.0}], ids=str)
+def test_memory_is_what_a_search_on_the_checkpoint_is_checked_against(folder, settings):
+    found, settings = outline(str(folder)), SearchSettings(**settings)
+    plan = plan_search(found, settings, backend="cpu", samples=3, seq_len=8)
+    checkpoint = Checkpoint.open(folder)
+    activations = plan.memory["activations (traced)"]
+    assert plan.held - activations == held_bytes(checkpoint, found.targets, settings, torch.bfloat16)
+    assert activations > 0
+
+
+def test_the_traced_activations_are_those_of_a_real_forward_and_backward(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder).eval().requires_grad_(False)
+    names = {target.name for target in outline(str(folder)).targets}
+    for name, parameter in model.named_parameters():
+        if name in names:
+            parameter.requires_grad_(True)
+            parameter.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+    ids = torch.zeros(1, 16, dtype=torch.int64)
+    real = LiveMemory(list(model.parameters()))
+    with real:
+        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+    traced = trace_sample(outline(str(folder)), 16, backward=True).activations
+    # without values the model cannot see that it needs no explicit causal mask
+    mask = 16 * 16 * 4
+    assert real.peak <= traced <= real.peak + mask
+
+
+def test_the_traced_operations_are_two_a_weight_and_token_and_those_of_attention(folder):
+    found, tokens = outline(str(folder)), 32
+    forward = trace_sample(found, tokens, backward=False).flops
+    attention = 2 * 2 * 2 * tokens * tokens * 2 * 8  # layers, two products, heads, head size
+    assert forward == 2 * found.weights * tokens + attention
+    # backward: twice for the targets, 2.5 times for attention; the head gives its input's gradient alone, and nothing
+    # before the first query, key and value asks for theirs
+    head, first = 2 * 24 * 48 * tokens, 2 * 24 * (16 + 8 + 8) * tokens
+    wanted = 6 * found.weights * tokens + 3.5 * attention + 2 * head - first
+    assert trace_sample(found, tokens, backward=True).flops == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_a_weight"),
+    [
+        ({"mode": "frozen", "metric": "ria"}, 2 + 10),
+        ({"mode": "coupled", "metric": "ria"}, 2 + 10 + 14),
+        ({"metric": "ria"}, 2 + 10 + 2 + 18),
+        ({"metric": "ria", "max_grad_norm": 0.0}, 2 + 10 + 18),
+        ({"metric": "ria", "prox_strength": 0.2}, 2 + 10 + 2 + 18 + 4),
+    ],
+    ids=str,
+)
+def test_a_step_moves_at_least_what_its_operations_read_and_write(folder, settings, bytes_a_weight):
+    plan = plan_search(outline(str(folder)), SearchSettings(**settings), backend=None, samples=4, seq_len=8)
+    assert sum(plan.step_bytes.values()) == bytes_a_weight
+    assert plan.steps == (1 if settings.get("mode") == "frozen" else 4)
+    assert plan.seconds is None
+
+
+def test_the_predicted_time_is_the_roofline(folder):
+    words = {"backend": "cpu", "samples": 10, "seq_len": 8}
+    found, settings = outline(str(folder)), SearchSettings(metric="ria")
+    plan = plan_search(found, settings, **words, machine=Machine(bandwidth=1e6, flops=1e15))
+    assert plan.seconds["forward and backward"] == pytest.approx(10 * plan.model_bytes / 1e6)
+    assert plan.seconds["steps"] == pytest.approx(10 * found.weights * 32 / 1e6)
+    plan = plan_search(found, settings, **words, machine=Machine(bandwidth=1e15, flops=1e6))
+    assert plan.seconds["all"] == pytest.approx(10 * plan.model_flops / 1e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("text", "share"), [("60%", 0.6), ("60%/row", 0.6), ("60%/global", 0.6), ("2:4", 0.5)])
+def test_pruned_weights_are_those_of_the_sparsity(folder, text, share):
+    found = outline(str(folder))
+    assert pruned_weights(found.targets, parse_sparsity(text)) == pytest.approx(
+        share * found.weights, rel=0.02
+    )  # 24 inputs round
+
+
+def test_the_operations_left_to_the_reference_are_those_the_backend_does_not_declare():
+    assert left_to_reference(None) == []
+    assert set(left_to_reference("cpu")) == set(OPERATIONS) - Catalogue().specs["cpu"].optimised
+
+
+def test_the_command_prints_a_plan_and_writes_it(folder, tmp_path, capsys):
+    words = ["plan", str(folder), "--backend", "cpu", "--sparsity", "2:4", "--seq-len", "16", "--bandwidth", "10"]
+    assert main([*words, "--flops", "1", "--json", str(tmp_path / "plan.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "memory at the peak" in printed
+    assert "predicted, at best" in printed
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert written["schema"] == "unipruning-plan-1"
+    assert written["pruned"]["2:4"] * 2 == written["weights"]
+    assert main(words[:2]) == 0
+    assert "no time is predicted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["./nowhere/config.json"], "has no usable config"),
+        (["llama-2-7b", "--sparsity", "7:13"], "needs a multiple of 13 inputs"),
+        (["llama-2-7b", "--mode", "fast"], "mode is one of"),
+        (["llama-2-7b", "--dtype", "int8"], "dtype is one of"),
+        (["llama-2-7b", "--backend", "abacus"], "no backend is called 'abacus'"),
+        (["llama-2-7b", "--samples", "0"], "samples >= 1"),
+        (["llama-2-7b", "--bandwidth", "-1"], "bandwidth must be a positive number"),
+        (["llama-2-7b", "--seq-len", "100000"], "--seq-len 100000 is more than"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_plan_that_cannot_be_made_costs_one_sentence(capsys, words, says):
+    assert main(["plan", *words]) == 2
+    assert says in capsys.readouterr().err
