@@ -1,4 +1,4 @@
-"""Conversions between float32 and the narrower floats, exact on the GPU and in the interpreter alike."""
+"""What several kernels share: conversions that are exact in the interpreter too, and four columns taken apart."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -24,3 +24,12 @@ def narrow(x, dtype: tl.constexpr):
         bits += 0x7FFF + ((bits >> 16) & 1)
         return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     return x.to(dtype)
+
+
+@triton.jit
+def columns_of(x, groups: tl.constexpr):
+    """The four columns of (groups, 4), each (groups,)."""
+    even, odd = tl.split(tl.reshape(x, [groups, 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth

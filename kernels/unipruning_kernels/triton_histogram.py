@@ -21,11 +21,14 @@ def count_digits(
     counts,  # (2**bits,), int64; added to
     below: tl.constexpr,  # how many bits lie below the digit
     bits: tl.constexpr,
+    group_bits: tl.constexpr,  # how many of the digit's bits are counted at once
     block: tl.constexpr,
 ):
     """Count the digit among this program's part of the values, of those whose bits above it equal ``prefix``."""
-    bins: tl.constexpr = 1 << bits
-    total = tl.zeros([bins], tl.int32)
+    bins: tl.constexpr = 1 << group_bits
+    groups: tl.constexpr = 1 << (bits - group_bits)
+    group = tl.arange(0, groups)[:, None]
+    total = tl.zeros([groups, bins], tl.int32)
     stride = tl.num_programs(0).to(tl.int64) * block
     for start in range(tl.program_id(0).to(tl.int64) * block, numel, stride):
         index = start + tl.arange(0, block)
@@ -33,10 +36,20 @@ def count_digits(
         key = tl.load(values + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
         if below + bits < 31:
             inside &= (key >> (below + bits)) == prefix
-        total += tl.histogram((key >> below) & (bins - 1), bins, mask=inside)
-    digit = tl.arange(0, bins)
+        digit = (key >> below) & (groups * bins - 1)
+        if groups > 1:
+            # magnitudes that lie side by side are of few groups
+            least = tl.min(tl.where(inside, digit >> group_bits, groups))
+            most = tl.max(tl.where(inside, digit >> group_bits, -1))
+            for present in range(least, most + 1):
+                counted = tl.histogram(digit & (bins - 1), bins, mask=inside & ((digit >> group_bits) == present))
+                total += tl.where(group == present, counted[None, :], 0)
+        # under a long prefix most tiles have nothing to count
+        elif tl.max(inside.to(tl.int32)) > 0:
+            total += tl.histogram(digit, bins, mask=inside)[None, :]
+    place = counts + group * bins + tl.arange(0, bins)[None, :]
     # relaxed: only the sums matter, and integer sums are the same in every order
-    tl.atomic_add(counts + digit, total.to(tl.int64), mask=total > 0, sem="relaxed")
+    tl.atomic_add(place, total.to(tl.int64), mask=total > 0, sem="relaxed")
 
 
 @triton.jit
@@ -47,10 +60,16 @@ def histogram(
     numel,
     below: tl.constexpr,
     bits: tl.constexpr,
+    group_bits: tl.constexpr,
     block: tl.constexpr,
 ):
     """One digit's counts of a whole matrix."""
-    count_digits(score, numel.to(tl.int64), tl.load(prefix), counts, below, bits, block)
+    count_digits(score, numel.to(tl.int64), tl.load(prefix), counts, below, bits, group_bits, block)
+
+
+def group_bits_for(launch: Launcher, bits: int) -> int:
+    """2048 bins at once only where that is fast."""
+    return bits if launch.wide_histogram or bits <= 10 else 8
 
 
 def programs_for(launch: Launcher, numel: int) -> int:
@@ -60,7 +79,9 @@ def programs_for(launch: Launcher, numel: int) -> int:
 def magnitude_histogram(launch: Launcher, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
     score, total = score.contiguous(), counts.contiguous()
     numel = score.numel()
-    constants = {"below": sum(DIGIT_BITS[level + 1 :]), "bits": DIGIT_BITS[level], "block": launch.flat(2048, numel)}
+    bits = DIGIT_BITS[level]
+    constants = {"below": sum(DIGIT_BITS[level + 1 :]), "bits": bits, "group_bits": group_bits_for(launch, bits)}
+    constants |= {"block": launch.flat(2048, numel)}
     launch(histogram, programs_for(launch, numel), score, prefix, total, numel, **constants)
     if total is not counts:
         counts.copy_(total)

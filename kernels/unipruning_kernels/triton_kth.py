@@ -44,9 +44,9 @@ def kth_count(
     """Count one digit of the candidates if they hold the answer, else of all values."""
     prefix = tl.load(state + 2).to(tl.int32)
     if caught(state, rank, capacity):
-        count_digits(candidates, tl.load(state + 1), prefix, state + counts_at, below, bits, block)
+        count_digits(candidates, tl.load(state + 1), prefix, state + counts_at, below, bits, bits, block)
     else:
-        count_digits(values, numel.to(tl.int64), prefix, state + counts_at, below, bits, block)
+        count_digits(values, numel.to(tl.int64), prefix, state + counts_at, below, bits, bits, block)
 
 
 @triton.jit(do_not_specialize=["rank"])

@@ -43,9 +43,8 @@ def nm_powers(
     for level in tl.static_range(depth):
         halves = ()
         for i in tl.static_range(1 << level):
-            half: tl.constexpr = m >> (level + 1)
             # lower half first, so that the order of the columns is that of the indices
-            pair = tl.permute(tl.reshape(columns[i], [block, 2, half]), (0, 2, 1))
+            pair = tl.permute(tl.reshape(columns[i], [block, 2, m >> (level + 1)]), (0, 2, 1))
             lower, upper = tl.split(pair)
             halves = halves + (lower, upper)
         columns = halves
@@ -55,9 +54,8 @@ def nm_powers(
     for level in tl.static_range(depth):
         joined = ()
         for i in tl.static_range(m >> (level + 1)):
-            width: tl.constexpr = 2 << level
             pair = tl.permute(tl.join(kept[2 * i], kept[2 * i + 1]), (0, 2, 1))
-            joined = joined + (tl.reshape(pair, [block, width]),)
+            joined = joined + (tl.reshape(pair, [block, 2 << level]),)
         kept = joined
     tl.store(mask + index, tl.reshape(kept[0], [block * m]), mask=inside)
 
@@ -88,8 +86,10 @@ def nm_mask(launch: Launcher, score: Tensor, n: int, m: int) -> Tensor:
     arguments = score, mask.view(torch.uint8), groups
     depth = m.bit_length() - 1
     if m == 1 << depth:
-        block = max(1, launch.flat(1024 if m < 16 else 2048, score.numel()) // m)
-        launch(nm_powers, triton.cdiv(groups, block), *arguments, n=n, m=m, depth=depth, block=block)
+        # a thread holds a whole group, so that nothing crosses over; four warps of the longest would need a stack
+        warps = 1 if m == 32 else 4
+        block = max(1, launch.flat(max(1024, 32 * warps * m), score.numel()) // m)
+        launch(nm_powers, triton.cdiv(groups, block), *arguments, n=n, m=m, depth=depth, block=block, warps=warps)
     else:
         block = launch.flat(128, groups)
         launch(nm_any, triton.cdiv(groups, block), *arguments, n=n, m=m, block=block)

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unipruning_kernels import reference
-from unipruning_kernels.triton_float import narrow, widen
+from unipruning_kernels.triton_float import columns_of, narrow, widen
 from unipruning_kernels.triton_launch import Launcher
 
 SWEEPS = tl.constexpr(reference.PROX_SWEEPS)
@@ -24,15 +24,6 @@ def larger_first(a, b, i, j):
 def pick(which, w0, w1, w2, w3, i0, i1, i2):
     """The magnitude of rank k that belongs to index ``which``."""
     return tl.where(i0 == which, w0, tl.where(i1 == which, w1, tl.where(i2 == which, w2, w3)))
-
-
-@triton.jit
-def columns_of(x, groups: tl.constexpr):
-    """(4 groups,) -> four of (groups,)"""
-    even, odd = tl.split(tl.reshape(x, [groups, 2, 2]))
-    first, third = tl.split(even)
-    second, fourth = tl.split(odd)
-    return first, second, third, fourth
 
 
 @triton.jit(do_not_specialize=["strength"])
@@ -56,7 +47,7 @@ def prox_two_of_four(
     b, c, ib, ic = larger_first(b, c, ib, ic)
     t0, t1, t2 = a, b, c
     w0, w1, w2, w3 = a, b, c, d
-    for _ in range(SWEEPS):
+    for _ in tl.static_range(SWEEPS):
         t2 = tl.maximum(c - strength * (t0 * t1), 0.0)
         t1 = tl.maximum(b - strength * (t0 * t2), 0.0)
         t0 = tl.maximum(a - strength * (t1 * t2), 0.0)

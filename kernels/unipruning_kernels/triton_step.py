@@ -7,13 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unipruning_kernels.triton_float import widen
+from unipruning_kernels.triton_float import columns_of, widen
 from unipruning_kernels.triton_kth import kth_magnitude, new_state
 from unipruning_kernels.triton_launch import Launcher
 
 CHUNK = 64  # rows one program works through, so that a column's two factors are read once for 64 weights
 # the bracket around the old threshold, in steps of the float's bits: 2^23 of them double it, and it rather grows
-STEPS_DOWN, STEPS_UP = tl.constexpr(2**17), tl.constexpr(2**18)
+STEPS_DOWN, STEPS_UP = tl.constexpr(2**16), tl.constexpr(2**17)
 CAPACITY = 16  # room for one candidate among so many weights; a fuller bracket is given up
 
 
@@ -66,13 +66,19 @@ def mirror(
             key = v.to(tl.int32, bitcast=True) & 0x7FFFFFFF
             under += (inside & (key < low)).to(tl.int32)
             caught = (inside & (key >= low) & (key < high)).to(tl.int32)
-            many = tl.sum(caught)
+            each = tl.sum(caught, axis=1)
+            many = tl.sum(each)
             if many > 0:
-                taken = tl.atomic_add(state + 1, many.to(tl.int64), sem="relaxed")
-                flat = tl.reshape(caught, [tile_rows * block])
-                place = taken + tl.reshape(tl.cumsum(flat, axis=0), [tile_rows, block]) - 1
-                kept = (caught > 0) & (place < capacity)
-                tl.store(candidates + place, key.to(tl.float32, bitcast=True), mask=kept)
+                taken = tl.minimum(tl.atomic_add(state + 1, many.to(tl.int64), sem="relaxed"), capacity).to(tl.int32)
+                place = (taken + tl.cumsum(each, axis=0) - each)[:, None] + tl.cumsum(caught, axis=1) - 1
+                place = tl.where((caught > 0) & (place < capacity), place, -1)
+                # a thread holds four in a row; stored as they lie, they need not change threads
+                p0, p1, p2, p3 = columns_of(place, tile_rows * block // 4)
+                k0, k1, k2, k3 = columns_of(key.to(tl.float32, bitcast=True), tile_rows * block // 4)
+                tl.store(candidates + p0, k0, mask=p0 >= 0)
+                tl.store(candidates + p1, k1, mask=p1 >= 0)
+                tl.store(candidates + p2, k2, mask=p2 >= 0)
+                tl.store(candidates + p3, k3, mask=p3 >= 0)
     if bracket:
         tl.atomic_add(state, tl.sum(under).to(tl.int64), sem="relaxed")
 
@@ -94,9 +100,9 @@ def mirror_step(
     height, width = dual.shape
     v, w = dual.contiguous(), weight.contiguous()
     g = w if gradient is None else gradient.contiguous()
-    rows, block = launch.tile((4, 128), (CHUNK, width))
+    rows, block = launch.tile((1, 512), (CHUNK, width))
     state = new_state(launch, dual.device)
-    capacity = v.numel() // CAPACITY if rank else 0
+    capacity = min(v.numel() // CAPACITY, 2**30) if rank else 0
     candidates = torch.empty(capacity, dtype=torch.float32, device=dual.device)
     launch(
         mirror,
@@ -108,7 +114,6 @@ def mirror_step(
         chunk=CHUNK,
         tile_rows=min(rows, CHUNK),
         block=block,
-        warps=1,
     )
     if v is not dual:
         dual.copy_(v)

@@ -1,0 +1,197 @@
+"""The CUDA kernels' numbers, in Triton's interpreter: beside conformance, the routes that only some inputs take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from unipruning_core.backend import OPERATIONS
+from unipruning_core.registry import Catalogue
+from unipruning_core.testing.compare import require_equal
+from unipruning_core.testing.inputs import make_score, make_weight
+from unipruning_cuda.backend import CudaBackend
+from unipruning_kernels import reference, triton_kth, triton_step, triton_topk
+from unipruning_kernels.triton_launch import Launcher
+from unipruning_kernels.triton_pack import apply_and_pack
+
+pytestmark = pytest.mark.triton_interpret
+
+KERNELS = {
+    "accumulate_sumsq": {"sumsq_partials", "fold_partials"},
+    "abs_sums": {"abs_sum_partials", "fold_partials"},
+    "mirror_step": {"mirror", "kth_count", "kth_choose"},
+    "blend_scores": {"blend"},
+    "magnitude_histogram": {"histogram"},
+    "threshold_mask": {"keep_at_least", "drop_excess_ties"},
+    "topk_mask": {"keep_largest"},
+    "nm_mask": {"nm_powers"},
+    "nm_prox": {"prox_two_of_four"},
+}
+# the positions of the arguments that an operation updates
+IN_PLACE = {"accumulate_sumsq": (1,), "mirror_step": (0, 5), "magnitude_histogram": (3,), "nm_prox": (0,)}
+
+
+class Watched(Launcher):
+    """Keeps what the mirror step's bracket wrote."""
+
+    state: Tensor
+    capacity: int
+
+    def __call__(self, kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
+        super().__call__(kernel, programs, *arguments, **options)
+        if kernel is triton_step.mirror:
+            self.capacity, state = arguments[7].numel(), arguments[8]
+            self.state = state.clone()
+
+    def caught(self, rank: int) -> bool:
+        below, inside = self.state[:2].tolist()
+        return below < rank <= below + inside and inside <= self.capacity
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(42)
+
+
+@pytest.fixture(params=["interpreter", "gpu"])
+def backend(request: pytest.FixtureRequest) -> CudaBackend:
+    """The backend in the interpreter's large tiles, and in those that a GPU gets."""
+    backend = CudaBackend()
+    backend.launcher.interpreted = request.param == "interpreter"
+    return backend
+
+
+def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -> tuple[list[Any], dict[str, Any]]:
+    score, weight = make_score(rng, shape, "levels"), make_weight(rng, shape, torch.bfloat16)
+    r, p, q = torch.rand(shape[0], generator=rng), *torch.rand(2, shape[1], generator=rng).unbind()
+    arguments: list[Any] = {
+        "accumulate_sumsq": [weight, p],
+        "abs_sums": [weight, p],
+        "mirror_step": [score, weight, r, p, q, torch.tensor(0.25)],
+        "blend_scores": [score.square(), score.abs(), 0.5],
+        "magnitude_histogram": [score, torch.tensor(0x3F800000 >> 20, dtype=torch.int32), 1, torch.zeros(1024).long()],
+        "threshold_mask": [score, torch.tensor(1.0), torch.tensor(99)],
+        "topk_mask": [score, shape[1] // 3],
+        "nm_mask": [score, 2, 4],
+        "nm_prox": [torch.rand(shape, generator=rng), 0.3, 2, 4],
+    }[operation]
+    options = {"step_size": 0.3, "rank": score.numel() // 2, "gradient": weight.flip(0).contiguous(), "phi": 0.7}
+    return arguments, options if operation == "mirror_step" else {}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_launches_its_kernels(operation: str, rng: torch.Generator) -> None:
+    backend = CudaBackend()
+    arguments, options = arguments_of(operation, rng, (63, 100))
+    getattr(backend, operation)(*arguments, **options)
+    assert set(backend.launcher.launches) == KERNELS[operation]
+
+
+@pytest.mark.parametrize("shape", [(67, 516), (300, 36)], ids=str)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_tiles_change_nothing(
+    backend: CudaBackend, operation: str, shape: tuple[int, int], rng: torch.Generator
+) -> None:
+    arguments, options = arguments_of(operation, rng, shape)
+    expected = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+    theirs = getattr(reference, operation)(*expected, **options)
+    mine = getattr(backend, operation)(*arguments, **options)
+    results = [(arguments[place], expected[place]) for place in IN_PLACE.get(operation, ())]
+    if theirs is not None:
+        results += zip(mine, theirs, strict=True) if isinstance(theirs, tuple) else [(mine, theirs)]
+    for actual, wanted in results:
+        require_equal(operation, "result", actual, wanted, str(shape))
+
+
+def one_step(launch: Launcher, dual: Tensor, tau: Tensor, rank: int) -> Tensor:
+    """A step that pulls V by little; the threshold of the new V, as the reference finds it."""
+    ones = torch.ones(dual.shape)
+    zeros = torch.zeros(dual.shape[1])
+    factors = torch.ones(dual.shape[0]), zeros, zeros + 1.0
+    triton_step.mirror_step(launch, dual, ones, *factors, tau, step_size=0.001, rank=rank)
+    return dual.abs().flatten().kthvalue(rank).values
+
+
+@pytest.mark.parametrize("wide", [False, True])
+# the smallest magnitudes move by more than a bracket around them
+@pytest.mark.parametrize(("share", "bracketed"), [(0.001, False), (0.5, True), (0.9, True)])
+def test_mirror_step_finds_the_threshold_with_and_without_its_bracket(
+    share: float, bracketed: bool, wide: bool, rng: torch.Generator
+) -> None:
+    launch = Watched()
+    launch.wide_histogram = wide
+    dual, tau = torch.randn(96, 320, generator=rng), torch.tensor(0.0)
+    rank = max(1, round(share * dual.numel()))
+    assert torch.equal(one_step(launch, dual, tau, rank), tau)
+    assert not launch.caught(rank), "a threshold of zero brackets nothing"
+    assert torch.equal(one_step(launch, dual, tau, rank), tau)
+    assert launch.caught(rank) == bracketed
+
+
+@pytest.mark.parametrize("bracketed", [1, 2000])
+def test_mirror_step_gives_up_a_bracket_that_overflows(bracketed: int, rng: torch.Generator) -> None:
+    launch = Watched()
+    dual = torch.randn(64, 320, generator=rng)
+    dual.view(-1)[:bracketed] = 0.5
+    rank = int((dual.abs() < 0.5).sum()) + 1
+    tau = torch.tensor(0.5)
+    assert torch.equal(one_step(launch, dual, tau, rank), tau)
+    assert launch.caught(rank) == (bracketed == 1)
+
+
+@pytest.mark.parametrize("keep", [1, 20_000, 39_999])
+@pytest.mark.parametrize("kind", ["distinct", "levels"])
+def test_topk_mask_takes_rows_that_no_program_can_hold(kind: str, keep: int, rng: torch.Generator) -> None:
+    backend, score = CudaBackend(), make_score(rng, (2, 40_000), kind)
+    assert score.shape[1] > triton_topk.LONGEST
+    require_equal("topk_mask", "mask", backend.topk_mask(score, keep), reference.topk_mask(score, keep), kind)
+    assert backend.launcher.launches["kth_choose"] == 2 * len(triton_kth.digits_for(backend.launcher))
+
+
+@pytest.mark.parametrize("kind", ["distinct", "levels", "signed zeros"])
+@pytest.mark.parametrize(("n", "m"), [(1, 3), (2, 5), (3, 6), (11, 12), (7, 31)])
+def test_nm_mask_takes_groups_of_any_size(
+    backend: CudaBackend, n: int, m: int, kind: str, rng: torch.Generator
+) -> None:
+    score = make_score(rng, (33, 4 * m), kind)
+    require_equal("nm_mask", "mask", backend.nm_mask(score, n, m), reference.nm_mask(score, n, m), kind)
+    assert backend.launcher.launches["nm_any"] == 1
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("kind", ["distinct", "denormals", "signed zeros"])
+def test_magnitude_histogram_counts_alike_in_groups_and_at_once(kind: str, wide: bool, rng: torch.Generator) -> None:
+    backend, score = CudaBackend(), make_score(rng, (63, 100), kind)
+    score[0] *= 2.0**40
+    backend.launcher.wide_histogram = wide
+    mine, theirs = torch.zeros(2, 2048, dtype=torch.int64)
+    nothing = torch.tensor(0, dtype=torch.int32)
+    backend.magnitude_histogram(score, nothing, 0, mine)
+    reference.magnitude_histogram(score, nothing, 0, theirs)
+    assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (64, 100), (67, 129)], ids=str)
+def test_apply_and_pack_zeroes_and_packs(shape: tuple[int, int], dtype: torch.dtype, rng: torch.Generator) -> None:
+    weight = make_weight(rng, shape, dtype)
+    mask = torch.rand(shape, generator=rng) > 0.5
+    pruned, packed = apply_and_pack(Launcher(), weight, mask)
+    assert torch.equal(pruned, weight.masked_fill(~mask, 0.0))
+    assert not torch.signbit(pruned[~mask]).any()
+    places = torch.arange(8, dtype=torch.uint8)
+    unpacked = ((packed[:, None] >> places) & 1).flatten()
+    assert torch.equal(unpacked[: mask.numel()].bool().view(shape), mask)
+    assert not unpacked[mask.numel() :].any()
+
+
+def test_the_probe_names_the_interpreter_and_auto_never_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UNIPRUNING_BACKEND", raising=False)
+    catalogue = Catalogue()
+    spec = catalogue.specs["cuda"]
+    assert catalogue.probe(spec).detail.startswith("interpreter: kernels run on the CPU, for testing")
+    assert (spec.device_type, catalogue.select("cuda").device_type) == ("cpu", "cpu")
+    assert catalogue.select().name == "cpu"

@@ -1,0 +1,25 @@
+"""How much memory the CUDA kernels move in the tiles of a GPU, counted in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+from _gates import BAR, read_bar, worse
+from _gates_cases import Case, cases
+from _gates_traffic import measure
+
+pytestmark = pytest.mark.triton_interpret
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_memory_traffic_is_near_the_least_and_no_worse_than_the_bar(case: Case) -> None:
+    cost = measure(case)
+    assert cost["ratio"] <= 1.05
+    assert cost["sectors"] >= 0.95
+    assert cost["atomics"] <= 0.01
+    if case.name == "mirror_step":
+        assert cost["bytes"] <= 10.5, "with the next threshold found on the way"
+    bar = read_bar()["traffic"].get(case.name)
+    assert bar is not None, (
+        f"{BAR.name} does not list it; write it with TRITON_INTERPRET=1 python tests/kernels/_gates.py"
+    )
+    assert not worse(cost, bar)
