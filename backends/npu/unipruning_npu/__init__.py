@@ -34,7 +34,8 @@ def probe() -> Probe:
         npu = torch.get_device_module("npu")
         if not npu.is_available():
             return Probe(False, "torch_npu sees no device; check npu-smi info and ASCEND_RT_VISIBLE_DEVICES")
-        chip = int(torch_npu.npu.utils.get_soc_version())
+        # the public get_soc_version initialises the device first
+        chip = int(torch_npu._C._npu_get_soc_version())
         if chip < ASCEND_910B or ASCEND_310B <= chip < ASCEND_910_93:
             return Probe(False, f"chip {chip} of torch_npu's count is not supported; use an Ascend910B or a later one")
         return Probe(True, f"{npu.device_count()} Ascend device(s)")

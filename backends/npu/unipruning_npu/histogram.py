@@ -16,7 +16,8 @@ from unipruning_npu.chunks import row_chunks
 
 LOW_BITS = 5  # of a digit; the rest are its upper half
 LONGEST = 2048  # a half-precision product of so many terms still counts exactly
-TILE_BYTES = 304  # an element in 64 + 32 one-hot rows, each once as bool and once in half precision
+# an element in 64 + 32 one-hot rows, once as bool and once in half precision, and those of the tile before it
+TILE_BYTES = 400
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:

@@ -102,7 +102,7 @@ def _total(terms: Tensor) -> Tensor:
         running = running + terms[start : start + width]
     lanes, tail = list(running), list(terms[whole:])
     ordered = [*lanes[:1], *tail, *lanes[1:]] if width == 4 else [*tail, *lanes]
-    total = ordered[0]
+    total: Tensor = ordered[0]
     for term in ordered[1:]:
         total = total + term
     return total

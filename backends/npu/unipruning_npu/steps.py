@@ -42,6 +42,25 @@ def mirror_step(
     gradient: Tensor | None = None,
     phi: float = 0.0,
 ) -> None:
+    # in a function of its own, so that its last temporaries are gone before the next ones come
+    _move(dual, weight, r, p, q, threshold, step_size, gradient, phi)
+    if rank == 0:
+        threshold.zero_()
+    elif rank is not None:
+        threshold.copy_(kth_magnitude(dual, rank))
+
+
+def _move(
+    dual: Tensor,
+    weight: Tensor,
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    threshold: Tensor,
+    step_size: float,
+    gradient: Tensor | None,
+    phi: float,
+) -> None:
     """Each line's operators round once each, in the reference's order: none of them may fuse a product with a sum."""
     below = -threshold
     for rows in row_chunks(dual, 24):
@@ -53,10 +72,6 @@ def mirror_step(
         # what shrinkage takes away is V clamped to [-tau, tau], and V less that rounds as |V| - tau does
         gamma = v - torch.clamp(v, below, threshold)
         v.add_(pull.sub_(gamma).mul_(step_size))
-    if rank == 0:
-        threshold.zero_()
-    elif rank is not None:
-        threshold.copy_(kth_magnitude(dual, rank))
 
 
 def blend_scores(feedback: Tensor, local: Tensor, exponent: float) -> Tensor:

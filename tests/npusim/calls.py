@@ -1,0 +1,82 @@
+"""Which aclnn functions each operation of the npu backend calls, and how often in one chunk.
+
+calls.py SIMULATION writes golden_calls.json anew, so that a change in what reaches the card shows in the diff.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from preload import preload
+
+if TYPE_CHECKING:
+    from unipruning_core.backend import Backend
+
+SHAPE = (64, 128)
+GOLDEN = Path(__file__).with_name("golden_calls.json")
+
+
+def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
+    """One call of each operation that is a single chunk, on a bfloat16 weight where it takes one."""
+    import torch
+
+    rng = torch.Generator().manual_seed(7)
+    normal, dual = torch.rand(2, *SHAPE, generator=rng)
+    score, weight, dual = normal.npu(), normal.bfloat16().npu(), dual.npu()
+    r, p = torch.rand(SHAPE[0], generator=rng).npu(), torch.rand(SHAPE[1], generator=rng).npu()
+    tau, prefix = torch.tensor(0.5).npu(), torch.tensor(3, dtype=torch.int32).npu()
+    ties, counts = torch.tensor(5).npu(), torch.zeros(1024, dtype=torch.int64).npu()
+
+    def step(rank: int | None, **options: Any) -> Callable[[], None]:
+        return lambda: backend.mirror_step(dual, weight, r, p, p, tau, step_size=0.01, rank=rank, **options)
+
+    return {
+        "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),
+        "abs_sums": lambda: backend.abs_sums(weight, p),
+        "mirror_step": step(None),
+        "mirror_step with a gradient": step(None, gradient=weight, phi=0.5),
+        "mirror_step with a rank": step(100),
+        "blend_scores": lambda: backend.blend_scores(score, dual, 0.5),
+        "magnitude_histogram": lambda: backend.magnitude_histogram(score, prefix, 1, counts),
+        "threshold_mask": lambda: backend.threshold_mask(score, tau, ties),
+        "topk_mask": lambda: backend.topk_mask(score, 10),
+        "nm_mask 2:4": lambda: backend.nm_mask(score, 2, 4),
+        "nm_prox 2:4": lambda: backend.nm_prox(weight, 0.1, 2, 4),
+    }
+
+
+def traced(call: Callable[[], Any]) -> dict[str, int]:
+    """Names in the order of their first call, with how often each was called."""
+    import torch
+
+    counts: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.npu.synchronize()
+        os.environ["NPUSIM_TRACE"] = str(Path(folder) / "trace")
+        Path(os.environ["NPUSIM_TRACE"]).touch()
+        try:
+            call()
+            torch.npu.synchronize()
+            lines = Path(os.environ["NPUSIM_TRACE"]).read_text(encoding="utf-8").splitlines()
+        finally:
+            os.environ["NPUSIM_TRACE"] = "0"
+    for line in lines:
+        counts[line] = counts.get(line, 0) + 1
+    return counts
+
+
+def measure() -> dict[str, dict[str, int]]:
+    from unipruning_npu.backend import NpuBackend
+
+    return {name: traced(call) for name, call in cases(NpuBackend()).items()}
+
+
+if __name__ == "__main__":
+    preload(sys.argv[1])
+    GOLDEN.write_text(json.dumps(measure(), indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,86 @@
+"""The npu backend on the simulation: its probe, its memory and what it sends to the card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from calls import GOLDEN
+
+Simulated = Callable[..., str]
+
+PROBE = """
+from unipruning_npu import probe
+answer = probe()
+assert not torch.npu.is_initialized()
+OUT.write_text(f"{answer.available}: {answer.detail}")
+"""
+# peak memory above what was there, without the result, of each operation on a matrix of many chunks
+PEAKS = """
+import json
+from unipruning_npu.backend import NpuBackend
+backend, (rows, columns) = NpuBackend(), (2048, 2560)
+score = torch.rand(rows, columns).npu()
+weight, p, r = score.bfloat16(), torch.rand(columns).npu(), torch.rand(rows).npu()
+tau, prefix = torch.tensor(0.5).npu(), torch.tensor(3, dtype=torch.int32).npu()
+calls = {
+    "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),
+    "abs_sums": lambda: backend.abs_sums(weight, p),
+    "mirror_step": lambda: backend.mirror_step(score, weight, r, p, p, tau, step_size=0.1, rank=9),
+    "mirror_step with a gradient": lambda: backend.mirror_step(
+        score, weight, r, p, p, tau, step_size=0.1, rank=None, gradient=weight, phi=0.5
+    ),
+    "blend_scores": lambda: backend.blend_scores(score, score, 0.5),
+    "magnitude_histogram": lambda: backend.magnitude_histogram(
+        score, prefix, 1, torch.zeros(1024, dtype=torch.int64).npu()
+    ),
+    "threshold_mask": lambda: backend.threshold_mask(score, tau, torch.tensor(5).npu()),
+    "topk_mask": lambda: backend.topk_mask(score, 100),
+    "nm_mask": lambda: backend.nm_mask(score, 2, 4),
+    "nm_mask of 32": lambda: backend.nm_mask(score, 16, 32),
+    "nm_prox": lambda: backend.nm_prox(weight, 0.1, 2, 4),
+}
+peaks = {}
+for name, call in calls.items():
+    torch.npu.synchronize()
+    torch.npu.reset_peak_memory_stats()
+    before = torch.npu.memory_allocated()
+    result = call()
+    torch.npu.synchronize()
+    returned = sum(t.nbytes for t in (result if isinstance(result, tuple) else (result,)) if t is not None)
+    peaks[name] = torch.npu.max_memory_allocated() - before - returned
+OUT.write_text(json.dumps(peaks))
+"""
+
+
+@pytest.mark.parametrize(
+    ("soc", "devices", "answer"),
+    [
+        ("Ascend910B2", "2", "True: 2 Ascend device(s)"),
+        ("Ascend910_9391", "1", "True: 1 Ascend device(s)"),
+        ("Ascend950", "1", "True: 1 Ascend device(s)"),
+        ("Ascend910B2", "0", "False: torch_npu sees no device"),
+        ("Ascend910A", "1", "False: chip 102 of torch_npu's count is not supported"),
+        ("Ascend310P3", "1", "False: chip 202 of torch_npu's count is not supported"),
+        ("Ascend31P9", "1", "False: torch_npu does not load: Unsupported soc version: Ascend31P9"),
+    ],
+)
+def test_the_probe_knows_the_chips_and_touches_no_device(
+    simulated: Simulated, soc: str, devices: str, answer: str
+) -> None:
+    assert simulated(PROBE, NPUSIM_SOC=soc, NPUSIM_DEVICES=devices).startswith(answer)
+
+
+def test_the_calls_that_reach_the_card_are_the_golden_ones(simulated: Simulated) -> None:
+    measured = json.loads(simulated("import json, calls\nOUT.write_text(json.dumps(calls.measure()))"))
+    assert measured == json.loads(GOLDEN.read_text(encoding="utf-8"))
+    waiting = [name for name, calls in measured.items() if "copy to host" in calls]
+    assert not waiting, "an operation must not wait for the device"
+
+
+def test_temporaries_stay_within_the_bound(simulated: Simulated) -> None:
+    from unipruning_npu.chunks import BOUND
+
+    peaks = json.loads(simulated(PEAKS))
+    assert {name: peak for name, peak in peaks.items() if peak > BOUND} == {}
