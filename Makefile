@@ -1,4 +1,4 @@
-# make demo | make test | make conform BACKEND=NAME; each makes its own .venv first
+# make demo | make test | make conform BACKEND=NAME; each makes what it needs first
 PYTHON  ?= python3
 BACKEND ?= cpu
 VENV    := .venv
@@ -8,12 +8,17 @@ TORCH   := 2.13.0
 WORKERS ?= 2
 ONE     := OMP_NUM_THREADS=1
 
-.PHONY: demo test lint unit conformance slow conform bench clean
+# a layer is an environment that sees everything in $(VENV) and adds one package that must not be there
+TRITON  := .venv-triton
+NPU     := .venv-npu
+NPUSIM  := build/npusim
+
+.PHONY: demo test lint unit conformance slow gpu-sim npu-sim conform conform-cpu conform-cuda conform-npu bench clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unipruning demo
 
-test: lint conformance unit slow
+test: lint conformance unit gpu-sim npu-sim slow
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -27,14 +32,32 @@ conformance: $(VENV)/.ready
 	$(ONE) $(BIN)/unipruning conform --backend cpu -- -q
 	$(ONE) UNIPRUNING_CPU_NATIVE=0 $(BIN)/unipruning conform --backend cpu -- -q
 
+# Triton's kernels without a GPU: in its interpreter, then through its compiler; never both in one process
+gpu-sim: conform-cuda
+	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -q -n $(WORKERS) tests/kernels
+	$(ONE) $(TRITON)/bin/python -m pytest -q -n $(WORKERS) tests/kernels
+
+# the real torch_npu on a simulated CANN
+npu-sim: conform-npu
+	$(ONE) $(NPU)/bin/python -m pytest -q tests/npusim --npusim $(NPUSIM)
+
 slow: $(VENV)/.ready
 	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "e2e or packaging"
 
-conform: $(VENV)/.ready
-	$(BIN)/unipruning conform --backend $(BACKEND)
+conform: conform-$(BACKEND)
+
+conform-cpu: $(VENV)/.ready
+	$(ONE) $(BIN)/unipruning conform --backend cpu
+
+conform-cuda: $(TRITON)/.ready
+	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m unipruning_core.cli conform --backend cuda -- -q -n $(WORKERS)
+
+conform-npu: $(NPU)/.ready $(NPUSIM)/.ready
+	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python
 
 bench: $(VENV)/.ready
 	$(ONE) $(BIN)/python benchmarks/cpu_operations.py
+	$(ONE) $(BIN)/python benchmarks/search_cost.py --samples 4 --seq-len 1024
 
 # a machine with npu-smi brings its own torch and torch_npu, which must match its CANN; one with nvidia-smi takes the
 # CUDA build and triton; any other takes the CPU build where the package index offers it
@@ -48,5 +71,23 @@ $(VENV)/.ready: setup.py pyproject.toml
 	else $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,demo]'; fi
 	touch $@
 
+LAYER = $(PYTHON) -m venv $(1) && printf 'import site; site.addsitedir("%s")\n' \
+	"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+
+$(TRITON)/.ready: $(VENV)/.ready
+	$(call LAYER,$(TRITON))
+	$(TRITON)/bin/python -m pip install --quiet --no-deps triton==3.7.1
+	touch $@
+
+$(NPU)/.ready: $(VENV)/.ready
+	$(call LAYER,$(NPU))
+	$(NPU)/bin/python -m pip install --quiet --no-deps torch-npu==$(TORCH) pyyaml
+	touch $@
+
+$(NPUSIM)/.ready: $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/operators/*) tests/npusim/build.sh
+	tests/npusim/build.sh $(NPUSIM) $(NPU)/bin/python
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(NPU) build dist *.egg-info
