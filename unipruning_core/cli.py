@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 2 with one sentence on standard error."""
     options = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    # what that library warns of concerns those who write models, not those who prune them
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return int(options.run(options))
     except UnipruningError as error:

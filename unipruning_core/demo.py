@@ -147,9 +147,12 @@ def _next(choice: DemoChoice, model: str, run: Path) -> str:
     if choice.out is not None:
         lines.append(f"  unipruning project {model} {run} --sparsity 70%/global --out {choice.out / '70-global'}")
     else:
-        lines.append("  unipruning demo --out demo                             keep the run folder and the checkpoints")
+        lines.append(
+            "  unipruning demo --out demo                                      keep run folder and checkpoints"
+        )
     lines += [
-        "  unipruning demo --mode frozen                          no gradient: a third of the time, worse masks",
+        "  unipruning demo --sparsity 50%/global --sparsity 60%/global     one budget for all matrices",
+        "  unipruning demo --mode frozen                                   forward only, worse masks",
         "  unipruning prune YOUR-MODEL --sparsity 60%/row --out DIR --data YOUR-TEXT.jsonl",
     ]
     return "\n".join(lines)

@@ -23,11 +23,11 @@ SEARCH_DETAILS = """\
 A killed command resumes where it last saved when it is given again.
 
 modes
-  drift     a scratch copy of the weights follows the loss by AdamW; the best masks of the three; 14 bytes a weight
+  drift     a scratch copy of the weights follows the loss by AdamW, as published; 14 bytes a weight
   frozen    the weights stay, forward only: Wanda, RIA or averaged stochRIA; 2 bytes a weight
   coupled   weights and Γ pull at each other, as the paper writes it; 6 bytes a weight
-  feedback  drift, with the gradient taken at the masked weights while sparsity rises: for budgets over all matrices
-            (60%/global) by far the best, for 2:4 drift may be better; 22 bytes a weight
+  feedback  drift, with the gradient taken at the masked weights while sparsity rises: the best unstructured masks,
+            best of all with one budget (60%/global); for 2:4 the others may be better; 22 bytes a weight
 
 examples
   unipruning {examples}
@@ -110,7 +110,7 @@ def add_demo(command: Command, run: Handler) -> None:
     parser.add_argument(
         "--windows", type=int, default=16, help="evaluation windows of 1024 tokens (default: %(default)s)"
     )
-    parser.add_argument("--mode", default="drift", help="the search mode (default: %(default)s)")
+    parser.add_argument("--mode", default="feedback", help="the search mode (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="keep run folder and checkpoints here (default: a temporary folder)")
     _backend(parser)
 
