@@ -16,7 +16,7 @@ SHARE = 2**17  # elements a program counts at least: its adds to memory are then
 @triton.jit
 def count_digits(
     values,  # (numel,), float32
-    numel,  # int64
+    numel,
     prefix,  # int32 scalar
     counts,  # (2**bits,), int64; added to
     below: tl.constexpr,  # how many bits lie below the digit
@@ -64,7 +64,7 @@ def histogram(
     block: tl.constexpr,
 ):
     """One digit's counts of a whole matrix."""
-    count_digits(score, numel.to(tl.int64), tl.load(prefix), counts, below, bits, group_bits, block)
+    count_digits(score, numel, tl.load(prefix), counts, below, bits, group_bits, block)
 
 
 def group_bits_for(launch: Launcher, bits: int) -> int:

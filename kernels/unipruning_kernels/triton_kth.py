@@ -46,7 +46,7 @@ def kth_count(
     if caught(state, rank, capacity):
         count_digits(candidates, tl.load(state + 1), prefix, state + counts_at, below, bits, bits, block)
     else:
-        count_digits(values, numel.to(tl.int64), prefix, state + counts_at, below, bits, bits, block)
+        count_digits(values, numel, prefix, state + counts_at, below, bits, bits, block)
 
 
 @triton.jit(do_not_specialize=["rank"])

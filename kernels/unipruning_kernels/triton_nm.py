@@ -27,9 +27,9 @@ def keep_column(columns, place: tl.constexpr, n: tl.constexpr):
 
 @triton.jit
 def nm_powers(
-    score,  # (groups * m,), float32
-    mask,  # (groups * m,), uint8
-    groups,
+    score,  # (numel,), float32
+    mask,  # (numel,), uint8
+    numel,
     n: tl.constexpr,
     m: tl.constexpr,
     depth: tl.constexpr,  # m = 2**depth
@@ -37,7 +37,7 @@ def nm_powers(
 ):
     """Load whole groups side by side, take them apart column by column, and put the answers together again."""
     index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
-    inside = index < groups.to(tl.int64) * m
+    inside = index < numel
     key = tl.load(score + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
     columns = (tl.reshape(key, [block, m]),)
     for level in tl.static_range(depth):
@@ -83,14 +83,24 @@ def nm_mask(launch: Launcher, score: Tensor, n: int, m: int) -> Tensor:
     score = score.contiguous()
     mask = torch.empty_like(score, dtype=torch.bool)
     groups = score.numel() // m
-    arguments = score, mask.view(torch.uint8), groups
+    arguments = score, mask.view(torch.uint8)
     depth = m.bit_length() - 1
     if m == 1 << depth:
         # a thread holds a whole group, so that nothing crosses over; four warps of the longest would need a stack
         warps = 1 if m == 32 else 4
         block = max(1, launch.flat(max(1024, 32 * warps * m), score.numel()) // m)
-        launch(nm_powers, triton.cdiv(groups, block), *arguments, n=n, m=m, depth=depth, block=block, warps=warps)
+        launch(
+            nm_powers,
+            triton.cdiv(groups, block),
+            *arguments,
+            score.numel(),
+            n=n,
+            m=m,
+            depth=depth,
+            block=block,
+            warps=warps,
+        )
     else:
         block = launch.flat(128, groups)
-        launch(nm_any, triton.cdiv(groups, block), *arguments, n=n, m=m, block=block)
+        launch(nm_any, triton.cdiv(groups, block), *arguments, groups, n=n, m=m, block=block)
     return mask

@@ -63,7 +63,7 @@ def abs_sum_partials(
         total += magnitude
         place = row_partials + part.to(tl.int64) * height + row
         tl.store(place, tl.sum(magnitude, axis=1), mask=row < height)
-        place += blocks.to(tl.int64) * height
+        place = row_partials + (part.to(tl.int64) + blocks) * height + row
         tl.store(place, tl.sum(magnitude * weighting[None, :], axis=1), mask=row < height)
     tl.store(column_partials + piece.to(tl.int64) * width + column, tl.sum(total, axis=0), mask=column < width)
 
@@ -96,7 +96,7 @@ def accumulate_sumsq(launch: Launcher, x: Tensor, out: Tensor) -> None:
     tokens, width = x.shape
     if tokens == 0:
         return
-    rows, block = launch.tile((8, 512), (CHUNK, width))
+    rows, block = launch.tile((4, 512), (CHUNK, width))
     chunks = triton.cdiv(tokens, CHUNK)
     partials = torch.empty(chunks, width, dtype=torch.float32, device=x.device)
     programs = chunks * triton.cdiv(width, block)

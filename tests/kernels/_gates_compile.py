@@ -90,10 +90,10 @@ class Recorder(Launcher):
         self.recorded.append(Launch(kernel, arguments, warps, constants))
 
 
-def recorded(case: Case) -> list[Launch]:
+def recorded(case: Case, shape: tuple[int, int] = SHAPE) -> list[Launch]:
     """The launches of a case that compile to different code."""
     recorder = Recorder()
-    case.call(recorder, tensors(SHAPE, "meta"))
+    case.call(recorder, tensors(shape, "meta"))
     return list({(launch.name, str(launch.constants)): launch for launch in recorder.recorded}.values())
 
 

@@ -15,7 +15,7 @@ from unipruning_kernels.triton_launch import Launcher
 
 SECTOR = 32  # bytes that a GPU moves at once
 SHAPE = (256, 2048)
-SMALL = (64, 2048)  # for what takes many Python steps a tile
+SMALL = (8, 2048)  # for what takes many Python steps a tile
 
 
 @dataclass

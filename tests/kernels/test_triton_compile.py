@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from _gates import BAR, TRITON, compiled_costs, read_bar, worse
-from _gates_cases import cases
+from _gates_cases import Case, cases
 from _gates_compile import TARGETS, Launch, disassemble, measure, recorded
 
 pytestmark = pytest.mark.triton_compile
@@ -58,6 +58,16 @@ def test_streaming_kernels_use_wide_accesses(architecture: str, costs: dict[str,
 def test_nm_mask_ranks_in_few_instructions(pattern: str, most: int, target: str) -> None:
     [launch] = launches_of(f"nm_mask {pattern}", "nm_powers")
     assert measure(launch, target, 1)["instructions"] <= most
+
+
+# a size of one becomes a constant at a launch, and one that sixteen does not divide forbids wide accesses
+@pytest.mark.parametrize("shape", [(1, 1), (1, 32), (32, 1), (3, 36)], ids=str)
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
+def test_every_kernel_compiles_for_odd_sizes(case: Case, shape: tuple[int, int]) -> None:
+    launches = recorded(case, shape)
+    assert launches or (case.name == "topk_mask" and shape[1] == 1), "only a mask that keeps nothing needs no kernel"
+    for launch in launches:
+        assert launch.compile(TARGETS["sm_90"]).asm["cubin"]
 
 
 @pytest.mark.parametrize("target", NVIDIA)

@@ -10,7 +10,7 @@ from _gates_traffic import measure
 pytestmark = pytest.mark.triton_interpret
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
 def test_memory_traffic_is_near_the_least_and_no_worse_than_the_bar(case: Case) -> None:
     cost = measure(case)
     assert cost["ratio"] <= 1.05
