@@ -63,7 +63,13 @@ class TerminalProgress(Progress):
         # a log file wants a line now and then, not ten a second
         interval = 0.1 if sys.stderr.isatty() else 10.0
         with tqdm(
-            total=total, initial=done, desc=label, unit=f" {unit}", mininterval=interval, dynamic_ncols=True
+            total=total,
+            initial=done,
+            desc=label,
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
+            mininterval=interval,
+            dynamic_ncols=True,
         ) as bar:
             yield Bar(bar)
 
