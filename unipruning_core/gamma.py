@@ -19,7 +19,7 @@ import torch
 
 from unipruning_core.checkpoint import Target
 from unipruning_core.errors import CheckpointError, RunError
-from unipruning_core.files import write_json
+from unipruning_core.files import sha256, write_json
 from unipruning_core.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.tensorstream import TensorStream
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 FORMAT = "unipruning-run/1"
 RUN_FILE = "run.json"
 DUAL_FILE = "dual.safetensors"
-BLOCK_BYTES = 1 << 20
 
 
 def write_run(
@@ -91,7 +90,7 @@ class Run:
             if (version := description["format"]) != FORMAT:
                 raise RunError(f"{str(folder)!r} is of format {version!r}, but {FORMAT!r} is wanted; search again")
             _compare(folder / RUN_FILE, _checksum(description), written)
-            _compare(folder / DUAL_FILE, _sha256(folder / DUAL_FILE), description["files"][DUAL_FILE])
+            _compare(folder / DUAL_FILE, sha256(folder / DUAL_FILE), description["files"][DUAL_FILE])
             run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
             missing = [target.name for target in run.targets if target.name not in run.tensors]
         except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
@@ -130,14 +129,6 @@ class Run:
 
 def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _compare(path: Path, found: str, written: str) -> None:

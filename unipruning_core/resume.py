@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import CheckpointError, RunError
-from unipruning_core.files import sync_folder, write_json
+from unipruning_core.files import sync, write_json
 from unipruning_core.tensorfile import read_header, read_tensor
 from unipruning_core.tensorstream import TensorStream
 
@@ -41,7 +41,7 @@ class Resume:
                 stream.append(tensor)
         write_json(partial / STATE_FILE, {"sample": sample, "losses": losses, "identity": self.identity})
         partial.replace(self.folder / f"resume-{sample:08d}")
-        sync_folder(self.folder)
+        sync(self.folder)
         for state in older:
             shutil.rmtree(state)
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from unipruning_core.errors import OutputError
+from unipruning_core.files import sync
 from unipruning_core.progress import Progress
 
 
@@ -80,23 +81,15 @@ def _publish(partial: Path, out: Path, replace: bool) -> None:
         shutil.rmtree(aside)
     else:
         partial.rename(out)
-    _fsync(out.parent)
+    sync(out.parent)
 
 
 def _sync(folder: Path) -> None:
     """Without this a power cut after the rename could leave a folder of empty files."""
     for root, _, files in os.walk(folder):
         for name in files:
-            _fsync(Path(root) / name)
-        _fsync(Path(root))
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(Path(root) / name)
+        sync(Path(root))
 
 
 def _is_alive(pid: int) -> bool:
