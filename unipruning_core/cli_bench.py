@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.options import Command, search_settings
-from unipruning_core.options_bench import add_plan
+from unipruning_core.options_bench import add_bench, add_doctor, add_plan
 
 if TYPE_CHECKING:
+    from unipruning_core.bench import Bench, Line
     from unipruning_core.plan import Plan
 
 GIB, GB = 2**30, 1e9
@@ -19,7 +21,99 @@ GIB, GB = 2**30, 1e9
 
 def add_commands(command: Command) -> None:
     """Declare the three."""
+    add_bench(command, _bench)
+    add_doctor(command, _doctor)
     add_plan(command, _plan)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from unipruning_core.bench import run, summed
+    from unipruning_core.bench_environment import environment
+    from unipruning_core.bench_report import EXPLAINED, HEADER, compare, read_earlier, table_row, to_csv, to_json
+    from unipruning_core.bench_words import choose_backends, choose_bench
+    from unipruning_core.testing import oracle
+
+    if options.static:
+        return _static()
+    bench = choose_bench(options)
+    if options.list:
+        return _list(bench)
+    earlier = read_earlier(options.compare) if options.compare else None
+    if options.plot:
+        from unipruning_core.bench_plot import check_drawer
+
+        check_drawer()
+    backends, devices = choose_backends(options.backend)
+    around = environment(devices)
+    for name, detail in around["devices"].items():
+        print(f"{name}: {detail}")
+    print(f"torch {around['packages']['torch']}, {around['threads']} threads, load {around['load']}\n")
+    print(HEADER + (f"   {options.baseline} / this" if options.baseline else ""))
+    lines: list[Line] = []
+    pairs = [(backend, oracle.plain_torch(backend.device_type)) for backend in backends]
+    for line in run(bench, pairs, lambda backend, name, call, rows: oracle.verify(backend, name, *call, rows)):
+        lines.append(line)
+        print(table_row(line), flush=True)
+    if options.model:
+        print()
+        sums = summed(lines)
+        lines += sums
+        for line in sums:
+            print(table_row(line))
+    print(f"\n{EXPLAINED}")
+    if earlier:
+        print(f"\ncompared with {earlier['environment']['date']}, {earlier['environment']['devices']}")
+        print("\n".join(compare(lines, earlier)))
+    written = to_json(lines, around, model=options.model, baseline=options.baseline)
+    if options.json:
+        _write(options.json, json.dumps(written, indent=1) + "\n")
+    if options.csv:
+        _write(options.csv, to_csv(lines))
+    if options.plot:
+        _plot(lines, options.plot, ", ".join(around["devices"].values()))
+    return 1 if any(line.wrong for line in lines) else 0
+
+
+def _plot(lines: Sequence[Line], path: Path, title: str) -> None:
+    from unipruning_core.bench_plot import plot
+
+    try:
+        plot(lines, path, title)
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}; choose another file") from error
+
+
+def _list(bench: Bench) -> int:
+    from unipruning_core.bench_report import listing
+
+    first = next(iter(bench.shapes))
+    cases = [case for case, _ in bench.cases() if (case.rows, case.cols) == first and case.dtype == bench.dtypes[0]]
+    print("\n".join(listing(cases)))
+    return 0
+
+
+def _static() -> int:
+    from unipruning_core.bench_report import static_table
+    from unipruning_core.testing.oracle import BAR_FILE, perf_bar
+
+    bar = perf_bar()
+    if bar is None:
+        raise ConfigError(
+            f"{BAR_FILE} is not part of this installation; install a source checkout with pip install -e ."
+        )
+    print("\n".join(static_table(bar)))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from unipruning_core.doctor import MARKS, examine
+
+    report = examine()
+    for check in report.checks:
+        print(f"{MARKS[check.ok]:4} {check.name:28} {check.detail}")
+    if options.json:
+        _write(options.json, json.dumps(report.to_json(), indent=1) + "\n")
+    return 0 if report.ok else 1
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -46,7 +140,7 @@ def _plan(options: argparse.Namespace) -> int:
     )
     _show_plan(plan)
     if options.json:
-        _write_json(options.json, plan.to_json())
+        _write(options.json, json.dumps(plan.to_json(), indent=1) + "\n")
     return 0
 
 
@@ -85,8 +179,8 @@ def _show_seconds(plan: Plan) -> None:
     print(f"\npredicted, at best: {plan.seconds['all']:.1f} s ({parts})\n  = {FORMULA}")
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}; choose another file") from error

@@ -66,7 +66,7 @@ def check_memory(
     Raises:
         ConfigError: the device has less free memory than the search holds even without activations.
     """
-    wanted, free = held_bytes(checkpoint, targets, settings, dtype), _free_bytes(backend.device_type)
+    wanted, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type)
     if free is not None and wanted > free:
         remedies = {"drift": "--mode frozen holds a seventh of it", "coupled": "--mode frozen holds less"}
         remedy = remedies.get(settings.mode, "use a machine with more memory, or --dtype bfloat16")
@@ -76,7 +76,7 @@ def check_memory(
         )
 
 
-def _free_bytes(device_type: str) -> int | None:
+def free_bytes(device_type: str) -> int | None:
     """Free memory, or None where it cannot be asked."""
     import torch
 

@@ -232,7 +232,7 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked(home, search_words
 
 
 def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("unipruning_core.memory._free_bytes", lambda _: 1000)
+    monkeypatch.setattr("unipruning_core.memory.free_bytes", lambda _: 1000)
     refused(
         ["search", *search_words, "--out", str(tmp_path / "run")], "GiB are free on the cpu device", tmp_path, capsys
     )
@@ -269,7 +269,7 @@ def test_every_command_teaches_by_example():
     parser = build_parser()
     commands = parser._subparsers._group_actions[0].choices
     light = {"demo", "backends", "conform"}
-    taught = {"prune", "search", "project", "perplexity", "plan"}
+    taught = {"prune", "search", "project", "perplexity", "plan", "bench", "doctor"}
     assert set(commands) == light | taught
     for name in taught:
         assert f"unipruning {name} " in commands[name].format_help()
