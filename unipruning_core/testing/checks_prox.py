@@ -34,12 +34,20 @@ CASES = [
 def settled(weight: Tensor, strength: float, n: int, m: int) -> Tensor:
     """The weight with those groups zeroed in which a hair's breadth decides how many elements survive.
 
-    There two minimisers are equally good, and rounding, which is not part of this definition, picks one.
+    There two candidates are equally good, and rounding, which is not part of this definition, picks one.  A group is
+    such a one if a strength or a weight that differs by no more than rounding could matter leaves other elements.
     """
-    less, more = weight.clone(), weight.clone()
-    reference.nm_prox(less, strength * 0.999, n, m)
-    reference.nm_prox(more, strength * 1.001, n, m)
-    contested = ((less != 0) != (more != 0)).view(-1, m).any(dim=1, keepdim=True)
+    rng = torch.Generator().manual_seed(0)
+    neighbours: list[tuple[float | Tensor, float]] = [(1.0, 0.999), (1.0, 1.001)]
+    neighbours += [(1.0 + 1e-6 * torch.randn(weight.shape, generator=rng), 1.0) for _ in range(3)]
+    survivors = []
+    for scale, share in neighbours:
+        near = weight.float() * scale
+        reference.nm_prox(near, strength * share, n, m)
+        survivors.append(near != 0)
+    contested = (
+        torch.stack([found != survivors[0] for found in survivors]).any(dim=0).view(-1, m).any(dim=1, keepdim=True)
+    )
     return weight.view(-1, m).masked_fill(contested, 0.0).view(weight.shape)
 
 
