@@ -34,12 +34,12 @@ conformance: $(VENV)/.ready
 
 # Triton's kernels without a GPU: in its interpreter, then through its compiler; never both in one process
 gpu-sim: conform-cuda
-	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -q -n $(WORKERS) tests/kernels
-	$(ONE) $(TRITON)/bin/python -m pytest -q -n $(WORKERS) tests/kernels
+	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/kernels
+	$(ONE) $(TRITON)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/kernels/test_triton_compile.py
 
 # the real torch_npu on a simulated CANN
 npu-sim: conform-npu
-	$(ONE) $(NPU)/bin/python -m pytest -q tests/npusim --npusim $(NPUSIM)
+	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) tests/npusim --npusim $(NPUSIM)
 
 slow: $(VENV)/.ready
 	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "e2e or packaging"
