@@ -206,6 +206,6 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="how often an unfinished search is saved, to be resumed after a kill (default: %(default)s)",
+        help="save an unfinished search this often, but for at most a twentieth of the time (default: %(default)s)",
     )
     machine.add_argument("--overwrite", action="store_true", help="replace what an earlier command wrote there")

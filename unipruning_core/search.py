@@ -150,7 +150,8 @@ def _consume_all(run: Search, batches: list[Any], resume: Resume, save_every: fl
         start, losses = saved["sample"], saved["losses"]
         progress.note(f"resuming after sample {start} of {len(batches)}")
     device = run.layers[0].weight.device
-    began = last_saved = time.monotonic()
+    began = time.monotonic()
+    next_save = began + save_every
     tokens = 0
     with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
         for sample in range(start, len(batches)):
@@ -161,9 +162,10 @@ def _consume_all(run: Search, batches: list[Any], resume: Resume, save_every: fl
                 losses.append(loss)
                 shown["loss"] = f"{loss:.3f}"
             bar.advance(1, **shown)
-            if time.monotonic() - last_saved >= save_every and sample + 1 < len(batches):
+            if (now := time.monotonic()) >= next_save and sample + 1 < len(batches):
                 resume.save(sample + 1, run.tensors(), losses)
-                last_saved = time.monotonic()
+                # the state of a large model takes minutes to write: never more than a twentieth of the time
+                next_save = time.monotonic() + max(save_every, 20 * (time.monotonic() - now) if save_every else 0.0)
     return losses
 
 
