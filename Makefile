@@ -56,7 +56,7 @@ conform-npu: $(NPU)/.ready $(NPUSIM)/.ready
 	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python
 
 bench: $(VENV)/.ready
-	$(ONE) $(BIN)/python benchmarks/cpu_operations.py
+	$(ONE) $(BIN)/unipruning bench --backend cpu --baseline released
 	$(ONE) $(BIN)/python benchmarks/search_cost.py --samples 4 --seq-len 1024
 
 # a machine with npu-smi brings its own torch and torch_npu, which must match its CANN; one with nvidia-smi takes the

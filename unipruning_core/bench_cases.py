@@ -14,7 +14,7 @@ from unipruning_core.backend import DIGIT_BITS, Backend
 from unipruning_core.saliency import METRICS, SUBSET_SHARE, saliency_factors
 
 STEP_SIZE, QUANTILE, STRENGTH, EXPONENT, PATTERN = 0.01, 0.001, 0.01, 0.7, (2, 4)
-# the definition of this one takes a minute for a large matrix, and each row's result is its own
+# the definition of this one is slow on a large matrix, and each row's result is its own
 SAMPLED_ROWS = {"nm_prox": 256}
 
 

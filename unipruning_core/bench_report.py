@@ -84,17 +84,19 @@ def compare(lines: Sequence[Line], earlier: dict[str, Any]) -> list[str]:
         elif old is None or old["median"] is None:
             said.append(f"{label} has no earlier time")
         else:
-            verdict = (
-                "slower" if line.p20 > old["p80"] else "faster" if line.p80 < old["p20"] else "no difference shown"
-            )
+            then = {name: old[name] * line.layers / old["layers"] for name in ("median", "p20", "p80")}
+            apart = "slower" if line.p20 > then["p80"] else "faster" if line.p80 < then["p20"] else None
+            ratio = then["median"] / line.median
             said.append(
-                f"{label} {old['median'] * 1e3:10.3f} ms before, {old['median'] / line.median:5.2f}x, {verdict}"
+                f"{label} {then['median'] * 1e3:10.3f} ms before, {ratio:5.2f}x, {apart or 'no difference shown'}"
             )
     return said
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["backend"], row["operation"], row["shape"], row["dtype"], row["layers"]
+    # a layer compares with the same layer of another model, a sum only with a sum over as many
+    layers = row["layers"] if row["shape"] == "sum" else None
+    return row["backend"], row["operation"], row["shape"], row["dtype"], layers
 
 
 def listing(cases: Sequence[Case]) -> list[str]:
