@@ -10,7 +10,6 @@ from typing import Any
 from unipruning_core.bench import Line
 from unipruning_core.errors import ConfigError
 
-DRAWER = "matplotlib.figure"
 BAR_HEIGHT = 0.8
 
 
@@ -21,7 +20,7 @@ def check_drawer() -> Any:
         ConfigError: it is not installed.
     """
     try:
-        return importlib.import_module(DRAWER)
+        return importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError as error:
         raise ConfigError(
             "--plot needs matplotlib, which is not installed; pip install 'unipruning[plot]', or take --csv"
