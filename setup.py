@@ -41,6 +41,7 @@ setup(
         "cuda": ["triton>=3.6,<4; platform_system == 'Linux'"],
         "npu": ["torch-npu>=2.7.1; platform_system == 'Linux'"],
         "eval": ["lm-eval>=0.4.9"],
+        "plot": ["matplotlib>=3.8"],
         "demo": ["gguf>=0.10", "transformers>=5"],
         "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "build>=1.2", "gguf>=0.10"],
     },
