@@ -23,7 +23,7 @@ from unipruning_core.text import load_text
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
     from unipruning_core.settings import SearchSettings
@@ -218,18 +218,24 @@ def outline(
 ) -> tuple[list[Target], list[LeftOut]]:
     """The targets of a model, found on a copy that has shapes and no weights."""
     import torch
+
+    with torch.device("meta"):
+        model = build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
+    layers, left_out = find_targets(model, checkpoint)
+    return [layer.target for layer in layers], left_out
+
+
+def build_model(
+    name: str, config: PretrainedConfig, *, trust_remote_code: bool, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A model from its config alone, on the device and in the tensor mode that hold where this is called."""
     from transformers import AutoModelForCausalLM
 
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=choice.trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     except (ValueError, KeyError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise CheckpointError(
-            f"model {choice.name!r} is no causal language model that can be built: {reason}"
-        ) from error
-    layers, left_out = find_targets(model, checkpoint)
-    return [layer.target for layer in layers], left_out
+        raise CheckpointError(f"model {name!r} is no causal language model that can be built: {reason}") from error
 
 
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint) -> torch.dtype:

@@ -11,7 +11,7 @@ import torch
 
 from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import CheckpointError, ConfigError
-from unipruning_core.jobs import DTYPES
+from unipruning_core.jobs import DTYPES, build_model
 from unipruning_core.targets import LeftOut, find_targets
 from unipruning_core.tensorfile import TensorInfo
 
@@ -65,7 +65,7 @@ class Outline:
 
     def build(self) -> PreTrainedModel:
         """The model, on the device and in the tensor mode that hold where this is called."""
-        return _build(self.name, self.config, self.dtype, self.trust_remote_code)
+        return build_model(self.name, self.config, trust_remote_code=self.trust_remote_code, dtype=self.dtype)
 
     @property
     def weights(self) -> int:
@@ -93,7 +93,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
     held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
     with torch.device("meta"):
-        model = _build(name, config, held, trust_remote_code)
+        model = build_model(name, config, trust_remote_code=trust_remote_code, dtype=held)
     layers, left_out = find_targets(model, Checkpoint(Path(name), (), _as_saved(model)))
     return Outline(
         name,
@@ -125,16 +125,6 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
             f"model {name!r} has no usable config: {reason}; give a folder, a {CONFIG_FILE}, a hub id, or one of "
             f"{', '.join(known)}"
         ) from error
-
-
-def _build(name: str, config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise CheckpointError(f"model {name!r} is no causal language model that can be built: {reason}") from error
 
 
 def _as_saved(model: PreTrainedModel) -> dict[str, TensorInfo]:
