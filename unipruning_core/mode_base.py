@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unipruning_core.activations import InputStatistics
     from unipruning_core.backend import Backend
     from unipruning_core.checkpoint import Target
+    from unipruning_core.saliency import Sums
     from unipruning_core.settings import SearchSettings
     from unipruning_core.targets import Layer
 
@@ -71,10 +72,16 @@ class Search(ABC):
         """
 
     def _mirror_step(
-        self, position: int, sample: int, statistics: InputStatistics, dual: Tensor, threshold: Tensor
+        self,
+        position: int,
+        sample: int,
+        statistics: InputStatistics,
+        dual: Tensor,
+        threshold: Tensor,
+        sums: Sums | None = None,
     ) -> None:
         """V += kappa (S - Gamma) and the next exact tau, for one layer."""
-        layer, factors = self.layers[position], self._factors(position, sample, statistics)
+        layer, factors = self.layers[position], self._factors(position, sample, statistics, sums)
         self.backend.mirror_step(
             dual,
             layer.weight,
@@ -87,11 +94,13 @@ class Search(ABC):
         )
         self.steps[position] += 1
 
-    def _factors(self, position: int, sample: int, statistics: InputStatistics) -> Factors:
+    def _factors(self, position: int, sample: int, statistics: InputStatistics, sums: Sums | None = None) -> Factors:
         # a stream of its own for every matrix and sample, so that resuming needs no random state
         stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
         generator = torch.Generator().manual_seed(stream % 2**63)
-        return saliency_factors(self.metric, self.layers[position].weight, statistics.norm, self.backend, generator)
+        return saliency_factors(
+            self.metric, self.layers[position].weight, statistics.norm, self.backend, generator, sums
+        )
 
     def _refuse_unreached(self, reached: Sequence[bool]) -> None:
         missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]

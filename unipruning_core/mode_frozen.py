@@ -9,6 +9,7 @@ import torch
 
 from unipruning_core.activations import InputStatistics, watch_inputs
 from unipruning_core.mode_base import Outcome, Search, zero_dual
+from unipruning_core.saliency import whole_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,8 @@ class FrozenSearch(Search):
         for position, layer in enumerate(self.layers):
             dual, threshold = zero_dual(layer)
             statistics = InputStatistics(self.sumsq[layer.name], int(self.tokens[position]))
+            # neither weights nor norms change any more, so one pass over W serves all steps
+            sums = whole_sums(self.metric, layer.weight, statistics.norm, self.backend)
             for step in range(self.samples if self.metric.random_subsets else 1):
-                self._mirror_step(position, step, statistics, dual, threshold)
+                self._mirror_step(position, step, statistics, dual, threshold, sums)
             yield Outcome(layer.target, dual, threshold, int(self.steps[position]))

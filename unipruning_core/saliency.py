@@ -25,9 +25,13 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from torch import Tensor
 
     from unipruning_core.backend import Backend
+
+    Sums: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 SUBSET_SHARE = 0.2
 
@@ -69,10 +73,10 @@ def saliency_factors(
     input_norm: Tensor,  # (in,), float32, n
     backend: Backend,
     generator: torch.Generator,  # on the host; drawn from only by a metric with random subsets
+    sums: Sums | None = None,  # of this weight and norm, where they are known already
 ) -> Factors:
     """The vectors of ``metric`` for one matrix, with mean(S) = 1 (S = 0 where nothing is left to normalise)."""
-    feature = input_norm.pow(metric.exponent) if metric.uses_inputs else torch.ones_like(input_norm)
-    rows, columns, weighted_rows = backend.abs_sums(weight, feature)
+    feature, rows, columns, weighted_rows = sums or whole_sums(metric, weight, input_norm, backend)
     if metric.relative:
         p = feature
         if metric.random_subsets:
@@ -85,6 +89,12 @@ def saliency_factors(
     # sum(S) = sum_i r_i sum_j |W_ij| p_j + sum_j q_j sum_i |W_ij|
     scale = _reciprocal((torch.dot(r, weighted_rows) + torch.dot(q, columns)) / weight.numel())
     return Factors(r * scale, p, q * scale)
+
+
+def whole_sums(metric: Metric, weight: Tensor, input_norm: Tensor, backend: Backend) -> Sums:
+    """The power of n that the metric takes, (in,), and what ``abs_sums`` makes of it."""
+    feature = input_norm.pow(metric.exponent) if metric.uses_inputs else torch.ones_like(input_norm)
+    return feature, *backend.abs_sums(weight, feature)
 
 
 def _subset_sums(weight: Tensor, backend: Backend, generator: torch.Generator) -> tuple[Tensor, Tensor]:

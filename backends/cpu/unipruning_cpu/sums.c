@@ -1,4 +1,4 @@
-/* Sums over rows and columns: fp32 over four rows or one piece, fp64 beyond, in an order no thread count changes. */
+/* Sums over rows and columns: fp32 over four or sixteen rows or one piece, fp64 beyond, in an order no thread count changes. */
 
 #define BLOCK 128       /* rows whose column sums one thread makes; fixed, so that the order of additions is */
 #define QUAD 4          /* rows taken together, so that a column's fp64 total is touched once for four elements */
@@ -90,16 +90,16 @@ int accumulate_sumsq(const matrix *x, float *out, int64_t out_stride) {
     if (!partial) return OUT_OF_MEMORY;
 #pragma omp parallel for schedule(dynamic) num_threads(x->threads)
     for (int64_t b = 0; b < blocks; b++) {
-        float buffer[QUAD][PIECE];
-        const float *from[QUAD];
-        for (int64_t i = b * BLOCK; i < smaller((b + 1) * BLOCK, x->rows); i += QUAD)
+        float buffer[4 * QUAD][PIECE];
+        const float *from[4 * QUAD];
+        for (int64_t i = b * BLOCK; i < smaller((b + 1) * BLOCK, x->rows); i += 4 * QUAD)
             for (int64_t col = 0; col < x->cols; col += PIECE) {
                 const int64_t n = smaller(PIECE, x->cols - col);
-                load_quad(x, i, col, n, buffer, from);
+                for (int k = 0; k < 4 * QUAD; k += QUAD) load_quad(x, i + k, col, n, buffer + k, from + k);
                 for (int64_t j = 0; j < n; j += LANES) {
-                    floats v[QUAD];
-                    for (int k = 0; k < QUAD; k++) v[k] = get(from[k] + j) * get(from[k] + j);
-                    add_columns(partial + b * x->cols + col + j, (v[0] + v[1]) + (v[2] + v[3]), n - j);
+                    floats sum[QUAD] = {0};
+                    for (int k = 0; k < 4 * QUAD; k++) sum[k % QUAD] += get(from[k] + j) * get(from[k] + j);
+                    add_columns(partial + b * x->cols + col + j, (sum[0] + sum[1]) + (sum[2] + sum[3]), n - j);
                 }
             }
     }
