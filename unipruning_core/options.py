@@ -208,4 +208,6 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="save an unfinished search this often, but for at most a twentieth of the time (default: %(default)s)",
     )
-    machine.add_argument("--overwrite", action="store_true", help="replace what an earlier command wrote there")
+    machine.add_argument(
+        "--overwrite", action="store_true", help="replace what was written there; an unfinished search starts over"
+    )

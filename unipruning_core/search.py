@@ -125,14 +125,15 @@ def search(
     """
     progress = progress or Progress()
     check_run_folder(folder, overwrite=overwrite)
-    if overwrite and folder.is_dir():
-        shutil.rmtree(folder)
     layers, left_out = find_targets(model, task.checkpoint)
     targets = [layer.target for layer in layers]
     batches = task.calibration.batches
     run = SEARCHES[task.settings.mode](model, layers, task.settings, backend, len(batches))
     description = task.description(backend)
     with disk_errors_as_output_errors(folder):
+        # only now: a model that cannot be searched must not cost the result of an earlier search
+        if overwrite and folder.is_dir():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         losses = _consume_all(run, batches, Resume(folder, description), save_every, progress)
         content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}

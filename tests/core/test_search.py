@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from unipruning_core.calibration import Calibration
 from unipruning_core.checkpoint import Checkpoint
-from unipruning_core.errors import OutputError, RunError
+from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.gamma import DUAL_FILE, RUN_FILE
 from unipruning_core.search import SearchTask, check_run_folder, search
 from unipruning_core.settings import SearchSettings
@@ -131,6 +131,14 @@ def test_a_finished_search_is_not_overwritten_unasked(model, tmp_path):
     before = content(tmp_path / "a")
     with pytest.raises(OutputError, match="already holds a finished search"):
         check_run_folder(tmp_path / "a", overwrite=False)
+    assert content(tmp_path / "a") == before
+
+
+def test_a_model_that_cannot_be_searched_does_not_cost_the_earlier_result(model, tmp_path):
+    run(model, tmp_path / "a")
+    before = content(tmp_path / "a")
+    with pytest.raises(CheckpointError, match="no list of repeated blocks"):
+        run(model, tmp_path / "a", model=torch.nn.Linear(2, 2), overwrite=True)
     assert content(tmp_path / "a") == before
 
 
