@@ -1,4 +1,4 @@
-"""One AdamW step on one matrix, for a weight that may be half precision and a second moment that may not."""
+"""What a search keeps and sets of AdamW; the step itself is an operation of the backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 BETAS = (0.9, 0.999)
 EPSILON = 1e-10
 WARM_UP_SHARE = 0.1
-TILE = 1 << 18  # elements worked on at a time, so that temporaries stay in a cache
 
 
 def schedule(step: int, steps: int) -> float:
@@ -36,31 +35,3 @@ class Moments:
             torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device),
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device),
         )
-
-
-def adamw_step(
-    weight: Tensor,  # (out, in), any float, updated in place
-    gradient: Tensor,  # (out, in), any float
-    moments: Moments,  # updated in place
-    *,
-    step: int,  # counted from 1
-    learning_rate: float,
-    gradient_scale: Tensor,  # 0-D, float32: the clipping factor
-) -> None:
-    r"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) without weight decay, in fp32 arithmetic.
-
-    .. math:: m \leftarrow \beta_1 m + (1-\beta_1) c g, \quad v \leftarrow \beta_2 v + (1-\beta_2) (c g)^2, \quad
-              W \leftarrow W - \eta \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
-    """
-    beta1, beta2 = BETAS
-    root = (1 - beta2**step) ** 0.5
-    rows = max(1, TILE // weight.shape[1])
-    for start in range(0, weight.shape[0], rows):
-        part = slice(start, start + rows)
-        g = gradient[part].float() * gradient_scale
-        m = moments.first[part].float().lerp_(g, 1 - beta1)
-        moments.first[part] = m
-        v = moments.second[part].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        # not in place: for a float32 weight m is the stored moment itself
-        change = m / v.sqrt().div_(root).add_(EPSILON)
-        weight[part] = weight[part].float().sub_(change, alpha=learning_rate / (1 - beta1**step))

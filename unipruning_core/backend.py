@@ -41,6 +41,7 @@ OPERATIONS = (
     "topk_mask",
     "nm_mask",
     "nm_prox",
+    "adamw_step",
 )
 
 DIGIT_BITS = (11, 10, 10)  # how magnitude_histogram cuts the 31 magnitude bits of an fp32, from the top
@@ -73,7 +74,7 @@ class BackendSpec:
 
 
 class Backend(ABC):
-    """The nine operations.  ``conformance`` in ``unipruning_core.testing`` holds a backend to them."""
+    """The ten operations.  ``conformance`` in ``unipruning_core.testing`` holds a backend to them."""
 
     name: ClassVar[str]
     device_type: ClassVar[str]
@@ -187,4 +188,26 @@ class Backend(ABC):
 
         where e is the elementary symmetric polynomial: zero exactly when at most n of the m are non-zero.  For 2:4 it
         is R_2:4 of Kübler et al. (arXiv 2501.18015).  ``reference.nm_prox`` says which minimiser is meant.
+        """
+
+    @abstractmethod
+    def adamw_step(
+        self,
+        weight: Tensor,  # (out, in), any float, W; updated in place
+        gradient: Tensor,  # (out, in), any float, g
+        first: Tensor,  # (out, in), the weight's dtype, m; updated in place
+        second: Tensor,  # (out, in), float32, v; updated in place
+        scale: Tensor,  # 0-D, float32, c, the clipping factor
+        *,
+        step: int,  # t, counted from 1
+        learning_rate: float,  # eta
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        r"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) without weight decay.
+
+        .. math:: m \leftarrow \beta_1 m + (1-\beta_1) c g, \quad v \leftarrow \beta_2 v + (1-\beta_2) (c g)^2, \quad
+                  W \leftarrow W - \eta \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
+
+        W moves by the m of fp32, before that is rounded to the weight's dtype.
         """

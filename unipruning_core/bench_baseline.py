@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from unipruning_core.adamw import BETAS, EPSILON
 from unipruning_core.backend import OPERATIONS
-from unipruning_core.bench_cases import OPERATION_KINDS, PATTERN, QUANTILE, STEP_SIZE, Inputs, ready
+from unipruning_core.bench_cases import ADAMW, OPERATION_KINDS, PATTERN, QUANTILE, STEP_SIZE, Inputs, ready
 from unipruning_core.saliency import METRICS, SUBSET_SHARE
 
 if TYPE_CHECKING:
@@ -44,11 +45,35 @@ def _released(operation: str, inputs: Inputs, device: str) -> Callable[[], objec
         return lambda: _released_nm_mask(dual, *PATTERN)
     if operation == "topk_mask":
         return lambda: _released_topk_mask(dual, inputs.cols // 2)
-    if (metric := OPERATION_KINDS[operation].metric) is None:
+    kind = OPERATION_KINDS[operation]
+    if (metric := kind.metric) is None:
         return None
-    weight, factor = inputs.weight.to(device), inputs.norm.pow(METRICS[metric].exponent).to(device, dual.dtype)
+    weight = inputs.weight.to(device, copy=True)
+    factor = inputs.norm.pow(METRICS[metric].exponent).to(device, dual.dtype)
     gamma, share = torch.zeros_like(dual), SUBSET_SHARE if METRICS[metric].random_subsets else None
-    return lambda: _released_step(weight, factor, dual, gamma, share)
+    drift = _released_drift(weight) if kind.drifts else None
+
+    def step() -> None:
+        _released_step(weight, factor, dual, gamma, share)
+        if drift is not None:
+            drift()
+
+    return step
+
+
+def _released_drift(weight: Tensor) -> Callable[[], None]:
+    """Clip the gradient and let torch's own AdamW step, with both moments in the weight's dtype."""
+    parameter = torch.nn.Parameter(weight)
+    parameter.grad = weight.flip(0)
+    optimizer = torch.optim.AdamW(
+        [parameter], lr=ADAMW["learning_rate"], betas=BETAS, eps=EPSILON, weight_decay=0.0, foreach=False
+    )
+
+    def drift() -> None:
+        torch.nn.utils.clip_grad_norm_([parameter], 1.0, foreach=False)
+        optimizer.step()
+
+    return drift
 
 
 def _released_step(

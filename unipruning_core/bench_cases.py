@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unipruning_core.adamw import BETAS, EPSILON
 from unipruning_core.backend import DIGIT_BITS, Backend
 from unipruning_core.saliency import METRICS, SUBSET_SHARE, saliency_factors
 
+ADAMW: dict[str, Any] = {"step": 3, "learning_rate": 1e-4, "betas": BETAS, "epsilon": EPSILON}
 STEP_SIZE, QUANTILE, STRENGTH, EXPONENT, PATTERN = 0.01, 0.001, 0.01, 0.7, (2, 4)
 # the definition of this one is slow on a large matrix, and each row's result is its own
 SAMPLED_ROWS = {"nm_prox": 256}
@@ -74,6 +76,7 @@ class Kind:
     least: Callable[[Case], float]
     call: Callable[[Inputs], Call] | None = None  # None for a step, which is several calls
     metric: str | None = None  # of a step
+    drifts: bool = False  # a step after which the weights follow a gradient
 
 
 def _mirror_call(i: Inputs) -> Call:
@@ -96,9 +99,24 @@ def _subset_step_least(case: Case) -> float:
     return _step_least(case) + 3 * case.dtype.itemsize * size * (1 / case.rows + 1 / case.cols)
 
 
+def _adamw_call(i: Inputs) -> Call:
+    gradient, scale = i.weight.flip(0), torch.tensor(0.5)
+    return (i.weight, gradient, gradient.flip(1), i.dual.square(), scale), ADAMW
+
+
+def _adamw_least(case: Case) -> float:
+    # W and the first moment read and written, the gradient read; the second moment is float32
+    return 8.0 + 5 * case.dtype.itemsize
+
+
+def _drift_least(case: Case) -> float:
+    return _subset_step_least(case) + case.dtype.itemsize + _adamw_least(case)
+
+
 OPERATION_KINDS = {
     "step ria": Kind(_step_least, metric="ria"),
     "step stochria": Kind(_subset_step_least, metric="stochria"),
+    "step drift": Kind(_drift_least, metric="stochria", drifts=True),
     "accumulate_sumsq": Kind(lambda c: c.dtype.itemsize, lambda i: ((i.weight, torch.zeros(i.cols)), {})),
     "abs_sums": Kind(lambda c: c.dtype.itemsize, lambda i: ((i.weight, i.norm), {})),
     "mirror_step": Kind(lambda c: 8 + c.dtype.itemsize, _mirror_call),
@@ -108,12 +126,16 @@ OPERATION_KINDS = {
     "topk_mask": Kind(lambda _: 5, lambda i: ((i.dual, i.cols // 2), {})),
     "nm_mask": Kind(lambda _: 5, lambda i: ((i.dual, *PATTERN), {})),
     "nm_prox": Kind(lambda c: 2 * c.dtype.itemsize, lambda i: ((i.weight, STRENGTH, *PATTERN), {})),
+    "adamw_step": Kind(_adamw_least, _adamw_call),
 }
 
 
 def parts_of(operation: str) -> tuple[str, ...]:
     """The operations of the contract that are compared with the reference before this one is timed."""
-    return ("abs_sums", "mirror_step") if OPERATION_KINDS[operation].call is None else (operation,)
+    kind = OPERATION_KINDS[operation]
+    if kind.call is not None:
+        return (operation,)
+    return ("abs_sums", "mirror_step", "adamw_step") if kind.drifts else ("abs_sums", "mirror_step")
 
 
 def calls_of(operation: str, inputs: Inputs) -> list[tuple[str, Call]]:
@@ -132,15 +154,20 @@ def ready(operation: str, inputs: Inputs, backend: Backend) -> Callable[[], obje
     device = backend.device_type
     kind = OPERATION_KINDS[operation]
     if kind.metric is not None:
-        return _ready_step(kind.metric, inputs, backend)
+        weight = inputs.weight.to(device, copy=True)
+        step = _ready_step(kind.metric, weight, inputs, backend)
+        if not kind.drifts:
+            return step
+        drift = _ready_drift(weight, inputs, backend)
+        return lambda: (step(), drift())
     _, (arguments, options) = calls_of(operation, inputs)[0]
     placed = [value.to(device, copy=True) if isinstance(value, Tensor) else value for value in arguments]
     work = getattr(backend, operation)
     return lambda: work(*placed, **options)
 
 
-def _ready_step(name: str, inputs: Inputs, backend: Backend) -> Callable[[], object]:
-    weight, norm, dual = (t.to(backend.device_type, copy=True) for t in (inputs.weight, inputs.norm, inputs.dual))
+def _ready_step(name: str, weight: Tensor, inputs: Inputs, backend: Backend) -> Callable[[], object]:
+    norm, dual = (t.to(backend.device_type, copy=True) for t in (inputs.norm, inputs.dual))
     threshold, generator = torch.zeros((), device=backend.device_type), torch.Generator().manual_seed(0)
 
     def step() -> None:
@@ -148,3 +175,15 @@ def _ready_step(name: str, inputs: Inputs, backend: Backend) -> Callable[[], obj
         backend.mirror_step(dual, weight, f.r, f.p, f.q, threshold, step_size=STEP_SIZE, rank=inputs.rank)
 
     return step
+
+
+def _ready_drift(weight: Tensor, inputs: Inputs, backend: Backend) -> Callable[[], object]:
+    """What ``drift`` does with the gradient of a model that is this one matrix: clip by its norm, then AdamW."""
+    (_, gradient, first, second, _), options = _adamw_call(inputs)
+    gradient, first, second = (t.to(backend.device_type) for t in (gradient, first, second))
+
+    def drift() -> None:
+        norm = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+        backend.adamw_step(weight, gradient, first, second, (1.0 / (norm + 1e-6)).clamp(max=1.0), **options)
+
+    return drift

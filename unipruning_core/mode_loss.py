@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.activations import InputStatistics, watch_inputs
-from unipruning_core.adamw import Moments, adamw_step, schedule
+from unipruning_core.adamw import BETAS, EPSILON, Moments, schedule
 from unipruning_core.mode_base import Outcome, Search, zero_dual
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ class DriftSearch(LossSearch):
         if (statistics := self._statistics(position, seen)) is not None:
             self._mirror_step(position, sample, statistics, self.duals[position], self.thresholds[position])
         if (gradient := layer.parameter.grad) is not None:
-            adamw_step(
-                layer.parameter.detach(),
-                gradient,
-                self.moments[position],
+            moments = self.moments[position]
+            self.backend.adamw_step(
+                *(layer.parameter.detach(), gradient, moments.first, moments.second, scale.to(gradient.device)),
                 step=sample + 1,
                 learning_rate=settings.learning_rate * schedule(sample, self.samples),
-                gradient_scale=scale.to(gradient.device),
+                betas=BETAS,
+                epsilon=EPSILON,
             )
             layer.parameter.grad = None
         if settings.prox_strength:

@@ -4,7 +4,10 @@ import pytest
 import torch
 from transformers import get_linear_schedule_with_warmup
 
-from unipruning_core.adamw import BETAS, EPSILON, Moments, adamw_step, schedule
+from unipruning_core.adamw import BETAS, EPSILON, Moments, schedule
+from unipruning_cpu.backend import CpuBackend
+
+OPTIONS = {"betas": BETAS, "epsilon": EPSILON}
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (700, 900)], ids=["one tile", "several tiles"])
@@ -18,17 +21,17 @@ def test_steps_equal_the_optimizer_of_torch(shape):
         gradient = torch.randn(shape, generator=generator)
         theirs.grad = 0.5 * gradient
         optimizer.step()
-        adamw_step(mine, gradient, moments, step=step, learning_rate=1e-3, gradient_scale=torch.tensor(0.5))
+        state = mine, gradient, moments.first, moments.second, torch.tensor(0.5)
+        CpuBackend().adamw_step(*state, step=step, learning_rate=1e-3, **OPTIONS)
     torch.testing.assert_close(mine, theirs.detach(), rtol=1e-6, atol=1e-7)
 
 
 def test_the_second_moment_of_a_half_precision_weight_does_not_stall():
-    weight = torch.ones(4, 4, dtype=torch.bfloat16)
+    weight, backend = torch.ones(4, 4, dtype=torch.bfloat16), CpuBackend()
     moments = Moments.zeros_like(weight)
+    state = weight, torch.ones_like(weight), moments.first, moments.second, torch.tensor(1.0)
     for step in range(1, 401):
-        adamw_step(
-            weight, torch.ones_like(weight), moments, step=step, learning_rate=0.0, gradient_scale=torch.tensor(1.0)
-        )
+        backend.adamw_step(*state, step=step, learning_rate=0.0, **OPTIONS)
     assert moments.first.dtype == torch.bfloat16
     torch.testing.assert_close(moments.second, torch.full((4, 4), 1 - BETAS[1] ** 400), rtol=1e-4, atol=0)
 

@@ -1,4 +1,4 @@
-"""The contract as an object: the manifest, the nine operations, and that reference and contract agree."""
+"""The contract as an object: the manifest, the ten operations, and that reference and contract agree."""
 
 from __future__ import annotations
 

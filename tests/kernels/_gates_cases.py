@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unipruning_kernels import (
+    triton_adamw,
     triton_blend,
     triton_histogram,
     triton_nm,
@@ -48,6 +49,7 @@ def cases() -> Iterator[Case]:
     for n, m in ((2, 4), (4, 8), (8, 16), (16, 32)):
         yield Case(f"nm_mask {n}:{m}", lambda go, t, n=n, m=m: triton_nm.nm_mask(go, t["score"], n, m), 5)
     yield Case("nm_prox 2:4", lambda go, t: triton_prox.nm_prox(go, t["weight"], 0.3, 2, 4), 4)
+    yield Case("adamw_step", lambda go, t: _adamw(go, t), 18)
     yield Case("apply_and_pack", lambda go, t: triton_pack.apply_and_pack(go, t["weight"], t["score"] > 0), 5.125)
 
 
@@ -59,9 +61,9 @@ def tensors(shape: tuple[int, int], device: str) -> Tensors:
         return torch.empty(size, device=device) if device == "meta" else torch.rand(size, generator=rng, device=device)
 
     height, width = shape
-    large = {name: make(height, width) for name in ("dual", "score", "weight", "gradient")}
+    large = {name: make(height, width) for name in ("dual", "score", "weight", "gradient", "moment")}
     small = {name: make(size) for name, size in (("r", height), ("p", width), ("q", width))}
-    for name in ("weight", "gradient"):
+    for name in ("weight", "gradient", "moment"):
         large[name] = large[name].to(torch.bfloat16)
     return large | small
 
@@ -85,3 +87,9 @@ def _threshold(launch: Launcher, t: Tensors) -> None:
     device = t["score"].device
     threshold = torch.full((), 0.5, device=device)
     triton_threshold.threshold_mask(launch, t["score"], threshold, torch.ones((), dtype=torch.int64, device=device))
+
+
+def _adamw(launch: Launcher, t: Tensors) -> None:
+    scale = torch.full((), 0.5, device=t["dual"].device)
+    tensors = t["weight"], t["gradient"], t["moment"], t["dual"], scale
+    triton_adamw.adamw_step(launch, *tensors, step=3, learning_rate=1e-4, betas=(0.9, 0.999), epsilon=1e-10)

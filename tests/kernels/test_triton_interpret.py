@@ -29,9 +29,16 @@ KERNELS = {
     "topk_mask": {"keep_largest"},
     "nm_mask": {"nm_powers"},
     "nm_prox": {"prox_two_of_four"},
+    "adamw_step": {"adamw"},
 }
 # the positions of the arguments that an operation updates
-IN_PLACE = {"accumulate_sumsq": (1,), "mirror_step": (0, 5), "magnitude_histogram": (3,), "nm_prox": (0,)}
+IN_PLACE = {
+    "accumulate_sumsq": (1,),
+    "mirror_step": (0, 5),
+    "magnitude_histogram": (3,),
+    "nm_prox": (0,),
+    "adamw_step": (0, 2, 3),
+}
 
 
 class Watched(Launcher):
@@ -77,9 +84,18 @@ def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -
         "topk_mask": [score, shape[1] // 3],
         "nm_mask": [score, 2, 4],
         "nm_prox": [torch.rand(shape, generator=rng), 0.3, 2, 4],
+        "adamw_step": [weight, weight.flip(0).contiguous(), weight * 0.5, score.square(), torch.tensor(0.25)],
     }[operation]
-    options = {"step_size": 0.3, "rank": score.numel() // 2, "gradient": weight.flip(0).contiguous(), "phi": 0.7}
-    return arguments, options if operation == "mirror_step" else {}
+    options: dict[str, dict[str, Any]] = {
+        "mirror_step": {
+            "step_size": 0.3,
+            "rank": score.numel() // 2,
+            "gradient": weight.flip(0).contiguous(),
+            "phi": 0.7,
+        },
+        "adamw_step": {"step": 3, "learning_rate": 0.01, "betas": (0.9, 0.999), "epsilon": 1e-10},
+    }
+    return arguments, options.get(operation, {})
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

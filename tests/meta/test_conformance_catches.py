@@ -60,6 +60,11 @@ DEFECTS = [
     ("nm_prox", "AlwaysCuts", "nm_prox: weight["),
     ("nm_prox", "ForgetsOtherPatterns", "nm_prox: weight["),
     ("nm_prox and strides", "ProxesACopy", "nm_prox: weight["),
+    ("adamw_step", "ForgetsTheScale", "adamw_step: weight["),
+    ("adamw_step", "CorrectsNoBias", "adamw_step: weight["),
+    ("adamw_step", "RoundsTheSecondMoment", "adamw_step: second["),
+    ("adamw_step and gradient", "SquaresInHalfPrecision", "adamw_step: weight["),
+    ("adamw_step and strides", "MovesACopyOfTheMoment", "adamw_step: first["),
 ]
 
 

@@ -254,3 +254,30 @@ class ForgetsOtherPatterns(Control):
 class ProxesACopy(Control):
     def nm_prox(self, weight, strength, n, m):
         reference.nm_prox(weight.contiguous(), strength, n, m)
+
+
+class ForgetsTheScale(Control):
+    def adamw_step(self, weight, gradient, first, second, scale, **options):
+        reference.adamw_step(weight, gradient, first, second, torch.ones_like(scale), **options)
+
+
+class CorrectsNoBias(Control):
+    def adamw_step(self, *tensors, step, **options):
+        reference.adamw_step(*tensors, step=10**6, **options)
+
+
+class RoundsTheSecondMoment(Control):
+    def adamw_step(self, weight, gradient, first, second, scale, **options):
+        reference.adamw_step(weight, gradient, first, second, scale, **options)
+        second.copy_(second.bfloat16())
+
+
+class SquaresInHalfPrecision(Control):
+    def adamw_step(self, weight, gradient, first, second, scale, **options):
+        spread = (gradient * scale).square().float().sqrt() * gradient.sign()
+        reference.adamw_step(weight, spread, first, second, torch.ones_like(scale), **options)
+
+
+class MovesACopyOfTheMoment(Control):
+    def adamw_step(self, weight, gradient, first, second, scale, **options):
+        reference.adamw_step(weight, gradient, first.contiguous(), second, scale, **options)

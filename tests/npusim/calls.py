@@ -48,6 +48,9 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
         "topk_mask": lambda: backend.topk_mask(score, 10),
         "nm_mask 2:4": lambda: backend.nm_mask(score, 2, 4),
         "nm_prox 2:4": lambda: backend.nm_prox(weight, 0.1, 2, 4),
+        "adamw_step": lambda: backend.adamw_step(
+            *(weight, weight, weight.clone(), dual, tau), step=1, learning_rate=0.1, betas=(0.9, 0.999), epsilon=1e-10
+        ),
     }
 
 

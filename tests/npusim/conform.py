@@ -27,6 +27,7 @@ GROUPS = (
     "topk_mask",
     "nm_mask",
     "nm_prox",
+    "adamw_step",
     "search selection sums_repeat masks_repeat",
 )
 CHILD = """

@@ -5,6 +5,7 @@ pytest --pyargs unipruning_core.testing.conformance -p unipruning_core.testing.p
 A backend passes all of it or it is not a backend of this project: there are no skips, and no leniency for any device.
 """
 
+from unipruning_core.testing.checks_adamw import *  # noqa: F403
 from unipruning_core.testing.checks_manifest import *  # noqa: F403
 from unipruning_core.testing.checks_masks import *  # noqa: F403
 from unipruning_core.testing.checks_prox import *  # noqa: F403

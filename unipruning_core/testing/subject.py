@@ -20,6 +20,7 @@ IN_PLACE = {
     "mirror_step": ("dual", "threshold"),
     "magnitude_histogram": ("counts",),
     "nm_prox": ("weight",),
+    "adamw_step": ("weight", "first", "second"),
 }
 RESULTS = {
     "abs_sums": ("rows", "columns", "weighted rows"),

@@ -81,3 +81,24 @@ class CpuBackend(Backend):
 
     def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
         self._operations.nm_prox(weight, strength, n, m)
+
+    def adamw_step(
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        scale: Tensor,
+        *,
+        step: int,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        self._operations.adamw_step(
+            *(weight, gradient, first, second, scale),
+            step=step,
+            learning_rate=learning_rate,
+            betas=betas,
+            epsilon=epsilon,
+        )

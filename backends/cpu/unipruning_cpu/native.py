@@ -45,7 +45,11 @@ SIGNATURES = {
 
 
 class NativeOperations(PortableOperations):
-    """Eight operations in C; ``blend_scores`` stays with torch, whose vectorised power function C has no match for."""
+    """Eight operations in C.
+
+    ``blend_scores`` stays with torch, whose vectorised power function C has no match for, and so does ``adamw_step``,
+    which torch's loops do at the speed of memory.
+    """
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softshrink
 
+from unipruning_cpu.portable_adamw import adamw_step
 from unipruning_cpu.portable_prox import prox_groups
 from unipruning_cpu.portable_rank import Bracket, keys, tiles
 from unipruning_kernels.reference import DIGIT_BITS
@@ -16,7 +17,7 @@ EVERY = slice(None)
 
 
 class PortableOperations:
-    """All nine operations."""
+    """All ten operations."""
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         total = torch.zeros(x.shape[1], dtype=torch.float64)
@@ -120,6 +121,8 @@ class PortableOperations:
         for tile in tiles(weight):
             groups = weight[tile].float().reshape(-1, m)
             weight[tile] = prox_groups(groups, strength, n).view(-1, weight.shape[1])
+
+    adamw_step = staticmethod(adamw_step)
 
 
 def _keep_largest(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from unipruning_core import Backend
 from unipruning_kernels import (
+    triton_adamw,
     triton_blend,
     triton_histogram,
     triton_nm,
@@ -72,3 +73,24 @@ class CudaBackend(Backend):
 
     def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
         triton_prox.nm_prox(self.launcher, weight, strength, n, m)
+
+    def adamw_step(
+        self,
+        weight: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        scale: Tensor,
+        *,
+        step: int,
+        learning_rate: float,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        triton_adamw.adamw_step(
+            *(self.launcher, weight, gradient, first, second, scale),
+            step=step,
+            learning_rate=learning_rate,
+            betas=betas,
+            epsilon=epsilon,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unipruning_core import Backend
-from unipruning_npu import histogram, masks, prox, steps
+from unipruning_npu import adamw, histogram, masks, prox, steps
 
 
 class NpuBackend(Backend):
@@ -19,3 +19,4 @@ class NpuBackend(Backend):
     topk_mask = staticmethod(masks.topk_mask)
     nm_mask = staticmethod(masks.nm_mask)
     nm_prox = staticmethod(prox.nm_prox)
+    adamw_step = staticmethod(adamw.adamw_step)

@@ -1,0 +1,31 @@
+"""AdamW, element by element, a few rows at a time."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from unipruning_npu.chunks import row_chunks
+
+
+def adamw_step(
+    weight: Tensor,
+    gradient: Tensor,
+    first: Tensor,
+    second: Tensor,
+    scale: Tensor,
+    *,
+    step: int,
+    learning_rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    beta1, beta2 = betas
+    root = (1 - beta2**step) ** 0.5
+    for rows in row_chunks(weight, 16):
+        g = gradient[rows].float() * scale
+        m = first[rows].float().lerp_(g, 1 - beta1)
+        first[rows] = m
+        v = second[rows].mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        # not in place: for a float32 weight m is the stored moment itself
+        change = m / v.sqrt().div_(root).add_(epsilon)
+        weight[rows] = weight[rows].float().sub_(change, alpha=learning_rate / (1 - beta1**step))
