@@ -2,6 +2,8 @@
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -12,12 +14,15 @@ from unipruning_kernels.triton_kth import kth_magnitude, new_state
 from unipruning_kernels.triton_launch import Launcher
 
 CHUNK = 64  # rows one program works through, so that a column's two factors are read once for 64 weights
-# the bracket around the old threshold, in steps of the float's bits: 2^23 of them double it, and it rather grows
-STEPS_DOWN, STEPS_UP = tl.constexpr(2**16), tl.constexpr(2**17)
+# the bracket around the old threshold holds about one weight in so many, above it and below it; it rather grows
+ONE_IN_UP, ONE_IN_DOWN = 185, 370
+DOUBLING = 2**23  # steps of a float's bits
+WIDEST = 8 * DOUBLING
+LARGEST = tl.constexpr(0x7F800000 - WIDEST)  # so that no end of a bracket overflows; past it there is none
 CAPACITY = 16  # room for one candidate among so many weights; a fuller bracket is given up
 
 
-@triton.jit(do_not_specialize=["step_size", "phi"])
+@triton.jit(do_not_specialize=["step_size", "phi", "steps_down", "steps_up"])
 def mirror(
     dual,  # (height, width), float32, V; updated in place
     weight,  # (height, width), any float, W
@@ -33,6 +38,8 @@ def mirror(
     capacity,
     step_size,
     phi,
+    steps_down,  # from the old threshold's bits to where the bracket begins
+    steps_up,  # and to where it ends
     has_gradient: tl.constexpr,
     bracket: tl.constexpr,
     chunk: tl.constexpr,
@@ -46,8 +53,9 @@ def mirror(
     factor = tl.load(p + column, mask=column < width, other=0.0)[None, :]
     shift = tl.load(q + column, mask=column < width, other=0.0)[None, :]
     tau = tl.load(threshold)
-    low = tl.maximum(tau.to(tl.int32, bitcast=True) - STEPS_DOWN, 0)
-    high = low + STEPS_DOWN + STEPS_UP
+    old = tau.to(tl.int32, bitcast=True)
+    low = tl.maximum(old - steps_down, 0)
+    high = tl.minimum(old, LARGEST) + steps_up
     under = tl.zeros([tile_rows, block], tl.int32)
     for start in range(0, chunk, tile_rows):
         row = first + start + tl.arange(0, tile_rows)
@@ -83,6 +91,19 @@ def mirror(
         tl.atomic_add(state, tl.sum(under).to(tl.int64), sem="relaxed")
 
 
+def bracket_steps(rank: int, numel: int) -> tuple[int, int]:
+    """How far a bracket reaches below and above the old threshold, in steps of its bits.
+
+    Where magnitudes lie evenly from zero on, a threshold at the quantile q has q d of them between itself and (1 + d)
+    times itself: the smaller the quantile, the wider the bracket, so that in a search with a small one the threshold
+    is caught from its second step on, though it doubles there.
+    """
+    quantile = rank / numel
+    lowest, highest = 1 - 1 / (ONE_IN_DOWN * quantile), 1 + 1 / (ONE_IN_UP * quantile)
+    down = round(-math.log2(lowest) * DOUBLING) if lowest > 0 else 2**31 - 1
+    return down, min(WIDEST, round(math.log2(highest) * DOUBLING))
+
+
 def mirror_step(
     launch: Launcher,
     dual: Tensor,
@@ -103,12 +124,13 @@ def mirror_step(
     rows, block = launch.tile((1, 512), (CHUNK, width))
     state = new_state(launch, dual.device)
     capacity = min(v.numel() // CAPACITY, 2**30) if rank else 0
+    down, up = bracket_steps(rank, v.numel()) if rank else (0, 0)
     candidates = torch.empty(capacity, dtype=torch.float32, device=dual.device)
     launch(
         mirror,
         triton.cdiv(height, CHUNK) * triton.cdiv(width, block),
         *(v, w, g, r.contiguous(), p.contiguous(), q.contiguous(), threshold, candidates, state),
-        *(height, width, capacity, float(step_size), float(phi)),
+        *(height, width, capacity, float(step_size), float(phi), down, up),
         has_gradient=gradient is not None,
         bracket=bool(rank),
         chunk=CHUNK,

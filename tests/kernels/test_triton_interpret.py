@@ -132,10 +132,9 @@ def one_step(launch: Launcher, dual: Tensor, tau: Tensor, rank: int) -> Tensor:
 
 
 @pytest.mark.parametrize("wide", [False, True])
-# the smallest magnitudes move by more than a bracket around them
-@pytest.mark.parametrize(("share", "bracketed"), [(0.001, False), (0.5, True), (0.9, True)])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.9])
 def test_mirror_step_finds_the_threshold_with_and_without_its_bracket(
-    share: float, bracketed: bool, wide: bool, rng: torch.Generator
+    share: float, wide: bool, rng: torch.Generator
 ) -> None:
     launch = Watched()
     launch.wide_histogram = wide
@@ -144,7 +143,28 @@ def test_mirror_step_finds_the_threshold_with_and_without_its_bracket(
     assert torch.equal(one_step(launch, dual, tau, rank), tau)
     assert not launch.caught(rank), "a threshold of zero brackets nothing"
     assert torch.equal(one_step(launch, dual, tau, rank), tau)
+    assert launch.caught(rank)
+
+
+# from nothing, a threshold doubles in the second step
+@pytest.mark.parametrize(("share", "bracketed"), [(0.001, True), (0.003, True), (0.1, False), (0.5, False)])
+def test_mirror_step_of_a_small_quantile_catches_a_threshold_that_doubles(
+    share: float, bracketed: bool, rng: torch.Generator
+) -> None:
+    launch, weight = Watched(), torch.rand(96, 320, generator=rng)
+    dual, tau, rank = torch.zeros(96, 320), torch.tensor(0.0), round(share * weight.numel())
+    for _ in range(2):
+        factors = torch.ones(96), torch.zeros(320), torch.ones(320)
+        triton_step.mirror_step(launch, dual, weight, *factors, tau, step_size=0.01, rank=rank)
+        assert torch.equal(tau, dual.flatten().kthvalue(rank).values)
     assert launch.caught(rank) == bracketed
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1e30, 3e38])
+def test_mirror_step_takes_a_threshold_at_the_ends_of_the_range(largest: float, rng: torch.Generator) -> None:
+    dual = torch.full((8, 64), largest)
+    tau = torch.tensor(largest)
+    assert torch.equal(one_step(Launcher(), dual, tau, 256), tau)
 
 
 @pytest.mark.parametrize("bracketed", [1, 2000])
