@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
 
 OPERATIONS = (
     "accumulate_sumsq",
@@ -78,6 +78,14 @@ class Backend(ABC):
 
     name: ClassVar[str]
     device_type: ClassVar[str]
+
+    def loading_dtype(self, stored: dtype) -> dtype:
+        """In which dtype a model that is stored in this one runs well on the device; asked where the user names none.
+
+        Not an operation: a default for float32, bfloat16 and float16, to be overridden where the device has no fast
+        arithmetic in one of them.
+        """
+        return stored
 
     @abstractmethod
     def accumulate_sumsq(

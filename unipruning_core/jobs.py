@@ -95,7 +95,7 @@ def run_search(
         packing=data.packing,
         progress=progress,
     )
-    dtype = choose_dtype(choice, checkpoint)
+    dtype = choose_dtype(choice, checkpoint, device, progress)
     described = {
         "source": data.source,
         "sha256": text.sha256,
@@ -180,7 +180,7 @@ def run_perplexity(
     text = load_text(data.source, split=data.split or "test", field=data.field)
     model, tokenizer = load_for_evaluation(
         checkpoint.folder,
-        choose_dtype(choice, checkpoint),
+        choose_dtype(choice, checkpoint, device, progress),
         device.device_type,
         trust_remote_code=choice.trust_remote_code,
     )
@@ -238,8 +238,8 @@ def build_model(
         raise CheckpointError(f"model {name!r} is no causal language model that can be built: {reason}") from error
 
 
-def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype asked for; "auto" is the floating dtype that most of the checkpoint's bytes have."""
+def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
+    """The dtype asked for; "auto" is what most of the checkpoint's bytes have, or what the device runs it well in."""
     import torch
 
     if choice.dtype not in DTYPES:
@@ -251,7 +251,12 @@ def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint) -> torch.dtype:
     for info in checkpoint.tensors.values():
         if info.dtype in (torch.float32, torch.bfloat16, torch.float16):
             held[info.dtype] = held.get(info.dtype, 0) + info.nbytes
-    return max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
+    stored = max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
+    loaded = backend.loading_dtype(stored)
+    if loaded != stored:
+        was, now = (str(dtype).removeprefix("torch.") for dtype in (stored, loaded))
+        progress.note(f"loading in {now}, since this device is slow in {was}; --dtype {was} keeps to what is stored")
+    return loaded
 
 
 def report_targets(targets: Sequence[Target], left_out: Sequence[LeftOut], progress: Progress) -> None:

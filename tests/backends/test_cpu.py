@@ -243,3 +243,11 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
         runs.append(everything())
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_half_precision_is_loaded_only_where_the_cpu_computes_in_it(monkeypatch, supported):
+    for kind in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{kind}_supported", lambda: supported)
+    loaded = [CpuBackend().loading_dtype(stored) for stored in DTYPES]
+    assert loaded == (DTYPES if supported else [torch.float32] * 3)

@@ -284,3 +284,15 @@ def test_a_device_extension_that_breaks_torch_is_explained(monkeypatch, capsys):
     error = capsys.readouterr().err
     assert "libhccl.so" in error
     assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in error
+
+
+@pytest.mark.parametrize(("fast", "loaded"), [(True, "bfloat16"), (False, "float32")])
+def test_a_model_is_loaded_in_what_the_device_computes_in(tmp_path, search_words, capsys, monkeypatch, fast, loaded):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    for asked in ("auto", "bfloat16"):
+        words = ["search", *search_words, "--mode", "frozen", "--dtype", asked, "--out", str(tmp_path / asked)]
+        assert main(words) == 0
+        used = json.loads((tmp_path / asked / "run.json").read_text())["data"]["dtype"]
+        assert used == (loaded if asked == "auto" else "bfloat16")
+        noted = "loading in float32, since this device is slow in bfloat16" in capsys.readouterr().err
+        assert noted == (asked == "auto" and not fast)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from unipruning_core.backend import OPERATIONS, BackendSpec, Probe
+from unipruning_core.testing.inputs import FLOATS
 from unipruning_core.testing.subject import Subject
 from unipruning_kernels import reference
 
@@ -28,3 +30,8 @@ def test_manifest_declares_what_is_optimised(subject: Subject, spec: BackendSpec
         f"{operation} {'has an implementation of its own' if own else 'is the reference'}, "
         f"but the manifest {'declares' if declared else 'does not declare'} it optimised"
     )
+
+
+@pytest.mark.parametrize("stored", FLOATS, ids=str)
+def test_manifest_loads_a_model_in_a_float_of_the_contract(subject: Subject, stored: torch.dtype) -> None:
+    assert subject.backend.loading_dtype(stored) in FLOATS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
+import torch
 from torch import Tensor
 
 from unipruning_core import Backend
@@ -39,6 +40,18 @@ class CpuBackend(Backend):
                 self.detail = str(error)
         self.malloc = keep_freed_memory()
         log.info("the CPU backend uses its %s operations: %s; malloc %s", self.tier, self.detail, self.malloc)
+
+    def loading_dtype(self, stored: torch.dtype) -> torch.dtype:
+        """float32 in the place of a half precision that this CPU has no instructions for.
+
+        Without them a backward pass takes some 16 times as long as in float32.
+        """
+        # what torch itself asks before it takes oneDNN's fast matrix products, which are what differs
+        fast = {
+            torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+            torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+        }
+        return stored if stored not in fast or fast[stored]() else torch.float32
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         self._operations.accumulate_sumsq(x, out)
