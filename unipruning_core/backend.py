@@ -138,8 +138,9 @@ class Backend(ABC):
         feedback: Tensor,  # (out, in), float32, F >= 0
         local: Tensor,  # (out, in), float32, V >= 0
         exponent: float,  # a >= 0
+        weight: Tensor | None = None,  # (out, in), any float, W; left out, it counts as one
     ) -> Tensor:  # (out, in), float32
-        r"""The score of two duals: :math:`F^{1/2} \cdot V^a`, with :math:`0^0 = 1`."""
+        r"""The score of what the loss and the local metric say: :math:`|W| F^{1/2} \cdot V^a`, with :math:`0^0 = 1`."""
 
     @abstractmethod
     def magnitude_histogram(

@@ -46,8 +46,9 @@ def mirror_step(
         threshold.copy_(dual.abs().flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
 
 
-def blend_scores(feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
-    return (feedback.sqrt() * local.pow(exponent)).contiguous()
+def blend_scores(feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
+    root = feedback.sqrt() if weight is None else feedback.sqrt() * weight.float().abs()
+    return (root * local.pow(exponent)).contiguous()
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Triton kernel for the blend of the two duals of a search with feedback."""
+"""Triton kernel for the score of a search with feedback: what the loss and the local metric say, in one pass."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unipruning_kernels.triton_float import widen
 from unipruning_kernels.triton_launch import Launcher
 
 
@@ -14,15 +15,19 @@ from unipruning_kernels.triton_launch import Launcher
 def blend(
     feedback,  # (numel,), float32, F >= 0
     local,  # (numel,), float32, V >= 0
+    weight,  # (numel,), any float, W, or anything where has_weight is False
     out,  # (numel,), float32
     numel,
     exponent,
+    has_weight: tl.constexpr,
     block: tl.constexpr,
 ):
-    r"""out = F^(1/2) V^a, with V^a = 2^(a log2 V) and 0^0 = 1."""
+    r"""out = |W| F^(1/2) V^a, with V^a = 2^(a log2 V) and 0^0 = 1."""
     index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     inside = index < numel
     root = tl.sqrt_rn(tl.load(feedback + index, mask=inside, other=0.0))
+    if has_weight:
+        root *= tl.abs(widen(tl.load(weight + index, mask=inside, other=0.0)))
     base = tl.load(local + index, mask=inside, other=1.0)
     zero = base == 0.0
     power = tl.exp2(exponent * tl.log2(tl.where(zero, 1.0, base)))
@@ -30,10 +35,19 @@ def blend(
     tl.store(out + index, root * power, mask=inside)
 
 
-def blend_scores(launch: Launcher, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+def blend_scores(
+    launch: Launcher, feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None
+) -> Tensor:
     feedback, local = feedback.contiguous(), local.contiguous()
+    given = feedback if weight is None else weight.contiguous()
     out = torch.empty_like(feedback)
     numel = out.numel()
     block = launch.flat(1024, numel)
-    launch(blend, triton.cdiv(numel, block), feedback, local, out, numel, float(exponent), block=block)
+    launch(
+        blend,
+        triton.cdiv(numel, block),
+        *(feedback, local, given, out, numel, float(exponent)),
+        has_weight=weight is not None,
+        block=block,
+    )
     return out

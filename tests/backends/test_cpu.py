@@ -183,9 +183,11 @@ def test_every_pattern_keeps_what_the_definition_keeps(backend, m, values, layou
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_blended_scores_agree(backend, layout, exponent):
     feedback, local = layout(random(257, 1028).clamp_min(0.0)), layout(random(257, 1028, seed=1).clamp_min(0.0))
-    found = backend.blend_scores(feedback, local, exponent)
-    assert found.is_contiguous()
-    torch.testing.assert_close(found, reference.blend_scores(feedback, local, exponent), rtol=1e-6, atol=0.0)
+    for weight in (None, layout(random(257, 1028, seed=2).bfloat16())):
+        found = backend.blend_scores(feedback, local, exponent, weight)
+        assert found.is_contiguous()
+        wanted = reference.blend_scores(feedback, local, exponent, weight)
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0.0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -47,6 +47,7 @@ VECTORS = torch.rand(2, 96, generator=torch.Generator().manual_seed(4))
         ("abs_sums", lambda: (weight(torch.float16), VECTORS[0])),
         ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7)),
         ("blend_scores", lambda: (weight().square(), weight().abs(), 0.0)),
+        ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7, weight(torch.bfloat16))),
         ("magnitude_histogram", lambda: (levels(), torch.tensor(0, dtype=torch.int32), 0, torch.zeros(2048).long())),
         ("magnitude_histogram", lambda: (levels(), torch.tensor(1016, dtype=torch.int32), 1, torch.zeros(1024).long())),
         ("threshold_mask", lambda: (levels(), torch.tensor(1.0), torch.tensor(1234))),

@@ -78,6 +78,8 @@ def test_blend_scores_is_a_product_of_powers(exponent):
     score = reference.blend_scores(feedback, local, exponent)
     expected = [[math.sqrt(f) * v**exponent for v in values] for f in values]
     assert torch.allclose(score, torch.tensor(expected), rtol=1e-6, atol=0.0)
+    weighted = reference.blend_scores(feedback, local, exponent, weight=torch.full((4, 4), -3.0))
+    assert torch.allclose(weighted, 3 * torch.tensor(expected), rtol=1e-6, atol=0.0)
 
 
 def test_three_digits_give_every_order_statistic(rng):

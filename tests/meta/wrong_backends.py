@@ -116,17 +116,17 @@ class AddsNoiseOfHalfAnUlp(Control):
     def __init__(self) -> None:
         self.calls = 0
 
-    def blend_scores(self, feedback, local, exponent):
+    def blend_scores(self, feedback, local, exponent, weight=None):
         self.calls += 1
-        return reference.blend_scores(feedback, local, exponent) * (1.0 + self.calls % 2 * 2.0**-22)
+        return reference.blend_scores(feedback, local, exponent, weight) * (1.0 + self.calls % 2 * 2.0**-22)
 
 
 class LeavesTheTailUnwritten(Control):
-    def blend_scores(self, feedback, local, exponent):
+    def blend_scores(self, feedback, local, exponent, weight=None):
         score = torch.empty(feedback.shape)
-        score.view(-1)[: feedback.numel() // 4 * 4 - 1] = reference.blend_scores(feedback, local, exponent).view(-1)[
-            : feedback.numel() // 4 * 4 - 1
-        ]
+        score.view(-1)[: feedback.numel() // 4 * 4 - 1] = reference.blend_scores(
+            feedback, local, exponent, weight
+        ).view(-1)[: feedback.numel() // 4 * 4 - 1]
         return score
 
 
@@ -134,14 +134,19 @@ class ReusesItsBuffer(Control):
     def __init__(self) -> None:
         self.buffers: dict[torch.Size, Tensor] = {}
 
-    def blend_scores(self, feedback, local, exponent):
+    def blend_scores(self, feedback, local, exponent, weight=None):
         buffer = self.buffers.setdefault(feedback.shape, torch.zeros(feedback.shape))
-        return buffer.copy_(reference.blend_scores(feedback, local, exponent))
+        return buffer.copy_(reference.blend_scores(feedback, local, exponent, weight))
+
+
+class LeavesTheWeightOut(Control):
+    def blend_scores(self, feedback, local, exponent, weight=None):
+        return reference.blend_scores(feedback, local, exponent)
 
 
 class AliasesTheInput(Control):
-    def blend_scores(self, feedback, local, exponent):
-        return feedback if exponent == 0.0 else reference.blend_scores(feedback, local, exponent)
+    def blend_scores(self, feedback, local, exponent, weight=None):
+        return feedback if exponent == 0.0 else reference.blend_scores(feedback, local, exponent, weight)
 
 
 class IgnoresThePrefix(Control):

@@ -77,8 +77,8 @@ class CpuBackend(Backend):
             dual, weight, r, p, q, threshold, step_size=step_size, rank=rank, gradient=gradient, phi=phi
         )
 
-    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
-        return self._operations.blend_scores(feedback, local, exponent)
+    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
+        return self._operations.blend_scores(feedback, local, exponent, weight)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         self._operations.magnitude_histogram(score, prefix, level, counts)

@@ -72,10 +72,13 @@ class PortableOperations:
         elif rank == 0:
             threshold.zero_()
 
-    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
         score = torch.empty(local.shape)
         for tile in tiles(local):
-            torch.pow(local[tile], exponent, out=score[tile]).mul_(feedback[tile].sqrt())
+            root = feedback[tile].sqrt()
+            if weight is not None:
+                root.mul_(weight[tile].abs())
+            torch.pow(local[tile], exponent, out=score[tile]).mul_(root)
         return score
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:

@@ -74,12 +74,13 @@ def _move(
         v.add_(pull.sub_(gamma).mul_(step_size))
 
 
-def blend_scores(feedback: Tensor, local: Tensor, exponent: float) -> Tensor:
+def blend_scores(feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
     score = torch.empty(feedback.shape, dtype=feedback.dtype, device=feedback.device)
     for rows in row_chunks(score, 8):
+        torch.sqrt(feedback[rows], out=score[rows])
         # a power function made of a logarithm knows no 0 to the power of 0
-        if exponent == 0:
-            torch.sqrt(feedback[rows], out=score[rows])
-        else:
-            torch.mul(feedback[rows].sqrt(), local[rows].pow(exponent), out=score[rows])
+        if exponent != 0:
+            score[rows].mul_(local[rows].pow(exponent))
+        if weight is not None:
+            score[rows].mul_(weight[rows].abs().float())
     return score
