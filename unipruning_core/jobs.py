@@ -84,6 +84,8 @@ def run_search(
         sparsity.check(targets)
     if settings.prox_strength:
         settings.regulariser.check(targets)
+    if settings.ramp_pattern:
+        settings.ramp_pattern.check(targets)
     report_targets(targets, left_out, progress)
     text = load_text(data.source, split=data.split, field=data.field)
     calibration = calibration_batches(

@@ -28,7 +28,8 @@ def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSetting
 
     A weight of the model costs w.  ``frozen`` adds one matrix of float32; ``coupled`` 4 a target weight (V) and two
     matrices; ``drift`` 2 w + 8 (V, both moments, the gradient), or w + 8 where no clipping makes it keep the gradient;
-    ``feedback`` 4 w + 12: besides ``drift``'s with the gradient a second dual, the original and the masked weights.
+    ``feedback`` 2 w + 8: the original weights, but no gradient.  Where the weights stay (learning rate 0) there are no
+    moments, and ``feedback`` has a second dual in place of them and of the original weights.
     """
     total, largest = sum(sizes), max(sizes)
     model = {"weights": model_weights * width}
@@ -36,14 +37,12 @@ def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSetting
         return model | {"dual of one matrix": 4 * largest}
     if settings.mode == "coupled":
         return model | {"dual": 4 * total, "gradient and step of one matrix": 2 * width * largest}
-    parts = model | {"dual": 4 * total, "moments": (width + 4) * total}
+    parts = model | {"dual": 4 * total}
+    if settings.learning_rate:
+        parts["moments"] = (width + 4) * total
     if settings.mode == "feedback":
-        return parts | {
-            "gradient": width * total,
-            "second dual": 4 * total,
-            "original weights": width * total,
-            "masked weights": width * total,
-        }
+        own = {"original weights": width * total} if settings.learning_rate else {"second dual": 4 * total}
+        return parts | own | {"gradient, masked weights and score of one matrix": (2 * width + 4) * largest}
     return parts | ({"gradient": width * total} if settings.max_grad_norm else {})
 
 

@@ -77,7 +77,8 @@ class DriftSearch(LossSearch):
         self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
     ) -> None:
         super().__init__(model, layers, settings, backend, samples)
-        self.moments = [Moments.zeros_like(layer.parameter) for layer in layers]
+        self.betas = BETAS
+        self.moments = [Moments.zeros_like(layer.parameter) for layer in layers] if settings.learning_rate else []
 
     def consume(self, sample: int, input_ids: Tensor) -> float:
         loss, seen = self._loss(input_ids)
@@ -88,7 +89,7 @@ class DriftSearch(LossSearch):
                 self._step(position, sample, seen, scale)
         else:
             one = torch.ones((), device=loss.device)
-            with _on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)):
+            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)):
                 loss.backward()
         return float(loss.detach())
 
@@ -106,22 +107,30 @@ class DriftSearch(LossSearch):
         if (statistics := self._statistics(position, seen)) is not None:
             self._mirror_step(position, sample, statistics, self.duals[position], self.thresholds[position])
         if (gradient := layer.parameter.grad) is not None:
-            moments = self.moments[position]
-            self.backend.adamw_step(
-                *(layer.parameter.detach(), gradient, moments.first, moments.second, scale.to(gradient.device)),
-                step=sample + 1,
-                learning_rate=settings.learning_rate * schedule(sample, self.samples),
-                betas=BETAS,
-                epsilon=EPSILON,
-            )
+            self._descend(position, sample, gradient, scale)
             layer.parameter.grad = None
         if settings.prox_strength:
             pattern = settings.regulariser
             self.backend.nm_prox(layer.weight, settings.prox_strength, pattern.n, pattern.m)
 
+    def _descend(self, position: int, sample: int, gradient: Tensor, scale: Tensor) -> None:
+        """Use a layer's gradient, both as the module stores its weight."""
+        if not self.moments:
+            return
+        moments = self.moments[position]
+        self.backend.adamw_step(
+            self.layers[position].parameter.detach(),
+            *(gradient, moments.first, moments.second, scale.to(gradient.device)),
+            step=sample + 1,
+            learning_rate=self.settings.learning_rate * schedule(sample, self.samples),
+            betas=self.betas,
+            epsilon=EPSILON,
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         state = super().tensors()
-        for layer, moments in zip(self.layers, self.moments, strict=True):
+        # no moments where the weights stay
+        for layer, moments in zip(self.layers, self.moments, strict=bool(self.moments)):
             state[f"{layer.name}.first"], state[f"{layer.name}.second"] = moments.first, moments.second
         return state
 
@@ -142,7 +151,7 @@ class CoupledSearch(LossSearch):
 
     def consume(self, sample: int, input_ids: Tensor) -> float:
         loss, seen = self._loss(input_ids)
-        with _on_gradient(self.layers, lambda position: self._step(position, sample, seen)):
+        with on_gradient(self.layers, lambda position: self._step(position, sample, seen)):
             loss.backward()
         return float(loss.detach())
 
@@ -170,7 +179,7 @@ class CoupledSearch(LossSearch):
 
 
 @contextmanager
-def _on_gradient(layers: Sequence[Layer], use: Callable[[int], None]) -> Iterator[None]:
+def on_gradient(layers: Sequence[Layer], use: Callable[[int], None]) -> Iterator[None]:
     """Call ``use(position)`` as soon as a layer's gradient is complete, while the backward goes on.
 
     By then autograd has made the gradient of the layer's input, so ``use`` may change the weight.

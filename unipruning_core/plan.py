@@ -149,15 +149,18 @@ def least_step_bytes(targets: Sequence[Target], settings: SearchSettings, width:
     if settings.mode == "coupled":
         parts["weight step"] = float(5 * width + 4)
     if settings.mode in ("drift", "feedback"):
-        if settings.max_grad_norm:
+        if settings.mode == "drift" and settings.max_grad_norm:
             parts["gradient norm"] = float(width)
-        parts["AdamW"] = float(5 * width + 8)
+        if settings.learning_rate:
+            parts["AdamW"] = float(5 * width + 8)
         if settings.prox_strength:
             parts["nm_prox"] = float(2 * width)
     if settings.mode == "feedback":
-        parts["mirror_step of the second dual"] = float(8 + 2 * width)
-        # the score is blended afresh for each of three histograms and for the mask
-        parts["budget and masked weights"] = float(4 * 12 + 3 * 4 + 5 + 1 + 2 * width)
+        if not settings.learning_rate:
+            parts["mirror_step of the second dual"] = float(8 + 2 * width)
+        # the score is blended afresh for each of three histograms, and for the masks of the forward and the backward
+        blend = 12 + (width if settings.learning_rate else 0)
+        parts["budget and masked weights"] = float(5 * blend + 3 * 4 + 2 * (5 + 1 + 2 * width))
     return parts
 
 

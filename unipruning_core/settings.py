@@ -31,6 +31,7 @@ class SearchSettings:
     ramp_share: float = 0.8  # feedback: the share of samples over which it gets there
     feedback_step: float = 0.05  # gamma, feedback: how fast F follows
     exponent: float = 1.0  # a, feedback: of V in the score F^(1/2) V^a
+    pattern: str = ""  # N:M, feedback: what the ramp heads for; none is a share of all weights
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -49,15 +50,34 @@ class SearchSettings:
         for name in ("exponent", "learning_rate", "max_grad_norm", "prox_strength", "coupling", "soft_threshold"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name.replace('_', ' ')} must be a number from 0 up, not {getattr(self, name)}")
-        _ = self.regulariser
+        if self.pattern and self.mode != "feedback":
+            raise ConfigError(
+                f"--pattern is for the ramp of --mode feedback, and {self.mode} has none; any pattern can be projected"
+            )
+        _ = self.regulariser, self.most_sparse
 
     @property
     def regulariser(self) -> SemiStructured:
         """The N:M pattern that the proximal step pulls towards."""
-        pattern = parse_sparsity(self.prox_pattern)
-        if not isinstance(pattern, SemiStructured):
-            raise ConfigError(f"the regulariser's pattern must be N:M, such as 2:4, not {self.prox_pattern!r}")
-        return pattern
+        return _pattern(self.prox_pattern, "the regulariser's pattern")
+
+    @property
+    def ramp_pattern(self) -> SemiStructured | None:
+        """The N:M pattern within which the ramp of ``feedback`` takes weights away."""
+        return _pattern(self.pattern, "the pattern of a search") if self.pattern else None
+
+    @property
+    def most_sparse(self) -> float:
+        """Where the ramp of ``feedback`` ends."""
+        pattern = self.ramp_pattern
+        return self.ramp_sparsity if pattern is None else min(self.ramp_sparsity, 1 - pattern.n / pattern.m)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _pattern(text: str, what: str) -> SemiStructured:
+    pattern = parse_sparsity(text)
+    if not isinstance(pattern, SemiStructured):
+        raise ConfigError(f"{what} must be N:M, such as 2:4, not {text!r}")
+    return pattern

@@ -1,16 +1,25 @@
 """The feedback mode against a plain transcription, and what its masks must be along the ramp."""
 
 import math
+import weakref
 
 import pytest
 import torch
 from test_modes import batches, keep_largest, run, start
 from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
 
+from unipruning_core.masked_forward import masked_weights
+
 RAMP = {"ramp_sparsity": 0.6, "ramp_share": 0.5, "feedback_step": 0.2}
 
 
-def transcription(folder, data, exponent):
+def keep_in_groups(score, n, m):
+    groups = score.reshape(-1, m)
+    order = groups.sort(dim=1, descending=True, stable=True).indices
+    return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order[:, :n], True).view_as(score)
+
+
+def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
     """The formulas of the mode as a reader would write them down; wanda as the local metric."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     reader = start(folder)
@@ -20,7 +29,7 @@ def transcription(folder, data, exponent):
     turned = {layer.name: layer.target.transposed for layer in reader.layers}
     modules = {name: model.get_submodule(path) for name, path in paths.items()}
     parameters = [module.weight for module in modules.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.999), eps=1e-10, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.8), eps=1e-10, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * len(data)), len(data))
 
     def facing(name, x):
@@ -35,10 +44,14 @@ def transcription(folder, data, exponent):
         module.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0].detach()))
     sizes = [w.numel() for w in W0.values()]
     for t, ids in enumerate(data):
-        sparsity = 0.6 * min(1.0, t / (0.5 * len(data)))
+        most = min(0.6, 1 - pattern[0] / pattern[1]) if pattern else 0.6
+        sparsity = most * min(1.0, t / (0.5 * len(data)))
         full = {name: module.weight.detach().clone() for name, module in modules.items()}
         if t:
-            score = torch.cat([(F[name].sqrt() * V[name] ** exponent).flatten() for name in W0])
+            scores = [F[name].sqrt() * V[name] ** exponent for name in W0]
+            if pattern:
+                scores = [s.masked_fill(keep_in_groups(s, *pattern), torch.inf) for s in scores]
+            score = torch.cat([s.flatten() for s in scores])
             keep = sum(sizes) - round(sparsity * sum(sizes))
             mask = keep_largest(score, keep / sum(sizes)).split(sizes)
             for (name, module), part in zip(modules.items(), mask, strict=True):
@@ -51,7 +64,6 @@ def transcription(folder, data, exponent):
             module.weight.data.copy_(full[name])
             g = facing(name, module.weight.grad)
             F[name] = F[name] + 0.2 * ((W0[name] * g) ** 2 - F[name])
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for name, module in modules.items():
             W = facing(name, module.weight.detach())
             S = W.abs() * seen[name].flatten(0, -2).square().mean(0).sqrt()
@@ -64,10 +76,16 @@ def transcription(folder, data, exponent):
     return {name: F[name].sqrt() * V[name] ** exponent for name in W0}, losses
 
 
-@pytest.mark.parametrize("exponent", [0.5, 1.0])
-def test_feedback_equals_a_plain_transcription(folder, exponent):
-    expected, expected_losses = transcription(folder, batches(), exponent)
-    actual, losses = run(folder, batches(), mode="feedback", metric="wanda", exponent=exponent, **RAMP)
+@pytest.mark.parametrize("learning_rate", [1e-4, 0.0])
+@pytest.mark.parametrize(("exponent", "pattern"), [(0.5, None), (1.0, None), (1.0, (2, 4)), (1.0, (1, 8))])
+def test_feedback_equals_a_plain_transcription(folder, exponent, learning_rate, pattern):
+    expected, expected_losses = transcription(folder, batches(), exponent, learning_rate, pattern)
+    options = {
+        "exponent": exponent,
+        "learning_rate": learning_rate,
+        "pattern": "{}:{}".format(*pattern) if pattern else "",
+    }
+    actual, losses = run(folder, batches(), mode="feedback", metric="wanda", **options, **RAMP)
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for name, outcome in actual.items():
         assert float(outcome.threshold) == 0.0
@@ -78,12 +96,16 @@ def test_feedback_equals_a_plain_transcription(folder, exponent):
 def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
     search = start(folder, mode="feedback", **RAMP)
     total = sum(layer.weight.numel() for layer in search.layers)
-    zeros = []
-    search.layers[0].module.register_forward_hook(
-        lambda *_: zeros.append(sum(int((layer.weight == 0).sum()) for layer in search.layers))
-    )
+    zeros = [0] * len(batches())
     for sample, ids in enumerate(batches()):
+
+        def count(module, *_, sample=sample):
+            zeros[sample] += int((module.weight == 0).sum())
+
+        handles = [layer.module.register_forward_hook(count) for layer in search.layers]
         search.consume(sample, ids)
+        for handle in handles:
+            handle.remove()
     wanted = [round(search.sparsity_at(sample) * total) for sample in range(len(batches()))]
     assert wanted[0] == 0
     assert wanted[-1] == round(0.6 * total)
@@ -108,3 +130,29 @@ def test_a_forward_that_fails_leaves_the_weights_unmasked(folder):
         search.consume(4, torch.tensor([[10_000]]))
     for layer, weight in zip(search.layers, before, strict=True):
         assert torch.equal(layer.weight, weight)
+
+
+def test_one_masked_matrix_is_held_at_a_time_and_the_backward_sees_it_too(folder):
+    search = start(folder, mode="feedback", **RAMP)
+    made = []
+
+    def mask(position):
+        kept = torch.arange(search.layers[position].weight.numel()).view(search.layers[position].weight.shape) % 3 > 0
+        made.append(weakref.ref(kept))
+        assert sum(reference() is not None for reference in made) <= 2, "the one before goes when the next is there"
+        return kept
+
+    ids = batches()[0]
+    with masked_weights(search.layers, mask):
+        loss = search.model(input_ids=ids, labels=ids).loss
+        assert all(torch.equal(layer.weight, w) for layer, w in zip(search.layers, search.original, strict=True))
+        loss.backward()
+    found = [layer.parameter.grad.clone() for layer in search.layers]
+    assert len(made) > len(search.layers), "the backward makes them again, but for inputs that need no gradient"
+
+    search.model.zero_grad()
+    for position, layer in enumerate(search.layers):
+        layer.weight.mul_(mask(position))
+    search.model(input_ids=ids, labels=ids).loss.backward()
+    for gradient, layer in zip(found, search.layers, strict=True):
+        assert torch.equal(gradient, layer.parameter.grad)
