@@ -94,7 +94,7 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         dense_perplexity, dense = evaluate(model)
         searching = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
         search = _command(["search", model, "--out", str(run), "--mode", choice.mode, *searching, *backend], progress)
-        asked = [word for sparsity in parsed for word in ("--sparsity", str(sparsity))]
+        asked = [word for text in choice.sparsities for word in ("--sparsity", text)]
         project = _command(["project", model, str(run), *asked, "--out", str(pruned), *backend], progress)
         rows = [
             _row("dense", dense_perplexity, "", dense),

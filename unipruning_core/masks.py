@@ -6,12 +6,14 @@ A mask lies there in the layer's own orientation, (out, in), row-major:
 * ``N:M``: of each group its rank among the C(M, N) ways to keep N of M, in ceil(log2 C(M, N)) bits, the lowest first.
   With the kept positions c_1 < ... < c_N the rank is sum_k C(c_k, k), the combinatorial number system.
   2:4 takes three bits a group, 0.75 bit a weight.
+
+Which of the two it is stands beside each matrix in the file's metadata, since they may be mixed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -20,17 +22,17 @@ import torch
 from torch import Tensor
 
 from unipruning_core.checkpoint import Target
-from unipruning_core.errors import CheckpointError, ConfigError
-from unipruning_core.sparsity import SemiStructured, Sparsity, parse_sparsity
+from unipruning_core.errors import CheckpointError
+from unipruning_core.sparsity import Cut, SemiStructured, parse_cut
 from unipruning_core.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.tensorstream import TensorStream
 
 MASK_FILE = "masks.safetensors"
-FORMAT = "unipruning-masks-1"
+FORMAT = "unipruning-masks-2"
 CHUNK = 1 << 16  # groups ranked at a time: int64 ranks of a whole matrix would be larger than its mask; a multiple of 8
 
 
-def packed_bytes(shape: Sequence[int], sparsity: Sparsity) -> int:
+def packed_bytes(shape: Sequence[int], sparsity: Cut | None) -> int:
     """How many bytes the packed mask of a matrix takes."""
     numel = shape[0] * shape[1]
     if isinstance(sparsity, SemiStructured):
@@ -38,7 +40,7 @@ def packed_bytes(shape: Sequence[int], sparsity: Sparsity) -> int:
     return -(-numel // 8)
 
 
-def pack(mask: Tensor, sparsity: Sparsity) -> Tensor:  # (out, in) bool -> (bytes,) uint8
+def pack(mask: Tensor, sparsity: Cut | None) -> Tensor:  # (out, in) bool -> (bytes,) uint8
     """The mask in the fewest bits its pattern allows; an N:M mask keeps exactly N of every M."""
     if not isinstance(sparsity, SemiStructured):
         return _pack_bits(mask.flatten())
@@ -51,7 +53,11 @@ def pack(mask: Tensor, sparsity: Sparsity) -> Tensor:  # (out, in) bool -> (byte
     return torch.cat(packed) if packed else torch.empty(0, dtype=torch.uint8)
 
 
-def unpack(packed: Tensor, shape: tuple[int, int], sparsity: Sparsity) -> Tensor:  # (bytes,) uint8 -> (out, in) bool
+def unpack(
+    packed: Tensor,  # (bytes,) uint8
+    shape: tuple[int, int],
+    sparsity: Cut | None,
+) -> Tensor:  # (out, in) bool
     """The mask that ``pack`` was given."""
     numel = shape[0] * shape[1]
     if not isinstance(sparsity, SemiStructured):
@@ -66,16 +72,15 @@ def unpack(packed: Tensor, shape: tuple[int, int], sparsity: Sparsity) -> Tensor
     return mask.view(shape)
 
 
-def mask_stream(folder: Path, targets: Sequence[Target], sparsity: Sparsity) -> TensorStream:
-    """The mask file of a folder, to append each target's packed mask to, in order."""
-    layers = {target.name: {"shape": target.shape, "transposed": target.transposed} for target in targets}
-    metadata = {
-        "format": FORMAT,
-        "sparsity": str(sparsity),
-        "pattern": str(sparsity) if isinstance(sparsity, SemiStructured) else "bits",
-        "layers": json.dumps(layers),
+def mask_stream(folder: Path, targets: Sequence[Target], sparsity: str, cuts: Mapping[str, Cut]) -> TensorStream:
+    """The mask file of a folder, to append each target's packed mask to, in order; ``sparsity`` is for the record."""
+    patterns = {name: str(cut) if isinstance(cut, SemiStructured) else "bits" for name, cut in cuts.items()}
+    layers = {
+        target.name: {"shape": target.shape, "transposed": target.transposed, "pattern": patterns[target.name]}
+        for target in targets
     }
-    contents = {target.name: (torch.uint8, (packed_bytes(target.shape, sparsity),)) for target in targets}
+    metadata = {"format": FORMAT, "sparsity": sparsity, "layers": json.dumps(layers)}
+    contents = {target.name: (torch.uint8, (packed_bytes(target.shape, cuts[target.name]),)) for target in targets}
     return TensorStream(folder / MASK_FILE, contents, metadata)
 
 
@@ -83,15 +88,16 @@ def mask_stream(folder: Path, targets: Sequence[Target], sparsity: Sparsity) -> 
 class MaskFile:
     """The masks of a pruned checkpoint, unpacked one at a time."""
 
-    sparsity: Sparsity
+    sparsity: str  # as it was asked for
     targets: tuple[Target, ...]
+    patterns: dict[str, SemiStructured | None]  # by target; None where the mask is bits
     packed: dict[str, TensorInfo]
 
     def read(self, name: str) -> Tensor:
         """The mask of one target in the layer's orientation, (out, in) bool: True is kept."""
         shape = next(target.shape for target in self.targets if target.name == name)
         try:
-            return unpack(read_tensor(self.packed[name]), shape, self.sparsity)
+            return unpack(read_tensor(self.packed[name]), shape, self.patterns[name])
         except ValueError as error:
             raise CheckpointError(f"the mask of {name!r} is damaged: {error}; project again") from error
 
@@ -109,17 +115,26 @@ def read_masks(folder: str | Path) -> MaskFile:
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{str(path)!r} is of format {metadata.get('format')!r}, not {FORMAT!r}; project again")
     try:
-        sparsity = parse_sparsity(metadata["sparsity"])
         layers = json.loads(metadata["layers"])
         targets = tuple(
             Target(name, (layer["shape"][0], layer["shape"][1]), layer["transposed"]) for name, layer in layers.items()
         )
-        whole = {target.name: packed_bytes(target.shape, sparsity) for target in targets}
-    except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+        patterns = {name: _pattern(layer["pattern"]) for name, layer in layers.items()}
+        whole = {target.name: packed_bytes(target.shape, patterns[target.name]) for target in targets}
+        found = MaskFile(metadata["sparsity"], targets, patterns, packed)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{str(path)!r} does not say what its masks are: {error}; project again") from error
     if whole != {name: info.nbytes for name, info in packed.items()}:
         raise CheckpointError(f"{str(path)!r} holds other masks than its metadata says; project again")
-    return MaskFile(sparsity, targets, packed)
+    return found
+
+
+def _pattern(text: str) -> SemiStructured | None:
+    if text == "bits":
+        return None
+    if isinstance(pattern := parse_cut(text), SemiStructured):
+        return pattern
+    raise ValueError(f"{text!r} is neither N:M nor 'bits'")
 
 
 def _rank_bits(sparsity: SemiStructured) -> int:

@@ -7,18 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.backend import OPERATIONS
+from unipruning_core.budget import Budget
 from unipruning_core.errors import BackendNotFoundError, ConfigError
 from unipruning_core.masks import packed_bytes
 from unipruning_core.memory import held_parts
 from unipruning_core.registry import Catalogue
 from unipruning_core.saliency import METRICS, SUBSET_SHARE
-from unipruning_core.sparsity import Unstructured
+from unipruning_core.sparsity import Unstructured, kept_weights
 
 if TYPE_CHECKING:
     from unipruning_core.checkpoint import Target
     from unipruning_core.plan_model import Outline
     from unipruning_core.settings import SearchSettings
-    from unipruning_core.sparsity import Sparsity
+    from unipruning_core.sparsity import Cut, Sparsity
 
 SCHEMA = "unipruning-plan-1"
 FORMULA = (
@@ -95,6 +96,7 @@ def plan_search(
     check_seq_len(outline.config, seq_len)
     for sparsity in sparsities:
         sparsity.check(outline.targets)
+    pruned = {str(sparsity): pruned_weights(outline.targets, sparsity) for sparsity in sparsities}
     follows_loss = settings.mode != "frozen"
     trace = trace_sample(outline, seq_len, backward=follows_loss)
     width, metric = outline.dtype.itemsize, METRICS[settings.metric]
@@ -125,7 +127,7 @@ def plan_search(
             "each pruned checkpoint": width * outline.parameters,
             **{f"masks of {sparsity}": masks_bytes(outline.targets, sparsity) for sparsity in sparsities},
         },
-        pruned={str(sparsity): pruned_weights(outline.targets, sparsity) for sparsity in sparsities},
+        pruned=pruned,
         seconds=seconds(
             machine,
             samples * trace.flops,
@@ -176,18 +178,21 @@ def left_to_reference(backend: str | None) -> list[str]:
 
 def masks_bytes(targets: Sequence[Target], sparsity: Sparsity) -> int:
     """Bytes of the masks of all targets as they are stored."""
-    return sum(packed_bytes(target.shape, sparsity) for target in targets)
+    cuts = _cuts(targets, sparsity)
+    return sum(packed_bytes(target.shape, cuts[target.name]) for target in targets)
 
 
 def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
     """How many weights a sparsity prunes, by the exact counts of its scope."""
     total = sum(rows * columns for rows, columns in (target.shape for target in targets))
-    scope = sparsity.scope if isinstance(sparsity, Unstructured) else "matrix"
-    if scope == "global":
+    if isinstance(sparsity, Unstructured) and sparsity.scope == "global":
         return total - sparsity.keep(total)
-    if scope == "row":
-        return total - sum(target.shape[0] * sparsity.keep(target.shape[1]) for target in targets)
-    return total - sum(sparsity.keep(target.shape[0] * target.shape[1]) for target in targets)
+    cuts = _cuts(targets, sparsity)
+    return total - sum(kept_weights(cuts[target.name], target.shape) for target in targets)
+
+
+def _cuts(targets: Sequence[Target], sparsity: Sparsity) -> dict[str, Cut]:
+    return sparsity.cuts(targets) if isinstance(sparsity, Budget) else {t.name: sparsity for t in targets}
 
 
 def seconds(machine: Machine, flops: float, model_bytes: float, step_bytes: float) -> dict[str, float] | None:

@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import CheckpointError, OutputError, RunError
-from unipruning_core.masks import packed_bytes
+from unipruning_core.masking import Scores, checked_score, decide, masks_of
 from unipruning_core.progress import Progress
 from unipruning_core.pruned import INTEGERS, REPORT_FILE, PrunedFolder, is_pruned_checkpoint
-from unipruning_core.select import Selection, kth_largest_many
-from unipruning_core.sparsity import SemiStructured, Sparsity, Unstructured, check_distinct
+from unipruning_core.sparsity import Sparsity, check_distinct
 from unipruning_core.staging import check_space, clean_up, staged
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
 
 NAMES_SHOWN = 5
-
-
-class Scores(Protocol):
-    """What a search leaves behind."""
-
-    @property
-    def targets(self) -> tuple[Target, ...]:
-        """The layers that were searched, in checkpoint order."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the checkpoint that was searched."""
-
-    @property
-    def provenance(self) -> dict[str, object]:
-        """Settings and versions, as JSON can hold them."""
-
-    def score(self, name: str) -> Tensor:  # (out, in), float32, finite, on the CPU
-        """abs(Gamma) of one target."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +50,7 @@ def project(
     more.  Nothing is written before all is checked, and ``out`` appears whole or not at all.
 
     Raises:
-        ConfigError: a sparsity occurs twice or does not divide a layer.
+        ConfigError: a sparsity occurs twice, does not divide a layer, or does not fit the model.
         RunError: the scores belong to another model, or are not what they should be.
         CheckpointError: a target is of a type that cannot be pruned, or cannot be read.
         OutputError: the output folder is in use, or does not fit on its disk.
@@ -87,21 +64,21 @@ def project(
     slugs = _slugs(sparsities)
     files, left_out = _files(checkpoint)
     size = _size(checkpoint, files)
-    budgets = _global_selections(scores, sparsities, backend, progress)
+    decided = decide(scores, sparsities, backend, progress)
 
     with staged(out, replace=overwrite) as folder, ExitStack() as stack:
         outputs = [
-            stack.enter_context(PrunedFolder(folder / slug, sparsity, checkpoint, scores.targets))
-            for slug, sparsity in zip(slugs, sparsities, strict=True)
+            stack.enter_context(PrunedFolder(folder / slug, one.sparsity, checkpoint, scores.targets, one.cuts))
+            for slug, one in zip(slugs, decided, strict=True)
         ]
         with progress.task("copying", size * len(outputs), "B") as task:
             for output in outputs:
                 output.copy(files, task)
         with progress.task("pruning", len(scores.targets), "matrix") as task:
             for position, target in enumerate(scores.targets):
-                score, weight = _score(scores, target, backend), checkpoint.read(target.name)
+                score, weight = checked_score(scores, target, backend), checkpoint.read(target.name)
                 nonzero = int(score.count_nonzero())
-                masks = _masks(score, position, sparsities, budgets, backend)
+                masks = masks_of(score, position, target.name, decided, backend)
                 for output, mask in zip(outputs, masks, strict=True):
                     output.prune(target, weight, mask.cpu(), nonzero)
                 task.advance()
@@ -142,7 +119,7 @@ def check_output(
     clean_up(out, progress)
     _check_free(out, _slugs(sparsities), overwrite)
     size = _size(checkpoint, _files(checkpoint)[0])
-    check_space(out, sum(size + _own_bytes(targets, sparsity) for sparsity in sparsities))
+    check_space(out, len(sparsities) * (size + _own_bytes(targets)))
 
 
 def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
@@ -218,61 +195,9 @@ def _files(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
     return [Path(shard.name) for shard in checkpoint.shards] + files, left_out
 
 
-def _own_bytes(targets: Iterable[Target], sparsity: Sparsity) -> int:
-    """Of the mask file and the report, rounded up generously for names and numbers."""
-    return 65536 + sum(packed_bytes(target.shape, sparsity) + 1024 for target in targets)
-
-
-def _score(scores: Scores, target: Target, backend: Backend) -> Tensor:
-    score = scores.score(target.name)
-    if score.shape != target.shape or score.dtype != torch.float32:
-        raise RunError(
-            f"the score of {target.name!r} should be float32 of shape {target.shape!r}, but is"
-            f" {str(score.dtype)!r} of {tuple(score.shape)!r}; search again"
-        )
-    score = score.to(backend.device_type)
-    if not bool(score.isfinite().all()):
-        raise RunError(f"the score of {target.name!r} has NaN or infinite values; search again")
-    return score
-
-
-def _global_selections(
-    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress
-) -> dict[Sparsity, Selection]:
-    """One threshold over all matrices for each sparsity that has one budget for them all."""
-    wanted = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.scope == "global"]
-    if not wanted:
-        return {}
-    total = sum(target.shape[0] * target.shape[1] for target in scores.targets)
-    with progress.task("ranking all weights", 3 * len(scores.targets), "matrix") as task:
-
-        def stream() -> Iterator[Tensor]:
-            for target in scores.targets:
-                yield _score(scores, target, backend)
-                task.advance()
-
-        return dict(zip(wanted, kth_largest_many(stream, [s.keep(total) for s in wanted], backend), strict=True))
-
-
-def _masks(
-    score: Tensor,  # (out, in), float32, on the backend's device
-    position: int,  # of the target among the targets
-    sparsities: Sequence[Sparsity],
-    budgets: Mapping[Sparsity, Selection],
-    backend: Backend,
-) -> Iterator[Tensor]:  # (out, in), bool, one a sparsity
-    per_matrix = [s for s in sparsities if isinstance(s, Unstructured) and s.scope == "matrix"]
-    keeps = [sparsity.keep(score.numel()) for sparsity in per_matrix]
-    own = dict(zip(per_matrix, kth_largest_many(lambda: [score], keeps, backend) if keeps else [], strict=True))
-    for sparsity in sparsities:
-        if isinstance(sparsity, SemiStructured):
-            yield backend.nm_mask(score, sparsity.n, sparsity.m)
-        elif sparsity.scope == "row":
-            yield backend.topk_mask(score, sparsity.keep(score.shape[1]))
-        else:
-            selection, index = (own[sparsity], 0) if sparsity in own else (budgets[sparsity], position)
-            ties = torch.tensor(selection.ties_per_tensor[index], device=score.device)
-            yield backend.threshold_mask(score, selection.threshold.to(score.device), ties)
+def _own_bytes(targets: Iterable[Target]) -> int:
+    """Of the mask file, at most a bit a weight, and the report, rounded up generously for names and numbers."""
+    return 65536 + sum(-(-target.shape[0] * target.shape[1] // 8) + 1024 for target in targets)
 
 
 def _note_ties(output: PrunedFolder, progress: Progress) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.masks import mask_stream, pack
 from unipruning_core.progress import Task
-from unipruning_core.sparsity import Sparsity
+from unipruning_core.sparsity import Cut, Sparsity
 
 REPORT_FILE = "unipruning.json"
 REPORT_FORMAT = "unipruning-checkpoint-1"
@@ -26,6 +27,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Layer:
     """What became of one matrix."""
 
+    cut: Cut | Sparsity  # what it was to have
     kept: int  # by the mask
     total: int
     zeros: int  # in the file; more than the mask made where weights were zero before
@@ -33,6 +35,7 @@ class Layer:
 
     def as_json(self) -> dict[str, object]:
         return {
+            "asked": str(self.cut),
             "kept": self.kept,
             "total": self.total,
             "sparsity": (self.total - self.kept) / self.total,
@@ -43,13 +46,21 @@ class Layer:
 class PrunedFolder(AbstractContextManager["PrunedFolder"]):
     """Filled in three steps: ``copy``, one ``prune`` a target in order, ``write_report``."""
 
-    def __init__(self, folder: Path, sparsity: Sparsity, checkpoint: Checkpoint, targets: tuple[Target, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        sparsity: Sparsity,
+        checkpoint: Checkpoint,
+        targets: tuple[Target, ...],
+        cuts: Mapping[str, Cut],  # by target
+    ) -> None:
         self.folder = folder
         self.sparsity = sparsity
         self.layers: dict[str, Layer] = {}
         self._checkpoint = checkpoint
+        self._cuts = cuts
         folder.mkdir(exist_ok=True)
-        self._masks = mask_stream(folder, targets, sparsity)
+        self._masks = mask_stream(folder, targets, str(sparsity), cuts)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -79,15 +90,16 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         with (self.folder / info.file.name).open("r+b") as file:
             file.seek(info.start)
             file.write(pruned.numpy().data)
-        self._masks.append(pack(mask, self.sparsity))
+        self._masks.append(pack(mask, cut := self._cuts[target.name]))
         kept = int(mask.sum())
         zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())
-        self.layers[target.name] = Layer(kept, mask.numel(), zeros, kept > nonzero_scores)
+        self.layers[target.name] = Layer(cut, kept, mask.numel(), zeros, kept > nonzero_scores)
 
     @property
     def overall(self) -> Layer:
         layers = self.layers.values()
         return Layer(
+            self.sparsity,
             sum(layer.kept for layer in layers),
             sum(layer.total for layer in layers),
             sum(layer.zeros for layer in layers),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from unipruning_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from unipruning_core.budget import Budget
     from unipruning_core.checkpoint import Target
 
 LARGEST_GROUP = 32
@@ -76,23 +77,99 @@ class SemiStructured:
                 )
 
 
-Sparsity: TypeAlias = Unstructured | SemiStructured
+@dataclass(frozen=True)
+class Dense:
+    """One matrix that is left alone."""
+
+    def __str__(self) -> str:
+        return "dense"
+
+    @property
+    def slug(self) -> str:
+        """As a part of a folder's name."""
+        return "dense"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An exact number of weights of one matrix: the largest."""
+
+    weights: int
+
+    def __str__(self) -> str:
+        return f"{self.weights} kept"
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """An exact number of weights of each output row of one matrix: the largest of the row."""
+
+    weights: tuple[int, ...]  # (out,)
+
+    def __str__(self) -> str:
+        fewest, most = min(self.weights), max(self.weights)
+        return f"{fewest} kept a row" if fewest == most else f"{fewest} to {most} kept a row"
+
+
+# what is done to one matrix; the global scope is none, it binds all of them
+Cut: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
+# what the user asks for
+Sparsity: TypeAlias = "Unstructured | SemiStructured | Budget"
+
+
+def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:
+    """How many weights of an (out, in) matrix a cut keeps; a share of all matrices is taken as one of this matrix."""
+    rows, columns = shape
+    if isinstance(cut, Dense):
+        return rows * columns
+    if isinstance(cut, Kept):
+        return cut.weights
+    if isinstance(cut, KeptRows):
+        return sum(cut.weights)
+    if isinstance(cut, Unstructured) and cut.scope == "row":
+        return rows * cut.keep(columns)
+    return cut.keep(rows * columns)
 
 
 def parse_sparsity(text: str) -> Sparsity:
-    """Read "60%", "37.5%/row", "70%/global" or "2:4"."""
-    if pattern := re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", text):
-        n, m = int(pattern[1]), int(pattern[2])
-        if 1 <= n < m <= LARGEST_GROUP:
-            return SemiStructured(n, m)
-    elif share := re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(row|global))?", text):
-        ratio = Fraction(share[1]) / 100
-        if ratio < 1:
-            return Unstructured(ratio, cast("Scope", share[2] or "matrix"))
+    """Read "60%", "37.5%/row", "70%/global", "2:4" or "@budget.json".
+
+    Raises:
+        ConfigError: the text is none of these, or the budget's file is missing or says what makes no sense.
+    """
+    # it is made of what is defined here
+    from unipruning_core.budget import Budget
+
+    if text.startswith("@"):
+        return Budget.read(text[1:])
+    if (found := _parse_share(text) or _parse_pattern(text)) is not None:
+        return found
     raise ConfigError(
         f"sparsity {text!r} is neither a share below 100%, such as 60%, 37.5%/row or 70%/global,"
-        f" nor N:M with N < M <= {LARGEST_GROUP}, such as 2:4"
+        f" nor N:M with N < M <= {LARGEST_GROUP}, such as 2:4, nor a budget's file, such as @budget.json"
     )
+
+
+def parse_cut(text: str) -> Unstructured | SemiStructured | Dense | None:
+    """Read what one matrix can have: "dense", "60%", "60%/row" or "2:4"; None where it is none of them."""
+    if text == "dense":
+        return Dense()
+    share = _parse_share(text)
+    return _parse_pattern(text) if share is None or share.scope == "global" else share
+
+
+def _parse_share(text: str) -> Unstructured | None:
+    share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(row|global))?", text)
+    if share is None or (ratio := Fraction(share[1]) / 100) >= 1:
+        return None
+    return Unstructured(ratio, cast("Scope", share[2] or "matrix"))
+
+
+def _parse_pattern(text: str) -> SemiStructured | None:
+    pattern = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", text)
+    if pattern is None or not 1 <= int(pattern[1]) < int(pattern[2]) <= LARGEST_GROUP:
+        return None
+    return SemiStructured(int(pattern[1]), int(pattern[2]))
 
 
 def check_distinct(sparsities: Iterable[Sparsity]) -> None:

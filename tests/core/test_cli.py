@@ -139,6 +139,7 @@ def refused(words, says, folder, capsys):
         (["--sparsity", "100%"], "neither a share below 100%"),
         (["--sparsity", "4:2"], "neither a share below 100%"),
         (["--sparsity", "7:16"], "needs a multiple of 16 inputs, but 'model.layers.0.mlp.down_proj.weight' has 40"),
+        (["--sparsity", "@nowhere.json"], "budget 'nowhere.json' cannot be read"),
         (["--sparsity", "50%", "--sparsity", "50.0%"], "asked for twice"),
         (["--sparsity", "50%", "--backend", "abacus"], "no backend is called 'abacus'; installed: cpu, cuda, npu"),
         (["--sparsity", "50%", "--mode", "fast"], "mode is one of drift, frozen, coupled, feedback, not 'fast'"),

@@ -91,7 +91,7 @@ TARGETS = (Target("b", (6, 8)), Target("a", (3, 16), transposed=True), Target("f
 def write(folder, text):
     sparsity = parse_sparsity(text)
     written = [random_mask(target.shape, sparsity, seed) for seed, target in enumerate(TARGETS)]
-    with mask_stream(folder, TARGETS, sparsity) as stream:
+    with mask_stream(folder, TARGETS, text, dict.fromkeys((target.name for target in TARGETS), sparsity)) as stream:
         for mask in written:
             stream.append(pack(mask, sparsity))
     return written
@@ -101,7 +101,7 @@ def write(folder, text):
 def test_masks_written_one_by_one_are_read_one_by_one(text, tmp_path):
     written = write(tmp_path, text)
     found = read_masks(tmp_path)
-    assert str(found.sparsity) == text
+    assert found.sparsity == text
     assert found.targets == TARGETS
     for target, mask in zip(TARGETS, written, strict=True):
         assert torch.equal(found.read(target.name), mask)
@@ -119,7 +119,8 @@ def test_a_folder_without_masks_is_refused(tmp_path):
         read_masks(tmp_path)
 
 
-LAYERS = json.dumps({"w": {"shape": [2, 8], "transposed": False}})
+def layers_with(pattern):
+    return json.dumps({"w": {"shape": [2, 8], "transposed": False, "pattern": pattern}})
 
 
 @pytest.mark.parametrize(
@@ -128,13 +129,16 @@ LAYERS = json.dumps({"w": {"shape": [2, 8], "transposed": False}})
         ({}, "is of format None"),
         ({"format": "another"}, "is of format 'another'"),
         ({"format": masks.FORMAT}, "does not say what its masks are"),
-        ({"format": masks.FORMAT, "sparsity": "1:1", "layers": LAYERS}, "does not say what its masks are"),
+        ({"format": masks.FORMAT, "sparsity": "1:1", "layers": layers_with("1:1")}, "does not say what its masks are"),
         ({"format": masks.FORMAT, "sparsity": "2:4", "layers": "[3]"}, "does not say what its masks are"),
         (
             {"format": masks.FORMAT, "sparsity": "2:4", "layers": '{"w": {"shape": [2]}}'},
             "does not say what its masks are",
         ),
-        ({"format": masks.FORMAT, "sparsity": "2:4", "layers": LAYERS}, "holds other masks than its metadata says"),
+        (
+            {"format": masks.FORMAT, "sparsity": "2:4", "layers": layers_with("2:4")},
+            "holds other masks than its metadata says",
+        ),
         ({"format": masks.FORMAT, "sparsity": "50%", "layers": "{}"}, "holds other masks than its metadata says"),
     ],
 )
@@ -147,7 +151,7 @@ def test_a_file_of_something_else_is_refused(metadata, fault, tmp_path):
 
 @pytest.mark.parametrize("rank", [6, 7])
 def test_a_rank_that_is_none_is_refused(rank, tmp_path):
-    layers = json.dumps({"w": {"shape": [1, 4], "transposed": False}})
+    layers = json.dumps({"w": {"shape": [1, 4], "transposed": False, "pattern": "2:4"}})
     metadata = {"format": masks.FORMAT, "sparsity": "2:4", "layers": layers}
     header = {"__metadata__": metadata, "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}
     write_raw(tmp_path / MASK_FILE, header, bytes([rank]))

@@ -158,7 +158,13 @@ def test_the_report_says_what_was_done(llama, tmp_path):
     assert report["provenance"] == {"mode": "fake", "steps": 3}
     assert report["left_out"] == {"pytorch_model.bin": "pickled weights"}
     assert report["matrices"].keys() == {target.name for target in scores.targets}
-    assert report["matrices"][name] == {"kept": numel // 2, "total": numel, "sparsity": 0.5, "zero_share": 1.0}
+    assert report["matrices"][name] == {
+        "asked": "50%",
+        "kept": numel // 2,
+        "total": numel,
+        "sparsity": 0.5,
+        "zero_share": 1.0,
+    }
     assert report["overall"]["total"] == sum(layer["total"] for layer in report["matrices"].values())
     assert report["overall"]["sparsity"] == 0.5
     assert report["overall"]["zero_share"] > 0.5
