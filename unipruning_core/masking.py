@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unipruning_core.budget import Budget
 from unipruning_core.errors import RunError
+from unipruning_core.mix import Mix
 from unipruning_core.select import Selection, kth_largest, kth_largest_many
 from unipruning_core.sparsity import (
     Cut,
+    Dense,
     Kept,
     KeptRows,
     SemiStructured,
@@ -74,11 +77,15 @@ def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  
 
 
 def decide(scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress) -> list[Decided]:
-    """What becomes of each matrix; scores are read only where a decision needs them all, as a global share does."""
+    """What becomes of each matrix; scores are read only where a decision needs them all: global shares and mixes."""
+    mixes = [sparsity for sparsity in sparsities if isinstance(sparsity, Mix)]
+    mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress), strict=True))
     ranked = _global_selections(scores, sparsities, backend, progress)
     decided = []
     for sparsity in sparsities:
-        if isinstance(sparsity, Budget):
+        if isinstance(sparsity, Mix):
+            decided.append(Decided(sparsity, mixed[sparsity]))
+        elif isinstance(sparsity, Budget):
             decided.append(Decided(sparsity, sparsity.cuts(scores.targets)))
         else:
             cuts = dict.fromkeys((target.name for target in scores.targets), sparsity)
@@ -169,3 +176,30 @@ def _global_selections(
                 task.advance()
 
         return dict(zip(wanted, kth_largest_many(stream, [s.keep(total) for s in wanted], backend), strict=True))
+
+
+def _mixed(scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress) -> Iterator[dict[str, Cut]]:
+    """The forms that each mix chooses, from one reading of the scores for all of them."""
+    if not mixes:
+        return
+    losses: list[list[list[float]]] = [[] for _ in mixes]
+    with progress.task("weighing forms", len(scores.targets), "matrix") as task:
+        for target in scores.targets:
+            score = checked_score(scores, target, backend)
+            lost: dict[Cut, float] = {
+                cut: _lost(score, cut, backend)
+                for cut in dict.fromkeys(choice for mix in mixes for choice in mix.fitting(target))
+            }
+            for mix, known in zip(mixes, losses, strict=True):
+                known.append([lost[cut] for cut in mix.fitting(target)])
+            task.advance()
+    for mix, known in zip(mixes, losses, strict=True):
+        yield mix.choose(scores.targets, known)
+
+
+def _lost(score: Tensor, cut: Cut, backend: Backend) -> float:
+    """The sum of score**2 over what the cut prunes, in float64 on the host, where every device's sum is the same."""
+    if isinstance(cut, Dense):
+        return 0.0
+    pruned = score.masked_fill(cut_mask(score, cut, backend), 0.0).cpu().numpy().astype(np.float64)
+    return float(np.square(pruned).sum())

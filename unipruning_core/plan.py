@@ -11,6 +11,7 @@ from unipruning_core.budget import Budget
 from unipruning_core.errors import BackendNotFoundError, ConfigError
 from unipruning_core.masks import packed_bytes
 from unipruning_core.memory import held_parts
+from unipruning_core.mix import Mix
 from unipruning_core.registry import Catalogue
 from unipruning_core.saliency import METRICS, SUBSET_SHARE
 from unipruning_core.sparsity import Unstructured, kept_weights
@@ -192,6 +193,11 @@ def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
 
 
 def _cuts(targets: Sequence[Target], sparsity: Sparsity) -> dict[str, Cut]:
+    if isinstance(sparsity, Mix):
+        raise ConfigError(
+            f"what sparsity {str(sparsity)!r} comes to is chosen by scores, which a plan has not; give a share, N:M or"
+            " a budget's file"
+        )
     return sparsity.cuts(targets) if isinstance(sparsity, Budget) else {t.name: sparsity for t in targets}
 
 

@@ -47,7 +47,7 @@ def project(
     """Write one pruned checkpoint a sparsity: ``out`` itself for one, ``out/<slug>`` for several.
 
     Each target is read once, beside one score and one mask; a budget over all matrices reads the scores three times
-    more.  Nothing is written before all is checked, and ``out`` appears whole or not at all.
+    more, and a mix once.  Nothing is written before all is checked, and ``out`` appears whole or not at all.
 
     Raises:
         ConfigError: a sparsity occurs twice, does not divide a layer, or does not fit the model.

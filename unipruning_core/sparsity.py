@@ -14,6 +14,7 @@ from unipruning_core.errors import ConfigError
 if TYPE_CHECKING:
     from unipruning_core.budget import Budget
     from unipruning_core.checkpoint import Target
+    from unipruning_core.mix import Mix
 
 LARGEST_GROUP = 32
 
@@ -114,7 +115,7 @@ class KeptRows:
 # what is done to one matrix; the global scope is none, it binds all of them
 Cut: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
 # what the user asks for
-Sparsity: TypeAlias = "Unstructured | SemiStructured | Budget"
+Sparsity: TypeAlias = "Unstructured | SemiStructured | Budget | Mix"
 
 
 def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:
@@ -132,21 +133,25 @@ def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:
 
 
 def parse_sparsity(text: str) -> Sparsity:
-    """Read "60%", "37.5%/row", "70%/global", "2:4" or "@budget.json".
+    """Read "60%", "37.5%/row", "70%/global", "2:4", "@budget.json" or "2:4+dense@45%".
 
     Raises:
         ConfigError: the text is none of these, or the budget's file is missing or says what makes no sense.
     """
-    # it is made of what is defined here
+    # they are made of what is defined here
     from unipruning_core.budget import Budget
+    from unipruning_core.mix import parse_mix
 
     if text.startswith("@"):
         return Budget.read(text[1:])
+    if "@" in text:
+        return parse_mix(text)
     if (found := _parse_share(text) or _parse_pattern(text)) is not None:
         return found
     raise ConfigError(
         f"sparsity {text!r} is neither a share below 100%, such as 60%, 37.5%/row or 70%/global,"
-        f" nor N:M with N < M <= {LARGEST_GROUP}, such as 2:4, nor a budget's file, such as @budget.json"
+        f" nor N:M with N < M <= {LARGEST_GROUP}, such as 2:4, nor a budget's file, such as @budget.json,"
+        " nor a choice for each matrix, such as 2:4+dense@45%"
     )
 
 
