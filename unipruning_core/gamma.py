@@ -1,15 +1,16 @@
 """The run folder: V and tau of every target with the settings that made them, enough for a mask of any sparsity.
 
-``dual.safetensors`` holds V, float32 (out, in), under each weight's name in the checkpoint.  ``run.json`` holds tau,
-the settings, the fingerprints of model and text, versions and the checksums.  It is written last, so a folder that has
-it is complete.  The same search gives the same bytes: neither file knows of time, host or place.
+``dual.safetensors`` holds V, float32 (out, in), under each weight's name in the checkpoint.  ``inputs.safetensors``
+holds n, float32 (in,), in the same way; only ``frozen`` knows it over all samples, so other runs lack the file.
+``run.json`` holds tau, the settings, the fingerprints of model and text, versions and the checksums.  It is written
+last, so a folder that has it is complete.  The same search gives the same bytes: no file knows of time, host or place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,19 +32,21 @@ if TYPE_CHECKING:
 FORMAT = "unipruning-run/1"
 RUN_FILE = "run.json"
 DUAL_FILE = "dual.safetensors"
+INPUTS_FILE = "inputs.safetensors"
 
 
 def write_run(
     folder: Path, targets: Sequence[Target], outcomes: Iterable[Outcome], description: dict[str, Any]
 ) -> None:
-    """Write a run folder's two files; ``outcomes`` come in the order of ``targets`` and are taken one at a time."""
-    partial = folder / f"{DUAL_FILE}.partial"
-    partial.unlink(missing_ok=True)
+    """Write a run folder's files; ``outcomes`` come in the order of ``targets`` and are taken one at a time."""
     entries = []
-    contents = {target.name: (torch.float32, target.shape) for target in targets}
-    with TensorStream(partial, contents, {"format": FORMAT}) as stream:
+    norms: list[Tensor] = []
+
+    def duals() -> Iterator[Tensor]:
         for outcome in outcomes:
-            stream.append(outcome.dual)
+            yield outcome.dual
+            if outcome.input_norm is not None:
+                norms.append(outcome.input_norm.cpu())
             target = outcome.target
             entries.append(
                 {
@@ -54,9 +57,25 @@ def write_run(
                     "steps": outcome.steps,
                 }
             )
-    partial.replace(folder / DUAL_FILE)
-    content = {"format": FORMAT, **description, "files": {DUAL_FILE: stream.sha256}, "targets": entries}
+
+    files = {DUAL_FILE: _write(folder / DUAL_FILE, {target.name: target.shape for target in targets}, duals())}
+    if len(norms) == len(targets):
+        inputs = {target.name: (target.shape[1],) for target in targets}
+        files[INPUTS_FILE] = _write(folder / INPUTS_FILE, inputs, norms)
+    content = {"format": FORMAT, **description, "files": files, "targets": entries}
     write_json(folder / RUN_FILE, {**content, "checksum": _checksum(content)})
+
+
+def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor]) -> str:
+    """Write float32 tensors, one at a time, under a temporary name; return the checksum."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    contents = {name: (torch.float32, shape) for name, shape in shapes.items()}
+    with TensorStream(partial, contents, {"format": FORMAT}) as stream:
+        for tensor in tensors:
+            stream.append(tensor)
+    partial.replace(path)
+    return stream.sha256
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,8 @@ class Run:
             if (version := description["format"]) != FORMAT:
                 raise RunError(f"{str(folder)!r} is of format {version!r}, but {FORMAT!r} is wanted; search again")
             _compare(folder / RUN_FILE, _checksum(description), written)
-            _compare(folder / DUAL_FILE, sha256(folder / DUAL_FILE), description["files"][DUAL_FILE])
+            for name, written in description["files"].items():
+                _compare(folder / name, sha256(folder / name), written)
             run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
             missing = [target.name for target in run.targets if target.name not in run.tensors]
         except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
@@ -121,6 +141,24 @@ class Run:
     def provenance(self) -> dict[str, object]:
         """How the run was made, for the files that come out of it."""
         return {key: self.description[key] for key in ("settings", "model", "data", "backend", "versions")}
+
+    @cached_property
+    def input_norms(self) -> dict[str, Tensor]:
+        """n, the root mean square of each input feature over all samples, (in,) float32 on the host, by target.
+
+        Raises:
+            RunError: the search did not know it.
+        """
+        if INPUTS_FILE not in self.description["files"]:
+            raise RunError(
+                f"run folder {str(self.folder)!r} holds no input norms; search with '--mode frozen' and a metric that"
+                " uses inputs, such as wanda"
+            )
+        norms = {name: read_tensor(info) for name, info in read_header(self.folder / INPUTS_FILE)[0].items()}
+        for target in self.targets:
+            if target.name not in norms or norms[target.name].shape != (target.shape[1],):
+                raise RunError(f"run folder {str(self.folder)!r} lacks n for {target.name!r}; search again")
+        return norms
 
     def score(self, name: str) -> Tensor:
         """abs(Gamma) = max(abs(V) - tau, 0), (out, in) float32 on the host."""

@@ -37,6 +37,7 @@ class Outcome:
     dual: Tensor  # (out, in), float32
     threshold: Tensor  # 0-D, float32
     steps: int  # mirror steps taken
+    input_norm: Tensor | None = None  # (in,), float32, n over all samples, where the search knows it
 
 
 class Search(ABC):

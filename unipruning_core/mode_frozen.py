@@ -63,4 +63,5 @@ class FrozenSearch(Search):
             sums = whole_sums(self.metric, layer.weight, statistics.norm, self.backend)
             for step in range(self.samples if self.metric.random_subsets else 1):
                 self._mirror_step(position, step, statistics, dual, threshold, sums)
-            yield Outcome(layer.target, dual, threshold, int(self.steps[position]))
+            norm = statistics.norm if statistics.tokens else None
+            yield Outcome(layer.target, dual, threshold, int(self.steps[position]), norm)

@@ -1,11 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from unipruning_core.checkpoint import Target
 from unipruning_core.errors import RunError
-from unipruning_core.gamma import DUAL_FILE, RUN_FILE, Run, write_run
+from unipruning_core.gamma import DUAL_FILE, INPUTS_FILE, RUN_FILE, Run, write_run
 from unipruning_core.mode_base import Outcome
 
 TARGETS = [Target("a.weight", (3, 8)), Target("b.weight", (5, 4), transposed=True)]
@@ -15,7 +16,13 @@ DESCRIPTION = {"settings": {}, "model": {"fingerprint": "f"}, "data": {}, "backe
 def outcomes():
     generator = torch.Generator().manual_seed(0)
     for target in TARGETS:
-        yield Outcome(target, torch.randn(target.shape, generator=generator), torch.tensor(0.1), 7)
+        dual, norm = (torch.randn(shape, generator=generator) for shape in (target.shape, target.shape[1]))
+        yield Outcome(target, dual, torch.tensor(0.1), 7, norm)
+
+
+def outcomes_without_norms():
+    for outcome in outcomes():
+        yield replace(outcome, input_norm=None)
 
 
 @pytest.fixture
@@ -33,14 +40,26 @@ def test_a_run_reads_back_targets_and_the_magnitude_of_gamma(folder):
         assert torch.equal(run.score(outcome.target.name), gamma.abs())
 
 
+def test_a_run_reads_back_the_input_norms_where_the_search_knew_them(folder, tmp_path_factory):
+    norms = Run.open(folder).input_norms
+    assert list(norms) == [target.name for target in TARGETS]
+    for outcome in outcomes():
+        assert torch.equal(norms[outcome.target.name], outcome.input_norm)
+    other = tmp_path_factory.mktemp("other")
+    write_run(other, TARGETS, outcomes_without_norms(), DESCRIPTION)
+    assert {path.name for path in other.iterdir()} == {RUN_FILE, DUAL_FILE}
+    with pytest.raises(RunError, match="holds no input norms; search with '--mode frozen'"):
+        _ = Run.open(other).input_norms
+
+
 def test_the_same_search_gives_the_same_bytes(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     write_run(other, TARGETS, outcomes(), DESCRIPTION)
-    for name in (RUN_FILE, DUAL_FILE):
+    for name in (RUN_FILE, DUAL_FILE, INPUTS_FILE):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", [RUN_FILE, DUAL_FILE])
+@pytest.mark.parametrize("name", [RUN_FILE, DUAL_FILE, INPUTS_FILE])
 def test_a_flipped_bit_anywhere_is_noticed(folder, name):
     original = (folder / name).read_bytes()
     for position in range(0, len(original), 7):
@@ -51,7 +70,7 @@ def test_a_flipped_bit_anywhere_is_noticed(folder, name):
             Run.open(folder)
 
 
-@pytest.mark.parametrize("name", [RUN_FILE, DUAL_FILE])
+@pytest.mark.parametrize("name", [RUN_FILE, DUAL_FILE, INPUTS_FILE])
 def test_a_truncated_file_is_noticed(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-9])
