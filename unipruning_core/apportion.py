@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
+from math import lcm
 
 
 def apportion(
@@ -23,13 +25,11 @@ def apportion(
     Raises:
         ValueError: the bounds leave no room for ``total``.
     """
-    parts = [
-        (Fraction(weight), low, high if weight else low)
-        for weight, low, high in zip(proportions, lower, upper, strict=True)
-    ]
-    if not sum(low for _, low, _ in parts) <= total <= sum(high for _, _, high in parts):
+    weights = _as_integers(proportions)
+    upper = [high if weight else low for weight, low, high in zip(weights, lower, upper, strict=True)]
+    if not sum(lower) <= total <= sum(upper):
         raise ValueError(f"{total} lies outside what the bounds allow")
-    quotas = _quotas(parts, total)
+    quotas = _quotas(weights, total, lower, upper)
     kept = [quota.numerator // quota.denominator for quota in quotas]
     by_remainder = sorted(range(len(kept)), key=lambda index: (kept[index] - quotas[index], index))
     for index in by_remainder[: total - sum(kept)]:
@@ -37,22 +37,33 @@ def apportion(
     return kept
 
 
-def _quotas(parts: Sequence[tuple[Fraction, int, int]], total: int) -> list[Fraction]:
+def _as_integers(proportions: Sequence[Fraction | int]) -> list[int]:
+    """The same proportions without denominators, since sums of fractions are slow."""
+    common = lcm(*(weight.denominator for weight in proportions))
+    return [weight.numerator * (common // weight.denominator) for weight in proportions]
+
+
+def _quotas(weights: Sequence[int], total: int, lower: Sequence[int], upper: Sequence[int]) -> list[Fraction]:
     """The q_i: c is in the segment between two bends of the sum, which is linear there."""
-    bends = sorted({Fraction(bound) / weight for weight, low, high in parts if weight for bound in (low, high)})
 
-    def at(factor: Fraction) -> list[Fraction]:
-        return [min(max(factor * weight, Fraction(low)), Fraction(high)) for weight, low, high in parts]
+    def at(factor: Fraction) -> list[int]:
+        """q_i times the factor's denominator."""
+        a, b = factor.numerator, factor.denominator
+        return [min(max(a * w, low * b), high * b) for w, low, high in zip(weights, lower, upper, strict=True)]
 
-    # the first bend at which the sum reaches the total
-    below, reached = -1, len(bends) - 1
-    while reached - below > 1:
-        middle = (below + reached) // 2
-        below, reached = (below, middle) if sum(at(bends[middle])) >= total else (middle, reached)
-    if reached < 0:
-        return at(Fraction(0))
-    start, end = bends[below] if below >= 0 else Fraction(0), bends[reached]
-    first, last = at(start), at(end)
-    reached_first, rise = sum(first, Fraction(0)), sum(last, Fraction(0)) - sum(first, Fraction(0))
-    share = (total - reached_first) / rise if rise else Fraction(0)
+    bends = {
+        Fraction(bound, weight)
+        for weight, low, high in zip(weights, lower, upper, strict=True)
+        if weight
+        for bound in (0, low, high)
+    }
+    # a float rounds in order, and compares fast where it differs
+    ordered = sorted(bends or {Fraction(0)}, key=lambda bend: (float(bend), bend))
+    end = ordered[bisect_left(ordered, True, key=lambda bend: sum(at(bend)) >= total * bend.denominator)]
+    start = ordered[max(0, ordered.index(end) - 1)]
+    first = [Fraction(part, start.denominator) for part in at(start)]
+    last = [Fraction(part, end.denominator) for part in at(end)]
+    reached = Fraction(sum(at(start)), start.denominator)
+    rise = Fraction(sum(at(end)), end.denominator) - reached
+    share = (total - reached) / rise if rise else Fraction(0)
     return [one + share * (other - one) for one, other in zip(first, last, strict=True)]

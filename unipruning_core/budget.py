@@ -118,6 +118,13 @@ class Budget:
             content["default"] = _value(self.default)
         return {**content, "sparsity": {pattern: _value(cut) for pattern, cut in self.rules}}
 
+    def to_text(self) -> str:
+        """The same as a file: a line for each rule."""
+        content = self.to_json()
+        rules = [f"  {json.dumps(pattern)}: {json.dumps(value)}" for pattern, value in content.pop("sparsity").items()]
+        heads = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items()]
+        return "\n".join(["{", *heads, ' "sparsity": {', ",\n".join(rules), " }", "}"]) + "\n"
+
     def check(self, targets: Iterable[Target]) -> None:
         """Refuse targets that the budget does not fit."""
         self.cuts(tuple(targets))

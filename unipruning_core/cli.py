@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from unipruning_core import cli_bench
+from unipruning_core import cli_bench, cli_budget
 from unipruning_core.errors import UnipruningError
 from unipruning_core.options import (
     add_demo,
@@ -130,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_prune(command, _prune)
     add_search(command, _search)
     add_project(command, _project)
+    cli_budget.add_command(command)
     add_perplexity(command, _perplexity)
     add_demo(command, _demo)
     backends = command("backends", _backends, "list the installed backends and why one cannot run here")

@@ -47,6 +47,20 @@ Each is a complete checkpoint that from_pretrained loads, with masks.safetensors
 example
   unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
 """
+ALLOCATE_DETAILS = """\
+Writes a budget's file for 'unipruning project ... --sparsity @FILE'; the overall share is met exactly.
+
+schemes
+  owl     more sparsity where few Wanda scores of a decoder block are outliers, the same for all rows of a block
+          (arXiv 2310.05175); RUN is a search of --mode frozen
+  fisher  rows of a matrix by what the loss says of them; RUN is a search of
+          --mode feedback --exponent 0 --ramp-sparsity 0 --learning-rate 0
+
+example
+  unipruning search ./model --out wanda --mode frozen --metric wanda
+  unipruning allocate ./model wanda --scheme owl --sparsity 60% --out owl-60.json
+  unipruning project ./model wanda --sparsity @owl-60.json --out pruned
+"""
 PERPLEXITY_DETAILS = """\
 The field's standard protocol: the text as one string, tokenised once, windows that do not overlap, the mean negative
 log-likelihood over windows.  Figures compare only at the same text, tokenizer and --seq-len.
@@ -71,6 +85,27 @@ def add_project(command: Command, run: Handler) -> None:
     _sparsity_and_out(parser)
     _backend(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an output that an earlier command wrote")
+
+
+def add_allocate(command: Command, run: Handler) -> None:
+    parser = command("allocate", run, "divide a share among blocks or rows and write it as a budget", ALLOCATE_DETAILS)
+    _model(parser)
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what 'unipruning search' wrote for this model")
+    parser.add_argument("--scheme", required=True, choices=("owl", "fisher"), help="see above")
+    parser.add_argument(
+        "--sparsity", required=True, metavar="S", help="the share of all weights to prune, such as 60%%"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the budget's file to write")
+    parser.add_argument(
+        "--spread",
+        default="0.08",
+        help="λ: owl's shares span 2λ, fisher's lie at most λ from the mean (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--outlier-multiple", type=float, default=5.0, help="owl: M, of the mean of a block (default: %(default)s)"
+    )
+    _backend(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
 
 
 def add_prune(command: Command, run: Handler) -> None:
