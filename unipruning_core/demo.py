@@ -7,30 +7,19 @@ whole commands, and what is printed can be repeated by hand.
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 from unipruning_core.assets import demo_model, demo_texts
-from unipruning_core.errors import UnipruningError
+from unipruning_core.processes import Stage, apart, run_command
 from unipruning_core.progress import Progress
 from unipruning_core.pruned import REPORT_FILE
 from unipruning_core.sparsity import check_distinct, parse_sparsity
 
 EVALUATION_WINDOW = 1024  # tokens
-MIB = 2**20
-
-Fetched = TypeVar("Fetched")
 
 
 @dataclass(frozen=True)
@@ -49,15 +38,6 @@ class DemoChoice:
     backend: str | None
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One command that was run."""
-
-    output: str  # its standard output
-    seconds: float
-    peak_mib: float
-
-
 def run_demo(choice: DemoChoice, progress: Progress) -> str:
     """Search, project, evaluate; return the table and what to try next.
 
@@ -68,10 +48,10 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
     check_distinct(parsed)
     if choice.model is None:
         progress.note("model: SmolLM2-135M-Instruct; fetched (93 MB) and converted the first time")
-    model = choice.model or str(_apart(demo_model))
+    model = choice.model or str(apart(demo_model))
     calibration, evaluation = choice.data, choice.eval_data
     if calibration is None or evaluation is None:
-        texts = _apart(demo_texts)
+        texts = apart(demo_texts)
         calibration, evaluation = calibration or str(texts[0]), evaluation or str(texts[1])
     backend = ["--backend", choice.backend] if choice.backend else []
     folder = choice.out or Path(tempfile.mkdtemp(prefix="unipruning-demo-"))
@@ -88,14 +68,15 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         ]
 
         def evaluate(checkpoint: str) -> tuple[float, Stage]:
-            stage = _command(["perplexity", checkpoint, *measure, *backend], progress)
+            stage = run_command(["perplexity", checkpoint, *measure, *backend], progress)
             return json.loads(stage.output)["perplexity"], stage
 
         dense_perplexity, dense = evaluate(model)
         searching = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
-        search = _command(["search", model, "--out", str(run), "--mode", choice.mode, *searching, *backend], progress)
+        searching += ["--mode", choice.mode]
+        search = run_command(["search", model, "--out", str(run), *searching, *backend], progress)
         asked = [word for text in choice.sparsities for word in ("--sparsity", text)]
-        project = _command(["project", model, str(run), *asked, "--out", str(pruned), *backend], progress)
+        project = run_command(["project", model, str(run), *asked, "--out", str(pruned), *backend], progress)
         rows = [
             _row("dense", dense_perplexity, "", dense),
             _row("one search", None, "", search),
@@ -110,33 +91,6 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         if choice.out is None:
             shutil.rmtree(folder)
     return "\n".join([_heading(), *rows, "", _next(choice, model, run)])
-
-
-def _apart(fetch: Callable[[], Fetched]) -> Fetched:
-    """Call in a process of its own: the system counts a parent's memory at its children's start as their peak."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(fetch).result()
-
-
-def _command(arguments: list[str], progress: Progress) -> Stage:
-    """Run one command of ours; its progress goes to the terminal as always."""
-    progress.note(f"$ unipruning {shlex.join(arguments)}")
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unipruning_core.cli", *arguments], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    with process.stdout as pipe:
-        output = pipe.read()
-    # not wait(): it would not tell the child's peak memory
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UnipruningError(
-            f"'unipruning {arguments[0]}' ended with exit code {process.returncode}; its reason is above"
-        )
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
 
 
 def _heading() -> str:

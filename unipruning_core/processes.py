@@ -1,0 +1,66 @@
+"""Commands of ours run as processes of their own, with the time and the peak memory each took."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TypeVar
+
+from unipruning_core.errors import UnipruningError
+from unipruning_core.progress import Progress
+
+MIB = 2**20
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command that was run."""
+
+    output: str  # its standard output
+    seconds: float
+    peak_mib: float
+
+
+def apart(work: Callable[[], Result]) -> Result:
+    """Call in a process of its own: the system counts a parent's memory at its children's start as their peak."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work).result()
+
+
+def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequence[int] = ()) -> Stage:
+    """Run one command of ours; its progress goes to the terminal as always.
+
+    ``keep_open`` are file descriptors that it inherits, such as that of a lock it is to hold to its end.
+
+    Raises:
+        UnipruningError: it failed; its own sentence is on standard error by then.
+    """
+    progress.note(f"$ unipruning {shlex.join(arguments)}")
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unipruning_core.cli", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=tuple(keep_open),
+    )
+    assert process.stdout is not None
+    with process.stdout as pipe:
+        output = pipe.read()
+    # not wait(): it would not tell the child's peak memory
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UnipruningError(
+            f"'unipruning {arguments[0]}' ended with exit code {process.returncode}; its reason is above"
+        )
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
