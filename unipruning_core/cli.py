@@ -7,12 +7,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from unipruning_core import cli_bench, cli_budget
+from unipruning_core import cli_bench, cli_budget, cli_compare
+from unipruning_core.cli_progress import TerminalProgress
 from unipruning_core.errors import UnipruningError
 from unipruning_core.options import (
     add_demo,
@@ -25,7 +25,6 @@ from unipruning_core.options import (
     search_settings,
     sparsities,
 )
-from unipruning_core.progress import Progress, Task
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -39,44 +38,6 @@ sparsity, unstructured or N:M, are read off it afterwards.  The original weights
   unipruning project MODEL RUN --sparsity 2:4 --out DIR any sparsity, as often as you like
   unipruning perplexity DIR --data wikitext2            what it cost
 """
-
-
-class Bar(Task):
-    """A task shown as a bar with rate, time left and whatever the work wants shown."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def advance(self, amount: int = 1, **shown: object) -> None:
-        if shown:
-            self._bar.set_postfix({key: _short(value) for key, value in shown.items()}, refresh=False)
-        self._bar.update(amount)
-
-
-class TerminalProgress(Progress):
-    """Progress on standard error, so that standard output holds results alone."""
-
-    @contextmanager
-    def task(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        from tqdm import tqdm
-
-        # a log file wants a line now and then, not ten a second
-        interval = 0.1 if sys.stderr.isatty() else 10.0
-        with tqdm(
-            total=total,
-            initial=done,
-            desc=label,
-            unit=unit if unit == "B" else f" {unit}",
-            unit_scale=unit == "B",
-            mininterval=interval,
-            dynamic_ncols=True,
-        ) as bar:
-            yield Bar(bar)
-
-    def note(self, message: str) -> None:
-        from tqdm import tqdm
-
-        tqdm.write(message, file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     conform = command("conform", _conform, "hold a backend to the contract on this machine (needs pytest)")
     conform.add_argument("--backend", default="cpu", help="its name, as 'unipruning backends' shows it")
     conform.add_argument("pytest_options", nargs="*", metavar="PYTEST_OPTION", help="passed on, after --")
+    cli_compare.add_commands(command)
     cli_bench.add_commands(command)
     return parser
 
@@ -282,10 +244,6 @@ def _conform(options: argparse.Namespace) -> int:
     from unipruning_core.testing.runner import run
 
     return run(options.backend, options.pytest_options)
-
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

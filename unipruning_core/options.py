@@ -73,17 +73,17 @@ example
 def add_search(command: Command, run: Handler) -> None:
     details = SEARCH_DETAILS.format(examples=SEARCH_EXAMPLES)
     parser = command("search", run, "find the saliency Γ of every weight and write it to a run folder", details)
-    _model(parser)
+    add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
     _search_options(parser)
 
 
 def add_project(command: Command, run: Handler) -> None:
     parser = command("project", run, "write pruned checkpoints of any sparsity from a finished search", PROJECT_DETAILS)
-    _model(parser)
+    add_model(parser)
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="what 'unipruning search' wrote for this model")
     _sparsity_and_out(parser)
-    _backend(parser)
+    add_backend(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an output that an earlier command wrote")
 
 
@@ -112,7 +112,7 @@ def add_prune(command: Command, run: Handler) -> None:
     parser = command(
         "prune", run, "search, then project, in one command", SEARCH_DETAILS.format(examples=PRUNE_EXAMPLES)
     )
-    _model(parser)
+    add_model(parser)
     _sparsity_and_out(parser)
     parser.add_argument(
         "--run", dest="run_folder", type=Path, metavar="RUN", help="where the search is kept (default: DIR-run)"
@@ -122,11 +122,11 @@ def add_prune(command: Command, run: Handler) -> None:
 
 def add_perplexity(command: Command, run: Handler) -> None:
     parser = command("perplexity", run, "measure the perplexity of a checkpoint on a text", PERPLEXITY_DETAILS)
-    _model(parser)
-    _data(parser, default="wikitext2")
+    add_model(parser)
+    add_data(parser, default="wikitext2")
     parser.add_argument("--seq-len", type=int, help="tokens a window (default: 2048, or all the model has)")
     parser.add_argument("--windows", type=int, help="stop after so many windows (default: the whole text)")
-    _backend(parser)
+    add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, each window's loss included")
 
 
@@ -148,7 +148,7 @@ def add_demo(command: Command, run: Handler) -> None:
     )
     parser.add_argument("--mode", default="feedback", help="the search mode (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="keep run folder and checkpoints here (default: a temporary folder)")
-    _backend(parser)
+    add_backend(parser)
 
 
 def model_choice(options: argparse.Namespace) -> ModelChoice:
@@ -183,13 +183,13 @@ def sparsities(options: argparse.Namespace) -> list[Sparsity]:
     return parsed
 
 
-def _model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a hub id")
     parser.add_argument("--dtype", default="auto", help="of the loaded weights: auto, float32, bfloat16 or float16")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
 
 
-def _backend(parser: Arguments) -> None:
+def add_backend(parser: Arguments) -> None:
     parser.add_argument("--backend", help="see 'unipruning backends' (default: $UNIPRUNING_BACKEND, else the best)")
 
 
@@ -198,7 +198,7 @@ def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
 
 
-def _data(parser: Arguments, default: str) -> None:
+def add_data(parser: Arguments, default: str) -> None:
     parser.add_argument(
         "--data",
         default=default,
@@ -210,7 +210,7 @@ def _data(parser: Arguments, default: str) -> None:
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("calibration")
-    _data(text, default="c4")
+    add_data(text, default="c4")
     text.add_argument("--samples", type=int, default=128, help="sequences (default: %(default)s)")
     text.add_argument("--seq-len", type=int, help="tokens a sequence (default: 2048, or all the model has)")
     text.add_argument(
@@ -239,7 +239,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "--pattern", metavar="N:M", help="feedback: make the masks for this pattern (default: for shares)"
     )
     machine = parser.add_argument_group("machine")
-    _backend(machine)
+    add_backend(machine)
     machine.add_argument(
         "--save-every",
         type=float,

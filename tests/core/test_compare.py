@@ -1,0 +1,286 @@
+"""Comparing methods: what is measured, what is never measured twice, and what the figures of the table mean."""
+
+import contextlib
+import csv
+import fcntl
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from _checkpoints import save_llama
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from unipruning_core import compare, compare_run
+from unipruning_core.cli import main
+from unipruning_core.compare_methods import PRESETS, RECIPES, parse_method, parse_methods
+from unipruning_core.compare_plan import search_settings
+from unipruning_core.compare_table import interval, resampled
+from unipruning_core.errors import ConfigError
+from unipruning_core.processes import Stage
+from unipruning_core.sparsity import parse_sparsity
+
+WORDS = [f"word{number}" for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A tiny model with a tokenizer and a text."""
+    folder = tmp_path_factory.mktemp("home")
+    save_llama(folder / "model")
+    vocabulary = {word: index for index, word in enumerate(["<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder / "model")
+    picks = torch.randint(len(WORDS), (600,), generator=torch.Generator().manual_seed(0)).tolist()
+    (folder / "text.txt").write_text(" ".join(WORDS[pick] for pick in picks))
+    return folder
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Every command that a comparison runs, run in this process; ``stop_before`` ends it like a kill would."""
+
+    class Commands(list):
+        stop_before = None
+
+    seen = Commands()
+
+    def run(words, progress, keep_open=()):
+        if len(seen) == seen.stop_before:
+            raise KeyboardInterrupt
+        seen.append(words[0])
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(words) == 0
+        return Stage(printed.getvalue(), 1.5, 64.0)
+
+    monkeypatch.setattr(compare_run, "run_command", run)
+    monkeypatch.setattr(compare, "apart", lambda work: work())
+    return seen
+
+
+@pytest.fixture
+def words(home, tmp_path):
+    text = str(home / "text.txt")
+    calibration = ["--data", text, "--samples", "3", "--seq-len", "16"]
+    evaluation = ["--eval-data", text, "--eval-seq-len", "32", "--windows", "5"]
+    return ["compare", str(home / "model"), *calibration, *evaluation, "--out", str(tmp_path / "out")]
+
+
+def table(folder):
+    """The rows by method and sparsity."""
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    return {(row["method"], row["sparsity"]): row for row in rows}
+
+
+def test_every_method_has_a_row_a_sparsity_under_its_own_budget(words, commands, tmp_path, capsys):
+    asked = ["--methods", "wanda,wanda/matrix,feedback,prox", "--sparsity", "50%", "2:4", "--seeds", "0,1"]
+    assert main([*words, *asked]) == 0
+    rows = table(tmp_path / "out")
+    # at 2:4 no budget tells wanda from wanda, and prox is made for patterns alone
+    assert list(rows) == [
+        ("dense", ""),
+        ("wanda", "50%/row"),
+        ("wanda", "50%"),
+        ("feedback", "50%/global"),
+        ("wanda", "2:4"),
+        ("feedback", "2:4"),
+        ("prox", "2:4"),
+    ]
+    # one search a method and seed, however many budgets and sparsities
+    assert commands.count("search") == 3 * 2
+    assert commands.count("project") == 6 * 2
+    assert commands.count("perplexity") == 1 + 6 * 2
+    for (method, sparsity), row in rows.items():
+        assert row["low"] <= row["perplexity"] <= row["high"], (method, sparsity)
+        if method != "dense":
+            assert row["pruned"] == pytest.approx(0.5, abs=0.01)
+            assert (row["tokens"], row["seeds"], row["search_seconds"]) == (48, 2, 1.5)
+    assert rows["wanda", "50%/row"]["ratio"] == rows["wanda", "50%/row"]["ratio_low"] == 1.0
+    assert rows["dense", ""]["ratio"] is None
+    printed = capsys.readouterr().out
+    assert all(f"{row['perplexity']:.2f}" in printed for row in rows.values())
+    with (tmp_path / "out" / "results.csv").open() as file:
+        assert [(row["method"], row["sparsity"]) for row in csv.DictReader(file)] == list(rows)
+
+
+def test_a_figure_is_what_the_commands_by_hand_give(home, words, commands, tmp_path, capsys):
+    assert main([*words, "--methods", "ria:exponent=0.5:samples=2", "--sparsity", "60%"]) == 0
+    text = str(home / "text.txt")
+    by_hand = ["--data", text, "--samples", "2", "--seq-len", "16", "--mode", "frozen", "--metric", "ria"]
+    out = str(tmp_path / "by-hand")
+    assert main(["prune", str(home / "model"), *by_hand, "--sparsity", "60%/row", "--out", out]) == 0
+    capsys.readouterr()
+    assert main(["perplexity", out, "--data", text, "--seq-len", "32", "--windows", "5", "--json"]) == 0
+    wanted = json.loads(capsys.readouterr().out)["perplexity"]
+    row = table(tmp_path / "out")["ria:exponent=0.5:samples=2", "60%/row"]
+    assert (row["perplexity"], row["tokens"]) == (wanted, 32)
+
+
+def test_what_is_done_is_not_done_again_and_what_is_new_is_added(words, commands, tmp_path):
+    asked = ["--methods", "wanda", "--sparsity", "50%"]
+    assert main([*words, *asked]) == 0
+    before = table(tmp_path / "out")
+    commands.clear()
+    assert main([*words, *asked]) == 0
+    assert commands == []
+    assert table(tmp_path / "out") == before
+    assert main([*words, *asked, "2:4"]) == 0
+    assert commands == ["project", "perplexity"]
+    commands.clear()
+    # the text counts, not its name; other windows are another measurement of the same search
+    assert main([*words, *asked, "--windows", "4"]) == 0
+    assert commands == ["perplexity", "project", "perplexity"]
+    commands.clear()
+    assert main([*words, *asked, "--samples", "4"]) == 0
+    assert commands == ["search", "project", "perplexity"]
+
+
+@pytest.mark.parametrize("stop_before", range(7))
+def test_a_comparison_that_was_killed_goes_on_to_the_same_table(words, commands, tmp_path, stop_before):
+    asked = ["--methods", "wanda,magnitude", "--sparsity", "50%"]
+    commands.stop_before = stop_before
+    assert main([*words, *asked]) == 130
+    commands.stop_before = None
+    assert main([*words, *asked]) == 0
+    killed_once = table(tmp_path / "out")
+    # a project whose checkpoint was never measured is made again
+    assert len(commands) in (7, 8)
+    again = [*words[:-1], str(tmp_path / "undisturbed")]
+    assert main([*again, *asked]) == 0
+    assert killed_once == table(tmp_path / "undisturbed")
+
+
+def test_a_search_that_was_killed_before_it_saved_is_begun_again(words, commands, tmp_path):
+    asked = ["--methods", "wanda", "--sparsity", "50%"]
+    commands.stop_before = 2
+    assert main([*words, *asked]) == 130
+    (run,) = (tmp_path / "out" / "searches").glob("*/run")
+    (run / "run.json").rename(run / "dual.safetensors.partial")
+    (run / "../search.json").unlink()
+    commands.stop_before = None
+    assert main([*words, *asked]) == 0
+    assert table(tmp_path / "out")["wanda", "50%/row"]["search_seconds"] == 1.5
+
+
+def test_time_that_nobody_measured_is_not_made_up(words, commands, tmp_path, capsys):
+    asked = ["--methods", "wanda", "--sparsity", "50%"]
+    commands.stop_before = 2
+    assert main([*words, *asked]) == 130
+    next((tmp_path / "out" / "searches").glob("*/search.json")).unlink()
+    commands.stop_before = None
+    assert main([*words, *asked]) == 0
+    assert table(tmp_path / "out")["wanda", "50%/row"]["search_seconds"] is None
+    assert " ? " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("keep", "runs", "checkpoints"), [("results", 0, 0), ("runs", 1, 0), ("checkpoints", 1, 2)], ids=str
+)
+def test_only_what_is_to_be_kept_stays_on_the_disk(words, commands, tmp_path, keep, runs, checkpoints):
+    asked = ["--methods", "wanda", "--sparsity", "50%", "60%", "--keep", keep]
+    assert main([*words, *asked]) == 0
+    assert len(list((tmp_path / "out").glob("searches/*/run/dual.safetensors"))) == runs
+    assert len(list((tmp_path / "out").glob("checkpoints/*/model.safetensors"))) == checkpoints
+    commands.clear()
+    assert main([*words, *asked]) == 0
+    assert commands == []
+
+
+def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main([*words, "--methods", "wanda", "--sparsity", "50%"]) == 2
+    assert "is at work in" in capsys.readouterr().err
+    assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["--methods", "luck"], "methods are magnitude, wanda"),
+        (["--methods", ","], "at least one method is wanted"),
+        (["--preset", "luck"], "presets are peers, ablation, sensitivity, not 'luck'"),
+        (["--methods", "wanda/planet"], "the budget of 'wanda' is one of matrix, row, global, not 'planet'"),
+        (["--methods", "drift:seed=1"], "seeds are the same for all methods"),
+        (["--methods", "drift:samples=few"], "samples of method 'drift:samples=few' must be a whole number"),
+        (["--methods", "drift:speed=1"], "sets 'speed', but settings are mode, metric"),
+        (["--methods", "drift:quantile=high"], "quantile of method 'drift:quantile=high' must be a float, not 'high'"),
+        (["--methods", "drift:quantile=2"], "quantile must lie in [0, 1)"),
+        (["--methods", "drift:samples=4000"], "want 64000 tokens, but"),
+        (["--methods", "prox"], "no method is made for any sparsity asked for"),
+        (["--methods", "wanda", "--sparsity", "60%/row"], "names a budget, which belongs to the method here"),
+        (["--methods", "wanda", "--sparsity", "7:16"], "needs a multiple of 16 inputs"),
+        (["--methods", "wanda", "--seeds", "0,0"], "seeds are whole numbers, each once"),
+        (["--methods", "wanda", "--seeds", "one"], "seeds are whole numbers with commas"),
+        (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens are wanted, but"),
+        (["--methods", "wanda", "--eval-seq-len", "4096"], "4096 is more than the model's 2048 positions"),
+        (["--methods", "wanda", "--backend", "abacus"], "no backend is called 'abacus'"),
+        (["--methods", "wanda", "--data", "nowhere.txt"], "nowhere.txt"),
+        (["--methods", "wanda", "--eval-data", "nowhere.txt"], "nowhere.txt"),
+    ],
+    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said_before_any_command_runs(words, commands, capsys, asked, says):
+    assert main([*words, "--sparsity", "50%", *asked]) == 2
+    assert says in capsys.readouterr().err
+    assert commands == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_names_settings_that_exist(name):
+    methods, remarks = parse_methods([], [name])
+    assert len(methods) == len(PRESETS[name])
+    assert set(remarks) <= {text for text, _ in PRESETS[name]}
+    for method in methods:
+        search_settings(method)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
+    method = parse_method(name)
+    recipe = RECIPES[name]
+    assert method.budget == recipe.budget
+    assert method.at(parse_sparsity("2:4")) == parse_sparsity("2:4")
+    wanted = {"matrix": "60%", "row": "60%/row", "global": "60%/global"}[recipe.budget]
+    assert method.at(parse_sparsity("60%")) == (None if recipe.patterns_only else parse_sparsity(wanted))
+
+
+def test_a_method_given_twice_is_compared_once():
+    assert len(parse_methods(["wanda/row,wanda", "wanda"], [])[0]) == 1
+    with pytest.raises(ConfigError, match="each once"):
+        parse_method("drift:samples=4:samples=8")
+
+
+def test_a_resampled_perplexity_is_the_median_over_seeds_of_each_seeds_own():
+    generator = np.random.default_rng(3)
+    nll, draw = generator.normal(3, 0.4, size=(3, 7)), generator.integers(7, size=(20, 7))
+    wanted = [np.median([np.exp(sum(losses[window] for window in windows) / 7) for losses in nll]) for windows in draw]
+    np.testing.assert_allclose(resampled(nll, draw), wanted, rtol=1e-12)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(5)
+    held = 0
+    for _ in range(400):
+        nll = generator.normal(3, 0.3, size=(1, 64))
+        low, high = interval(resampled(nll, generator.integers(64, size=(1000, 64))))
+        held += low <= np.exp(3) <= high
+    assert 0.90 <= held / 400 <= 0.98
+
+
+def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words, commands, tmp_path, monkeypatch):
+    assert main([*words, "--methods", "wanda,magnitude", "--sparsity", "50%"]) == 0
+    for path in (tmp_path / "out" / "evaluations").glob("wanda-*.json"):
+        content = json.loads(path.read_text())
+        content["measured"]["per_window_nll"] = [1000.0] * 5
+        path.write_text(json.dumps(content))
+    assert main([*words, "--methods", "wanda,magnitude", "--sparsity", "50%"]) == 0
+    rows = table(tmp_path / "out")
+    # null in strict JSON stands for what is not finite
+    assert rows["wanda", "50%/row"]["perplexity"] is rows["wanda", "50%/row"]["ratio"] is None
+    assert rows["magnitude", "50%"]["ratio"] == 0.0

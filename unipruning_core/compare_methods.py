@@ -1,0 +1,180 @@
+"""The methods that can be compared, how they are written on the command line, and the presets.
+
+A method is written ``NAME[/BUDGET][:KEY=VALUE]...``: a name of ``RECIPES``, a budget for unstructured sparsities, and
+settings of the search; ``samples`` and ``seq_len`` set its calibration apart from the others'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.sparsity import SemiStructured, Sparsity, Unstructured, parse_sparsity
+
+BUDGETS = ("matrix", "row", "global")
+CALIBRATION_KEYS = ("samples", "seq_len")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method before any choice of the user: the search it is, and the budget that suits it."""
+
+    budget: str  # of unstructured sparsities, where none is named
+    settings: Mapping[str, str | float] = field(default_factory=dict)  # of the search
+    budgets: Sequence[str] = BUDGETS
+    patterns_only: bool = False  # made for N:M, so other sparsities have no row
+    uses_text: bool = True  # else one sample and one seed say all
+    changes_weights: bool = False  # no search: weights and masks come together, once a sparsity
+
+
+def _frozen(metric: str, budget: str, *, uses_text: bool = True) -> Recipe:
+    return Recipe(budget, {"mode": "frozen", "metric": metric}, uses_text=uses_text)
+
+
+# where a method comes from, and why its budget: docs/comparing.md
+RECIPES: Mapping[str, Recipe] = {
+    "magnitude": _frozen("magnitude", "matrix", uses_text=False),
+    "wanda": _frozen("wanda", "row"),
+    "ria": _frozen("ria", "row"),
+    "stochria": _frozen("stochria", "row"),
+    "drift": Recipe("row", {"mode": "drift"}),
+    "feedback": Recipe("global", {"mode": "feedback"}),
+    "prox": Recipe("row", {"mode": "drift", "prox_strength": 1.0}, patterns_only=True),
+}
+# every preset in one place: a renamed setting is renamed here alone
+PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "peers": (
+        ("wanda", "the usual baseline"),
+        ("wanda/matrix", ""),
+        ("ria", ""),
+        ("stochria", ""),
+        ("drift/row", "the release, mended"),
+        ("drift/matrix", ""),
+        ("drift/global", ""),
+        ("prox", "the release with a regulariser that acts"),
+        ("magnitude", ""),
+        ("feedback", "this program's"),
+    ),
+    "ablation": (
+        ("feedback", "the whole method"),
+        ("feedback:ramp_share=0.001", "without the ramp: at full sparsity from the second sample on"),
+        ("feedback:ramp_sparsity=0", "without masks: the gradient at dense weights"),
+        ("feedback:learning_rate=0", "without drift"),
+        ("feedback:exponent=0", "without the local metric: F alone"),
+        ("feedback:metric=wanda", "another local metric"),
+        ("feedback:metric=magnitude", "a local metric that sees no text"),
+        ("feedback/matrix", "without the global budget"),
+        ("feedback/row", "with a budget for each output row"),
+        ("drift/row", "the gradient in the drift alone"),
+        ("stochria/row", "no gradient at all"),
+    ),
+    "sensitivity": (
+        ("feedback", "as it is"),
+        *((f"feedback:samples={samples}", "samples") for samples in (8, 16, 32, 128)),
+        *((f"feedback:seq_len={length}", "tokens a sample") for length in (256, 512)),
+        *((f"feedback:step_size={step}", "κ, how fast V follows") for step in (0.003, 0.03)),
+        *((f"feedback:feedback_step={step}", "how fast F follows") for step in (0.02, 0.1)),
+        *((f"feedback:ramp_sparsity={share}", "where the ramp ends") for share in (0.5, 0.6, 0.8)),
+        *((f"feedback:exponent={exponent}", "of V in the score") for exponent in (0.5, 2)),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method as the user wrote it."""
+
+    name: str
+    budget: str
+    overrides: Mapping[str, str] = field(default_factory=dict)  # settings and CALIBRATION_KEYS, in the order written
+
+    @property
+    def recipe(self) -> Recipe:
+        return RECIPES[self.name]
+
+    @property
+    def label(self) -> str:
+        """The method without its budget: what decides its search."""
+        return ":".join([self.name, *(f"{key}={value}" for key, value in self.overrides.items())])
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The settings of its search that are no defaults, as the command line takes them."""
+        own = {key: str(value) for key, value in self.recipe.settings.items()}
+        return own | {key: value for key, value in self.overrides.items() if key not in CALIBRATION_KEYS}
+
+    def calibration(self, key: str, common: int) -> int:
+        """``samples`` or ``seq_len`` of this method."""
+        if key == "samples" and not self.recipe.uses_text:
+            return 1
+        return int(self.overrides.get(key, common))
+
+    def at(self, sparsity: Sparsity) -> Sparsity | None:
+        """A sparsity under this method's budget; None where the method is not made for it."""
+        if isinstance(sparsity, SemiStructured):
+            return sparsity
+        if self.recipe.patterns_only:
+            return None
+        return parse_sparsity(f"{sparsity}" if self.budget == "matrix" else f"{sparsity}/{self.budget}")
+
+
+def parse_method(text: str) -> Method:
+    """Read ``NAME[/BUDGET][:KEY=VALUE]...``.
+
+    Raises:
+        ConfigError: no method has the name, or it takes no such budget; a setting is not KEY=VALUE.
+    """
+    head, *assignments = text.split(":")
+    name, slash, budget = head.partition("/")
+    if name not in RECIPES:
+        raise ConfigError(f"methods are {', '.join(RECIPES)}, not {name!r}")
+    recipe = RECIPES[name]
+    if slash and budget not in recipe.budgets:
+        raise ConfigError(f"the budget of {name!r} is one of {', '.join(recipe.budgets)}, not {budget!r}")
+    overrides: dict[str, str] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not (key and equals and value) or key in overrides or key == "seed":
+            raise ConfigError(
+                f"settings of method {text!r} are written :KEY=VALUE, each once, not {assignment!r};"
+                " seeds are the same for all methods, see --seeds"
+            )
+        if key in CALIBRATION_KEYS and not value.isdecimal():
+            raise ConfigError(f"{key} of method {text!r} must be a whole number, not {value!r}")
+        overrides[key] = value
+    return Method(name, budget or recipe.budget, overrides)
+
+
+def parse_methods(texts: Iterable[str], presets: Iterable[str]) -> tuple[list[Method], dict[str, str]]:
+    """The methods of the presets, then those of the texts (names with commas), each once; and what presets say of them.
+
+    Raises:
+        ConfigError: there is none, or one cannot be read.
+    """
+    methods: list[Method] = []
+    remarks: dict[str, str] = {}
+    for preset in presets:
+        if preset not in PRESETS:
+            raise ConfigError(f"presets are {', '.join(PRESETS)}, not {preset!r}")
+        for text, remark in PRESETS[preset]:
+            methods.append(parse_method(text))
+            if remark:
+                remarks[text] = remark
+    methods += [parse_method(word) for text in texts for word in text.split(",") if word]
+    unique = {(method.label, method.budget): method for method in methods}
+    if not unique:
+        raise ConfigError("at least one method is wanted; name some with --methods, such as 'wanda,feedback'")
+    return list(unique.values()), remarks
+
+
+def parse_shares(texts: Iterable[str]) -> list[Sparsity]:
+    """Sparsities to compare at: "60%" or "2:4"; the budget belongs to the method."""
+    parsed = [parse_sparsity(text) for text in texts]
+    for text, sparsity in zip(texts, parsed, strict=True):
+        if isinstance(sparsity, Unstructured) and sparsity.scope != "matrix":
+            raise ConfigError(
+                f"sparsity {text!r} names a budget, which belongs to the method here; write {text.partition('/')[0]!r}"
+                f" and, say, wanda/{sparsity.scope}"
+            )
+    return list(dict.fromkeys(parsed))

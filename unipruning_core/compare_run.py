@@ -1,0 +1,247 @@
+"""Run a comparison: one search a method and seed, one checkpoint and one evaluation a sparsity, only what is missing.
+
+``FOLDER/searches/<slug>/run`` is a run folder and ``search.json`` beside it what it took; ``FOLDER/evaluations`` holds
+one JSON file a checkpoint that was measured.  A slug ends in a hash of everything that decides the result, so a result
+is found again by what it is of, and a changed option makes new ones beside it.  Every stage is a command of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.compare_methods import Method
+from unipruning_core.compare_plan import CompareChoice, Plan
+from unipruning_core.compare_progress import Countdown
+from unipruning_core.errors import ConfigError, OutputError
+from unipruning_core.files import write_json
+from unipruning_core.processes import Stage, run_command
+from unipruning_core.progress import Progress
+from unipruning_core.pruned import REPORT_FILE
+from unipruning_core.sparsity import Sparsity
+
+RUN_FILE = "run.json"
+KEEPS = ("results", "runs", "checkpoints")
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search to make, or one already made."""
+
+    method: Method
+    seed: int
+    facts: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        return f"{_word(self.method.label)}-s{self.seed}-{_key(self.facts)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One perplexity of the table: a search at a sparsity, or the dense model."""
+
+    search: Search | None
+    sparsity: Sparsity | None
+    facts: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        if self.search is None or self.sparsity is None:
+            return f"dense-{_key(self.facts)}"
+        return f"{_word(self.search.method.label)}-s{self.search.seed}-{self.sparsity.slug}-{_key(self.facts)}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table before it is measured: a method at a sparsity, with a cell a seed."""
+
+    method: Method | None
+    nominal: Sparsity | None  # as asked for, without a budget
+    sparsity: Sparsity | None
+    cells: Sequence[Cell]
+
+
+def lines_of(choice: CompareChoice, plan: Plan) -> list[Line]:
+    """Every row, the dense one first, then sparsity by sparsity in the order of the methods; none twice."""
+    measured = {"text": plan.eval_sha256, "windows": plan.windows, "seq_len": plan.eval_seq_len}
+    dense = Cell(None, None, {**plan.common, "search": None, **measured})
+    lines = {("", ""): Line(None, None, None, [dense])}
+    for nominal in choice.sparsities:
+        for method in choice.methods:
+            if (sparsity := method.at(nominal)) is None or (method.label, str(sparsity)) in lines:
+                continue
+            cells = []
+            for seed in choice.seeds if method.recipe.uses_text else choice.seeds[:1]:
+                search = _search(choice, plan, method, seed)
+                facts = {**plan.common, "search": _key(search.facts), "sparsity": str(sparsity), **measured}
+                cells.append(Cell(search, sparsity, facts))
+            lines[method.label, str(sparsity)] = Line(method, nominal, sparsity, cells)
+    if len(lines) == 1:
+        raise ConfigError("no method is made for any sparsity asked for; add a sparsity, such as 2:4 for prox")
+    return list(lines.values())
+
+
+def _search(choice: CompareChoice, plan: Plan, method: Method, seed: int) -> Search:
+    data = {
+        "text": plan.text_sha256,
+        "samples": method.calibration("samples", choice.samples),
+        "seq_len": method.calibration("seq_len", plan.seq_len),
+        "packing": choice.packing,
+    }
+    settings = {**plan.settings[method.label], "seed": seed}
+    return Search(method, seed, {**plan.common, "settings": settings, "data": data})
+
+
+class Workshop:
+    """The folder of a comparison, and the commands that fill it."""
+
+    def __init__(self, choice: CompareChoice, plan: Plan, lock: int, progress: Progress) -> None:
+        self.choice, self.plan, self.lock, self.progress = choice, plan, lock, progress
+        self.searches, self.evaluations = choice.out / "searches", choice.out / "evaluations"
+        self.checkpoints = choice.out / "checkpoints"
+        for folder in (self.searches, self.evaluations):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._model = ["--dtype", choice.dtype, *(["--trust-remote-code"] if choice.trust_remote_code else [])]
+        self._backend = ["--backend", plan.common["backend"]]
+
+    def fill(self, lines: Sequence[Line]) -> None:
+        """Make what is missing, search by search."""
+        cells = [cell for line in lines for cell in line.cells]
+        missing = [cell for cell in cells if not self._evaluation(cell).is_file()]
+        # all sparsities of one search together, so that its run folder is needed no longer than that
+        order: dict[str, list[Cell]] = {}
+        for cell in missing:
+            order.setdefault(cell.search.slug if cell.search else "", []).append(cell)
+        searches = [group[0].search for group in order.values()]
+        countdown = Countdown(
+            [f"search {search.method.label}" for search in searches if search and not self._is_searched(search)],
+            ["evaluation"] * len(missing),
+            len(cells) - len(missing),
+            self.progress,
+        )
+        for group in order.values():
+            if (search := group[0].search) is not None and not self._is_searched(search):
+                with countdown.step(f"search {search.method.label}", f"seed {search.seed}"):
+                    self._make_search(search)
+            for cell in group:
+                with countdown.step("evaluation", cell.slug.rpartition("-")[0]):
+                    self._evaluate(cell)
+            if search is not None and self.choice.keep == "results":
+                shutil.rmtree(self.searches / search.slug / "run")
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """What was measured of a cell, and of its search."""
+        found: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
+        if cell.search is not None:
+            record = self.searches / cell.search.slug / "search.json"
+            found["search"] = json.loads(record.read_text(encoding="utf-8"))
+        return found
+
+    def _evaluation(self, cell: Cell) -> Path:
+        return self.evaluations / f"{cell.slug}.json"
+
+    def _is_searched(self, search: Search) -> bool:
+        folder = self.searches / search.slug
+        return (folder / "search.json").is_file() and (folder / "run" / RUN_FILE).is_file()
+
+    def _make_search(self, search: Search) -> None:
+        folder = self.searches / search.slug
+        run, stage = folder / "run", None
+        if run.is_dir() and not (run / RUN_FILE).is_file() and not any(run.glob("resume*")):
+            shutil.rmtree(run)  # killed before it had saved anything
+        begun_before = run.is_dir()
+        if not (run / RUN_FILE).is_file():
+            folder.mkdir(exist_ok=True)
+            settings = search.method.said | {"seed": str(search.seed)}
+            data = search.facts["data"]
+            words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+            words += [
+                "--samples",
+                str(data["samples"]),
+                "--seq-len",
+                str(data["seq_len"]),
+                "--packing",
+                data["packing"],
+            ]
+            words += self.choice.text.words
+            stage = self._command("search", self.choice.model, "--out", str(run), *words, *self._model)
+        tokens = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["data"]["tokens"]
+        # of a search that went on where another process had stopped, nobody knows the whole time
+        whole = stage is not None and not begun_before
+        write_json(
+            folder / "search.json",
+            {
+                "facts": search.facts,
+                "method": search.method.label,
+                "seconds": stage.seconds if stage and whole else None,
+                "peak_mib": stage.peak_mib if stage else None,
+                "tokens": tokens if search.method.recipe.uses_text else 0,
+            },
+        )
+
+    def _evaluate(self, cell: Cell) -> None:
+        checkpoint = self.choice.model
+        content: dict[str, Any] = {"facts": cell.facts}
+        if cell.search is not None:
+            folder = self.checkpoints / cell.slug
+            checkpoint = str(folder)
+            run = self.searches / cell.search.slug / "run"
+            words = ["--sparsity", str(cell.sparsity), "--out", checkpoint, "--overwrite"]
+            stage = self._command("project", self.choice.model, str(run), *words, *self._model)
+            report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+            content |= {"project": _cost(stage), "pruned": report["overall"]}
+        words = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
+        stage = self._command("perplexity", checkpoint, *self.choice.eval_text.words, *words, *self._model)
+        measured = json.loads(stage.output)
+        write_json(self._evaluation(cell), {**content, "evaluate": _cost(stage), "measured": measured})
+        self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {measured['perplexity']:.2f}")
+        if cell.search is not None and self.choice.keep != "checkpoints":
+            shutil.rmtree(checkpoint)
+
+    def _command(self, *words: str) -> Stage:
+        return run_command([*words, *self._backend], self.progress, (self.lock,))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Hold a folder for this comparison and for every command it starts, to the end of the last of them.
+
+    Raises:
+        OutputError: it is a file, holds something else, or another comparison or a command of one is at work in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
+    lock = folder / "lock"
+    if folder.is_dir() and any(folder.iterdir()) and not lock.is_file():
+        raise OutputError(f"output folder {str(folder)!r} holds something else than a comparison; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"another comparison, or the last command of one that was killed, is at work in {str(folder)!r}; "
+                "wait for it, or end it"
+            ) from error
+        yield file.fileno()
+
+
+def _cost(stage: Stage) -> dict[str, float]:
+    return {key: value for key, value in asdict(stage).items() if key != "output"}
+
+
+def _key(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _word(label: str) -> str:
+    return re.sub(r"[^\w.=]+", "_", label)
