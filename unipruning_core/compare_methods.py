@@ -40,6 +40,7 @@ RECIPES: Mapping[str, Recipe] = {
     "stochria": _frozen("stochria", "row"),
     "drift": Recipe("row", {"mode": "drift"}),
     "feedback": Recipe("global", {"mode": "feedback"}),
+    "sparsegpt": Recipe("matrix", budgets=("matrix",), changes_weights=True),
     "prox": Recipe("row", {"mode": "drift", "prox_strength": 1.0}, patterns_only=True),
 }
 # every preset in one place: a renamed setting is renamed here alone
@@ -54,6 +55,7 @@ PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("drift/global", ""),
         ("prox", "the release with a regulariser that acts"),
         ("magnitude", ""),
+        ("sparsegpt", "changes the weights that stay; all others are masks alone"),
         ("feedback", "this program's"),
     ),
     "ablation": (

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from unipruning_core.calibration import Packing
     from unipruning_core.compare_methods import Method
     from unipruning_core.settings import SearchSettings
+    from unipruning_core.sparsegpt import SparseGptSettings
     from unipruning_core.sparsity import Sparsity
 
 
@@ -87,6 +88,7 @@ def _plan(choice: CompareChoice) -> Plan:
     from unipruning_core.hub import resolve_model
     from unipruning_core.jobs import ModelChoice, choose_dtype, load_config_and_tokenizer, outline, window_length
     from unipruning_core.registry import Catalogue
+    from unipruning_core.settings import SearchSettings
 
     settings = {method.label: search_settings(method) for method in choice.methods}
     backend = Catalogue().select(choice.backend)
@@ -99,7 +101,7 @@ def _plan(choice: CompareChoice) -> Plan:
     for sparsity in choice.sparsities:
         sparsity.check(targets)
     for chosen in settings.values():
-        if chosen.prox_strength:
+        if isinstance(chosen, SearchSettings) and chosen.prox_strength:
             chosen.regulariser.check(targets)
 
     text = load_text(choice.text.source, split=choice.text.split, field=choice.text.field)
@@ -131,22 +133,24 @@ def _plan(choice: CompareChoice) -> Plan:
     return Plan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described)
 
 
-def search_settings(method: Method) -> SearchSettings:
-    """The settings of a method's search, with seed 0.
+def search_settings(method: Method) -> SearchSettings | SparseGptSettings:
+    """The settings of a method's search, or of the method that needs none, with seed 0.
 
     Raises:
         ConfigError: a setting does not exist, is of another type or out of range.
     """
     from unipruning_core.settings import SearchSettings
+    from unipruning_core.sparsegpt import SparseGptSettings
 
-    defaults = {item.name: item.default for item in fields(SearchSettings)}
+    kind = SparseGptSettings if method.recipe.changes_weights else SearchSettings
+    defaults = {item.name: item.default for item in fields(kind)}
     said: dict[str, Any] = {}
     for key, value in method.said.items():
         if key not in defaults:
             raise ConfigError(f"method {method.label!r} sets {key!r}, but settings are {', '.join(defaults)}")
-        kind: Any = type(defaults[key]) if defaults[key] is not None else str
+        wanted: Any = type(defaults[key]) if defaults[key] is not None else str
         try:
-            said[key] = kind(value)
+            said[key] = wanted(value)
         except ValueError as error:
-            raise ConfigError(f"{key} of method {method.label!r} must be a {kind.__name__}, not {value!r}") from error
-    return SearchSettings(**said)
+            raise ConfigError(f"{key} of method {method.label!r} must be a {wanted.__name__}, not {value!r}") from error
+    return kind(**said)

@@ -34,7 +34,7 @@ KEEPS = ("results", "runs", "checkpoints")
 
 @dataclass(frozen=True)
 class Search:
-    """One search to make, or one already made."""
+    """What one method makes of one text: a search, or where weights change, what stands in its place."""
 
     method: Method
     seed: int
@@ -136,12 +136,12 @@ class Workshop:
                 with countdown.step("evaluation", cell.slug.rpartition("-")[0]):
                     self._evaluate(cell)
             if search is not None and self.choice.keep == "results":
-                shutil.rmtree(self.searches / search.slug / "run")
+                shutil.rmtree(self.searches / search.slug / "run", ignore_errors=True)
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """What was measured of a cell, and of its search."""
         found: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
-        if cell.search is not None:
+        if cell.search is not None and "search" not in found:
             record = self.searches / cell.search.slug / "search.json"
             found["search"] = json.loads(record.read_text(encoding="utf-8"))
         return found
@@ -151,6 +151,8 @@ class Workshop:
 
     def _is_searched(self, search: Search) -> bool:
         folder = self.searches / search.slug
+        if search.method.recipe.changes_weights:
+            return True
         return (folder / "search.json").is_file() and (folder / "run" / RUN_FILE).is_file()
 
     def _make_search(self, search: Search) -> None:
@@ -161,18 +163,7 @@ class Workshop:
         begun_before = run.is_dir()
         if not (run / RUN_FILE).is_file():
             folder.mkdir(exist_ok=True)
-            settings = search.method.said | {"seed": str(search.seed)}
-            data = search.facts["data"]
-            words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
-            words += [
-                "--samples",
-                str(data["samples"]),
-                "--seq-len",
-                str(data["seq_len"]),
-                "--packing",
-                data["packing"],
-            ]
-            words += self.choice.text.words
+            words = self._search_words(search)
             stage = self._command("search", self.choice.model, "--out", str(run), *words, *self._model)
         tokens = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["data"]["tokens"]
         # of a search that went on where another process had stopped, nobody knows the whole time
@@ -194,11 +185,11 @@ class Workshop:
         if cell.search is not None:
             folder = self.checkpoints / cell.slug
             checkpoint = str(folder)
-            run = self.searches / cell.search.slug / "run"
-            words = ["--sparsity", str(cell.sparsity), "--out", checkpoint, "--overwrite"]
-            stage = self._command("project", self.choice.model, str(run), *words, *self._model)
+            made = self._prune(cell.search, ["--sparsity", str(cell.sparsity), "--out", checkpoint, "--overwrite"])
             report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-            content |= {"project": _cost(stage), "pruned": report["overall"]}
+            content |= {**made, "pruned": report["overall"]}
+            if "search" in made:
+                content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
         words = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
         stage = self._command("perplexity", checkpoint, *self.choice.eval_text.words, *words, *self._model)
         measured = json.loads(stage.output)
@@ -206,6 +197,21 @@ class Workshop:
         self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {measured['perplexity']:.2f}")
         if cell.search is not None and self.choice.keep != "checkpoints":
             shutil.rmtree(checkpoint)
+
+    def _prune(self, search: Search, words: list[str]) -> dict[str, Any]:
+        """Write one checkpoint; return what it took."""
+        if search.method.recipe.changes_weights:
+            words += self._search_words(search)
+            stage = self._command("reference-sparsegpt", self.choice.model, *words, *self._model)
+            return {"search": _cost(stage)}
+        run = self.searches / search.slug / "run"
+        return {"project": _cost(self._command("project", self.choice.model, str(run), *words, *self._model))}
+
+    def _search_words(self, search: Search) -> list[str]:
+        data, settings = search.facts["data"], search.method.said | {"seed": str(search.seed)}
+        words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+        words += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
+        return words + self.choice.text.words
 
     def _command(self, *words: str) -> Stage:
         return run_command([*words, *self._backend], self.progress, (self.lock,))

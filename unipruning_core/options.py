@@ -208,7 +208,7 @@ def add_data(parser: Arguments, default: str) -> None:
     parser.add_argument("--field", help="the column that holds the text (default: text)")
 
 
-def _search_options(parser: argparse.ArgumentParser) -> None:
+def add_calibration(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("calibration")
     add_data(text, default="c4")
     text.add_argument("--samples", type=int, default=128, help="sequences (default: %(default)s)")
@@ -220,6 +220,10 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         help="packed: documents end to end, cut to windows; document: one document a sample (default: %(default)s)",
     )
     text.add_argument("--seed", type=int, help="of the order of the text and of random subsets (default: 0)")
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    add_calibration(parser)
     method = parser.add_argument_group("method (defaults are the published values)")
     method.add_argument("--mode", help="drift, frozen, coupled or feedback, see above (default: drift)")
     method.add_argument("--metric", help="magnitude, wanda, ria or stochria (default: stochria)")

@@ -58,7 +58,7 @@ def find_targets(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[list[L
         CheckpointError: no repeated blocks, two layers that share a weight, or a layer whose weight the checkpoint does
             not hold under a name and shape that fit.
     """
-    prefix, blocks = _decoder_blocks(model)
+    prefix, blocks = decoder_blocks(model)
     layers: list[Layer] = []
     left_out: list[LeftOut] = []
     owner: dict[int, str] = {}
@@ -96,7 +96,7 @@ def _is_conv1d(module: nn.Module) -> bool:
     return isinstance(module, Conv1D)
 
 
-def _decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The repeated blocks: of all module lists the one that holds most weights in linear layers, outermost first."""
     best: tuple[int, str, nn.ModuleList] | None = None
     for name, module in model.named_modules():

@@ -120,6 +120,19 @@ def test_a_figure_is_what_the_commands_by_hand_give(home, words, commands, tmp_p
     assert (row["perplexity"], row["tokens"]) == (wanted, 32)
 
 
+def test_a_method_that_changes_weights_has_a_run_a_sparsity(home, words, commands, tmp_path):
+    asked = ["--methods", "sparsegpt:block=8", "--sparsity", "50%", "2:4", "--keep", "results"]
+    assert main([*words, *asked]) == 0
+    assert commands == ["perplexity", *2 * ["reference-sparsegpt", "perplexity"]]
+    rows = table(tmp_path / "out")
+    assert list(rows) == [("dense", ""), ("sparsegpt:block=8", "50%"), ("sparsegpt:block=8", "2:4")]
+    row = rows["sparsegpt:block=8", "2:4"]
+    assert (row["tokens"], row["search_seconds"], row["project_seconds"], row["pruned"]) == (48, 1.5, None, 0.5)
+    commands.clear()
+    assert main([*words, *asked]) == 0
+    assert commands == []
+
+
 def test_what_is_done_is_not_done_again_and_what_is_new_is_added(words, commands, tmp_path):
     asked = ["--methods", "wanda", "--sparsity", "50%"]
     assert main([*words, *asked]) == 0
@@ -139,7 +152,7 @@ def test_what_is_done_is_not_done_again_and_what_is_new_is_added(words, commands
     assert commands == ["search", "project", "perplexity"]
 
 
-@pytest.mark.parametrize("stop_before", range(7))
+@pytest.mark.parametrize("stop_before", [0, 1, 3, 6])
 def test_a_comparison_that_was_killed_goes_on_to_the_same_table(words, commands, tmp_path, stop_before):
     asked = ["--methods", "wanda,magnitude", "--sparsity", "50%"]
     commands.stop_before = stop_before
@@ -210,6 +223,9 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
         (["--methods", "drift:samples=few"], "samples of method 'drift:samples=few' must be a whole number"),
         (["--methods", "drift:speed=1"], "sets 'speed', but settings are mode, metric"),
         (["--methods", "drift:quantile=high"], "quantile of method 'drift:quantile=high' must be a float, not 'high'"),
+        (["--methods", "sparsegpt/row"], "the budget of 'sparsegpt' is one of matrix, not 'row'"),
+        (["--methods", "sparsegpt:metric=ria"], "sets 'metric', but settings are block, dampening, seed"),
+        (["--methods", "sparsegpt:block=0"], "block is a number of columns from 1 up"),
         (["--methods", "drift:quantile=2"], "quantile must lie in [0, 1)"),
         (["--methods", "drift:samples=4000"], "want 64000 tokens, but"),
         (["--methods", "prox"], "no method is made for any sparsity asked for"),
