@@ -17,7 +17,7 @@ def add_command(command: Command) -> None:
 def _allocate(options: argparse.Namespace) -> int:
     from unipruning_core.allocate import fisher_rows, owl
     from unipruning_core.checkpoint import Checkpoint
-    from unipruning_core.cli import TerminalProgress
+    from unipruning_core.cli_progress import TerminalProgress
     from unipruning_core.gamma import Run
     from unipruning_core.hub import resolve_model
     from unipruning_core.registry import Catalogue

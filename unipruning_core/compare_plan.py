@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import ConfigError, DataError, UnipruningError
+from unipruning_core.progress import Progress
 from unipruning_core.text import SEPARATOR, load_text, token_ids
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _plan(choice: CompareChoice) -> Plan:
     backend = Catalogue().select(choice.backend)
     model = ModelChoice(choice.model, choice.dtype, choice.trust_remote_code)
     checkpoint = Checkpoint.open(resolve_model(choice.model, trust_remote_code=choice.trust_remote_code))
-    dtype = choose_dtype(model, checkpoint)
+    dtype = choose_dtype(model, checkpoint, backend, Progress())
     config, tokenizer = load_config_and_tokenizer(checkpoint, model)
     seq_len, eval_seq_len = window_length(config, choice.seq_len), window_length(config, choice.eval_seq_len)
     targets, _ = outline(checkpoint, config, model)

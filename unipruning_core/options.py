@@ -89,7 +89,7 @@ def add_project(command: Command, run: Handler) -> None:
 
 def add_allocate(command: Command, run: Handler) -> None:
     parser = command("allocate", run, "divide a share among blocks or rows and write it as a budget", ALLOCATE_DETAILS)
-    _model(parser)
+    add_model(parser)
     parser.add_argument("run_folder", type=Path, metavar="RUN", help="what 'unipruning search' wrote for this model")
     parser.add_argument("--scheme", required=True, choices=("owl", "fisher"), help="see above")
     parser.add_argument(
@@ -104,7 +104,7 @@ def add_allocate(command: Command, run: Handler) -> None:
     parser.add_argument(
         "--outlier-multiple", type=float, default=5.0, help="owl: M, of the mean of a block (default: %(default)s)"
     )
-    _backend(parser)
+    add_backend(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
 
 

@@ -24,7 +24,7 @@ import torch
 
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.select import kth_largest
-from unipruning_core.sparsity import SemiStructured, Sparsity
+from unipruning_core.sparsity import SemiStructured, Unstructured
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,7 +71,7 @@ def inverse_factor(hessian: Tensor, dampening: float, name: str) -> Tensor:
 def sparsify(
     weight: Tensor,  # (out, in), float32, changed in place
     factor: Tensor,  # (in, in), float32, U
-    sparsity: Sparsity,
+    sparsity: Unstructured | SemiStructured,
     backend: Backend,
     block: int,
 ) -> Tensor:  # (out, in), bool, what is kept

@@ -28,7 +28,7 @@ from unipruning_core.project import Projected, check_output
 from unipruning_core.pruned import REPORT_FILE, PrunedFolder
 from unipruning_core.registry import Catalogue
 from unipruning_core.sparsegpt import SparseGptSettings, inverse_factor, sparsify
-from unipruning_core.sparsity import SemiStructured, Sparsity, Unstructured
+from unipruning_core.sparsity import Cut, SemiStructured, Sparsity, Unstructured
 from unipruning_core.staging import staged
 from unipruning_core.targets import decoder_blocks, find_targets
 from unipruning_core.text import load_text
@@ -54,7 +54,7 @@ def run_sparsegpt(
     progress: Progress,
 ) -> Projected:
     """Prune at one sparsity and write the checkpoint; what can be wrong is looked at before the model is loaded."""
-    check_sparsity(sparsity)
+    cut = check_sparsity(sparsity)
     out = out.resolve()
     device = Catalogue().select(backend)
     progress.note(f"backend {device.name}")
@@ -70,22 +70,22 @@ def run_sparsegpt(
     calibration = calibration_batches(text, tokenizer, **sampling, seed=settings.seed, progress=progress)  # type: ignore[arg-type]
     model, _ = load_for_evaluation(
         checkpoint.folder,
-        choose_dtype(choice, checkpoint),
+        choose_dtype(choice, checkpoint, device, progress),
         device.device_type,
         trust_remote_code=choice.trust_remote_code,
     )
     layers, _ = find_targets(model, checkpoint)
-    masks = prune_model(model, layers, calibration, settings, sparsity, device, progress)
+    masks = prune_model(model, layers, calibration, settings, cut, device, progress)
     described = {"source": data.source, "sha256": text.sha256, **sampling, "tokens": calibration.tokens}
     provenance: dict[str, object] = {
         "settings": settings.to_json(),
         "data": {**described, "fingerprint": calibration.fingerprint},
         "versions": {package: version(package) for package in ("unipruning", "torch", "transformers")},
     }
-    return write_changed(checkpoint, layers, masks, sparsity, out, device, provenance, overwrite, progress)
+    return write_changed(checkpoint, layers, masks, cut, out, device, provenance, overwrite, progress)
 
 
-def check_sparsity(sparsity: Sparsity) -> None:
+def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
     """Refuse a budget that the reference does not have.
 
     Raises:
@@ -93,6 +93,7 @@ def check_sparsity(sparsity: Sparsity) -> None:
     """
     if not isinstance(sparsity, SemiStructured | Unstructured) or str(sparsity).count("/"):
         raise ConfigError(f"SparseGPT prunes a share of each matrix, such as 60%, or N:M, not {str(sparsity)!r}")
+    return sparsity
 
 
 @torch.no_grad()
@@ -101,7 +102,7 @@ def prune_model(
     layers: Sequence[Layer],
     calibration: Calibration,
     settings: SparseGptSettings,
-    sparsity: Sparsity,
+    sparsity: Unstructured | SemiStructured,
     backend: Backend,
     progress: Progress,
 ) -> dict[str, Tensor]:
@@ -142,7 +143,7 @@ def write_changed(
     checkpoint: Checkpoint,
     layers: Sequence[Layer],
     masks: dict[str, Tensor],
-    sparsity: Sparsity,
+    sparsity: Unstructured | SemiStructured,
     out: Path,
     backend: Backend,
     provenance: dict[str, object],
@@ -153,7 +154,8 @@ def write_changed(
     files, left_out = checkpoint.files_to_copy()
     files = [Path(shard.name) for shard in checkpoint.shards] + [path for path in files if path.name != REPORT_FILE]
     targets = tuple(layer.target for layer in layers)
-    with staged(out, replace=overwrite) as folder, PrunedFolder(folder, sparsity, checkpoint, targets) as output:
+    cuts: dict[str, Cut] = dict.fromkeys((target.name for target in targets), sparsity)
+    with staged(out, replace=overwrite) as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts) as output:
         with progress.task("copying", checkpoint.total_bytes, "B") as task:
             output.copy(files, task)
         with progress.task("writing", len(layers), "matrix") as task:
