@@ -100,7 +100,7 @@ class Budget:
                 " 'default' beside it; correct the file"
             )
         overall = parse_cut(content["overall"]) if isinstance(content.get("overall"), str) else None
-        if "overall" in content and not (isinstance(overall, Unstructured) and overall.scope == "matrix"):
+        if "overall" in content and not (isinstance(overall, Unstructured) and overall.scope != "row"):
             raise ConfigError(f"'overall' in budget {name!r} must be a share such as '60%', not {content['overall']!r}")
         return cls(
             name,

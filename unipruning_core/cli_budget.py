@@ -24,7 +24,7 @@ def _allocate(options: argparse.Namespace) -> int:
     from unipruning_core.sparsity import Unstructured, parse_sparsity
 
     sparsity, spread = parse_sparsity(options.sparsity), _number(options.spread)
-    if not isinstance(sparsity, Unstructured) or sparsity.scope != "matrix":
+    if not isinstance(sparsity, Unstructured) or sparsity.scope != "suited":
         raise ConfigError(f"allocate divides a share of all weights, such as 60%, not {options.sparsity!r}")
     if options.out.exists() and not (options.overwrite and options.out.is_file()):
         raise OutputError(f"{str(options.out)!r} exists; choose another file, or replace a file with --overwrite")

@@ -118,7 +118,7 @@ class Method:
             return sparsity
         if self.recipe.patterns_only:
             return None
-        return parse_sparsity(f"{sparsity}" if self.budget == "matrix" else f"{sparsity}/{self.budget}")
+        return parse_sparsity(f"{sparsity}/{self.budget}")
 
 
 def parse_method(text: str) -> Method:
@@ -174,7 +174,7 @@ def parse_shares(texts: Iterable[str]) -> list[Sparsity]:
     """Sparsities to compare at: "60%" or "2:4"; the budget belongs to the method."""
     parsed = [parse_sparsity(text) for text in texts]
     for text, sparsity in zip(texts, parsed, strict=True):
-        if isinstance(sparsity, Unstructured) and sparsity.scope != "matrix":
+        if isinstance(sparsity, Unstructured) and sparsity.scope != "suited":
             raise ConfigError(
                 f"sparsity {text!r} names a budget, which belongs to the method here; write {text.partition('/')[0]!r}"
                 f" and, say, wanda/{sparsity.scope}"

@@ -21,6 +21,7 @@ import torch
 from unipruning_core.checkpoint import Target
 from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.files import sha256, write_json
+from unipruning_core.settings import SCOPES
 from unipruning_core.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.tensorstream import TensorStream
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.mode_base import Outcome
+    from unipruning_core.sparsity import Scope
 
 FORMAT = "unipruning-run/1"
 RUN_FILE = "run.json"
@@ -136,6 +138,11 @@ class Run:
     def fingerprint(self) -> str:
         """Of the model the search ran on."""
         return str(self.description["model"]["fingerprint"])
+
+    @property
+    def scope(self) -> Scope:
+        """What a share of weights is best taken of: see ``settings.SCOPES``."""
+        return SCOPES.get(self.description["settings"]["mode"], "matrix")
 
     @property
     def provenance(self) -> dict[str, object]:

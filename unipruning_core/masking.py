@@ -19,6 +19,7 @@ from unipruning_core.sparsity import (
     Dense,
     Kept,
     KeptRows,
+    Scope,
     SemiStructured,
     Sparsity,
     Unstructured,
@@ -40,6 +41,10 @@ class Scores(Protocol):
     @property
     def fingerprint(self) -> str:
         """Of the checkpoint that was searched."""
+
+    @property
+    def scope(self) -> Scope:
+        """What a share is of where the user does not say: matrix, row or global."""
 
     @property
     def provenance(self) -> dict[str, object]:

@@ -89,7 +89,7 @@ def parse_mix(text: str) -> Mix:
     share = parse_cut(end)
     choices = [found for word in words.split("+") if (found := parse_cut(word)) is not None]
     known = len(choices) == len(words.split("+")) == len(set(choices))
-    if not known or not isinstance(share, Unstructured) or share.scope != "matrix":
+    if not known or not isinstance(share, Unstructured) or share.scope == "row":
         raise ConfigError(
             f"sparsity {text!r} should name different forms joined by '+', each N:M, a share or 'dense', and after '@'"
             " the share that is pruned of all matrices, such as 2:4+dense@45%"

@@ -17,8 +17,8 @@ Arguments = argparse._ActionsContainer  # a parser or a group of its options
 Command = Callable[..., Any]
 Handler = Callable[[argparse.Namespace], int]
 
-SPARSITY_HELP = """how much to prune, may be given several times: 60%% of each matrix, 60%%/row of each output row,
-60%%/global of all matrices together, N:M such as 2:4, @FILE with a budget for
+SPARSITY_HELP = """how much to prune, may be given several times: 60%%/matrix of each matrix, 60%%/row of each output
+row, 60%%/global of all matrices together, 60%% what suits the search, N:M such as 2:4, @FILE with a budget for
 each matrix, or a choice for each, such as 2:4+dense@45%%"""
 SEARCH_DETAILS = """\
 A killed command resumes where it last saved when it is given again.

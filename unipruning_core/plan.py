@@ -14,6 +14,7 @@ from unipruning_core.memory import held_parts
 from unipruning_core.mix import Mix
 from unipruning_core.registry import Catalogue
 from unipruning_core.saliency import METRICS, SUBSET_SHARE
+from unipruning_core.settings import SCOPES
 from unipruning_core.sparsity import Unstructured, kept_weights
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def plan_search(
             raise ConfigError(f"{name} must be a positive number, not {value}")
     reference = left_to_reference(backend)
     check_seq_len(outline.config, seq_len)
+    scope = SCOPES.get(settings.mode, "matrix")
+    sparsities = [s.within(scope) if isinstance(s, Unstructured) else s for s in sparsities]
     for sparsity in sparsities:
         sparsity.check(outline.targets)
     pruned = {str(sparsity): pruned_weights(outline.targets, sparsity) for sparsity in sparsities}

@@ -14,7 +14,7 @@ from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.masking import Scores, checked_score, decide, masks_of
 from unipruning_core.progress import Progress
 from unipruning_core.pruned import INTEGERS, REPORT_FILE, PrunedFolder, is_pruned_checkpoint
-from unipruning_core.sparsity import Sparsity, check_distinct
+from unipruning_core.sparsity import Sparsity, Unstructured, check_distinct
 from unipruning_core.staging import check_space, clean_up, staged
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def project(
     out = Path(out).resolve()
     check_output(checkpoint, scores.targets, sparsities, out, overwrite=overwrite, progress=progress)
     slugs = _slugs(sparsities)
+    sparsities = [_suited(sparsity, scores, progress) for sparsity in sparsities]
     files, left_out = _files(checkpoint)
     size = _size(checkpoint, files)
     decided = decide(scores, sparsities, backend, progress)
@@ -96,6 +97,17 @@ def project(
         for slug, output in zip(slugs, outputs, strict=True)
         for whole in [output.overall]
     ]
+
+
+def _suited(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsity:
+    if not isinstance(sparsity, Unstructured) or (suited := sparsity.within(scores.scope)) == sparsity:
+        return sparsity
+    if suited.scope == "global":
+        progress.note(
+            f"{sparsity} is taken of all matrices together, since this search's scores compare between them; "
+            f"{sparsity}/matrix takes it of each"
+        )
+    return suited
 
 
 def check_output(

@@ -7,9 +7,12 @@ from typing import Any
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.saliency import METRICS
-from unipruning_core.sparsity import SemiStructured, parse_sparsity
+from unipruning_core.sparsity import Scope, SemiStructured, parse_sparsity
 
 MODES = ("drift", "frozen", "coupled", "feedback")
+# of what a share is taken where the user does not say: feedback's scores have the unit of the loss, so they compare
+# between matrices; those of the others have mean 1 in each
+SCOPES: dict[str, Scope] = {"feedback": "global"}
 
 
 @dataclass(frozen=True)

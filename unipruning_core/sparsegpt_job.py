@@ -91,9 +91,11 @@ def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
     Raises:
         ConfigError: it is no share of each matrix and no N:M.
     """
-    if not isinstance(sparsity, SemiStructured | Unstructured) or str(sparsity).count("/"):
-        raise ConfigError(f"SparseGPT prunes a share of each matrix, such as 60%, or N:M, not {str(sparsity)!r}")
-    return sparsity
+    if isinstance(sparsity, SemiStructured) or (
+        isinstance(sparsity, Unstructured) and sparsity.scope in ("suited", "matrix")
+    ):
+        return sparsity
+    raise ConfigError(f"SparseGPT prunes a share of each matrix, such as 60%, or N:M, not {str(sparsity)!r}")
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 LARGEST_GROUP = 32
 
-Scope: TypeAlias = Literal["matrix", "row", "global"]
+# "suited" is what suits the search that is projected, and becomes one of the others
+Scope: TypeAlias = Literal["suited", "matrix", "row", "global"]
 
 
 @dataclass(frozen=True)
@@ -26,15 +27,15 @@ class Unstructured:
     """A share of the weights of each matrix, of each output row, or of all matrices together."""
 
     share: Fraction  # pruned, 0 <= share < 1
-    scope: Scope = "matrix"
+    scope: Scope = "suited"
 
     def __str__(self) -> str:
-        return f"{self._percent}%" if self.scope == "matrix" else f"{self._percent}%/{self.scope}"
+        return f"{self._percent}%" if self.scope == "suited" else f"{self._percent}%/{self.scope}"
 
     @property
     def slug(self) -> str:
         """The name of this sparsity's folder."""
-        return self._percent if self.scope == "matrix" else f"{self._percent}-{self.scope}"
+        return f"{self._percent}-{self.scope}" if self.scope in ("row", "global") else self._percent
 
     @property
     def _percent(self) -> str:
@@ -44,6 +45,10 @@ class Unstructured:
     def keep(self, numel: int) -> int:
         """How many of ``numel`` weights stay: the exact product, halves to the even neighbour."""
         return round((1 - self.share) * numel)
+
+    def within(self, scope: Scope) -> Unstructured:
+        """This share with ``scope`` as its own where it has none."""
+        return replace(self, scope=scope) if self.scope == "suited" else self
 
     def check(self, targets: Iterable[Target]) -> None:
         """Every matrix takes a share."""
@@ -133,7 +138,7 @@ def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:
 
 
 def parse_sparsity(text: str) -> Sparsity:
-    """Read "60%", "37.5%/row", "70%/global", "2:4", "@budget.json" or "2:4+dense@45%".
+    """Read "60%", "60%/matrix", "37.5%/row", "70%/global", "2:4", "@budget.json" or "2:4+dense@45%".
 
     Raises:
         ConfigError: the text is none of these, or the budget's file is missing or says what makes no sense.
@@ -160,14 +165,14 @@ def parse_cut(text: str) -> Unstructured | SemiStructured | Dense | None:
     if text == "dense":
         return Dense()
     share = _parse_share(text)
-    return _parse_pattern(text) if share is None or share.scope == "global" else share
+    return _parse_pattern(text) if share is None or share.scope == "global" else share.within("matrix")
 
 
 def _parse_share(text: str) -> Unstructured | None:
-    share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(row|global))?", text)
+    share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global))?", text)
     if share is None or (ratio := Fraction(share[1]) / 100) >= 1:
         return None
-    return Unstructured(ratio, cast("Scope", share[2] or "matrix"))
+    return Unstructured(ratio, cast("Scope", share[2] or "suited"))
 
 
 def _parse_pattern(text: str) -> SemiStructured | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unipruning_core.checkpoint import Checkpoint, Target
-from unipruning_core.sparsity import Sparsity, parse_sparsity
+from unipruning_core.sparsity import Sparsity, Unstructured, parse_sparsity
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONV1D = ("c_attn", "c_proj", "c_fc")
@@ -66,6 +66,7 @@ class FakeScores:
     def __init__(self, checkpoint: Checkpoint, targets: tuple[Target, ...] | None = None, levels: int = 0) -> None:
         self.targets = targets_of(checkpoint) if targets is None else targets
         self.fingerprint = checkpoint.fingerprint()
+        self.scope = "matrix"
         self.provenance: dict[str, object] = {"mode": "fake", "steps": 3}
         self.levels = levels  # of magnitude; 0 for as many as there are floats
 
@@ -77,8 +78,9 @@ class FakeScores:
 
 
 def parsed(*texts: str) -> list[Sparsity]:
-    """The sparsities of these texts."""
-    return [parse_sparsity(text) for text in texts]
+    """The sparsities of these texts; a share that does not say of what is one of each matrix."""
+    found = [parse_sparsity(text) for text in texts]
+    return [sparsity.within("matrix") if isinstance(sparsity, Unstructured) else sparsity for sparsity in found]
 
 
 def content(folder: Path) -> dict[str, bytes]:

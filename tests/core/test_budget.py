@@ -84,7 +84,7 @@ def test_names_go_before_patterns_and_the_first_pattern_decides():
     assert cuts == {
         "layers.0.up": Dense(),
         "layers.0.down": SemiStructured(2, 4),
-        "layers.1.up": Unstructured(Fraction(1, 2)),
+        "layers.1.up": Unstructured(Fraction(1, 2), "matrix"),
         "layers.10.up": Unstructured(Fraction(3, 5), "row"),
     }
 

@@ -273,7 +273,18 @@ def test_every_command_teaches_by_example():
     parser = build_parser()
     commands = parser._subparsers._group_actions[0].choices
     light = {"demo", "backends", "conform"}
-    taught = {"prune", "search", "project", "perplexity", "compare", "reference-sparsegpt", "plan", "bench", "doctor"}
+    taught = {
+        "prune",
+        "search",
+        "project",
+        "perplexity",
+        "compare",
+        "reference-sparsegpt",
+        "allocate",
+        "plan",
+        "bench",
+        "doctor",
+    }
     assert set(commands) == light | taught
     for name in taught:
         assert f"unipruning {name} " in commands[name].format_help()

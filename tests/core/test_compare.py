@@ -84,7 +84,7 @@ def test_every_method_has_a_row_a_sparsity_under_its_own_budget(words, commands,
     assert list(rows) == [
         ("dense", ""),
         ("wanda", "50%/row"),
-        ("wanda", "50%"),
+        ("wanda", "50%/matrix"),
         ("feedback", "50%/global"),
         ("wanda", "2:4"),
         ("feedback", "2:4"),
@@ -125,7 +125,7 @@ def test_a_method_that_changes_weights_has_a_run_a_sparsity(home, words, command
     assert main([*words, *asked]) == 0
     assert commands == ["perplexity", *2 * ["reference-sparsegpt", "perplexity"]]
     rows = table(tmp_path / "out")
-    assert list(rows) == [("dense", ""), ("sparsegpt:block=8", "50%"), ("sparsegpt:block=8", "2:4")]
+    assert list(rows) == [("dense", ""), ("sparsegpt:block=8", "50%/matrix"), ("sparsegpt:block=8", "2:4")]
     row = rows["sparsegpt:block=8", "2:4"]
     assert (row["tokens"], row["search_seconds"], row["project_seconds"], row["pruned"]) == (48, 1.5, None, 0.5)
     commands.clear()
@@ -262,8 +262,8 @@ def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
     recipe = RECIPES[name]
     assert method.budget == recipe.budget
     assert method.at(parse_sparsity("2:4")) == parse_sparsity("2:4")
-    wanted = {"matrix": "60%", "row": "60%/row", "global": "60%/global"}[recipe.budget]
-    assert method.at(parse_sparsity("60%")) == (None if recipe.patterns_only else parse_sparsity(wanted))
+    wanted = None if recipe.patterns_only else parse_sparsity(f"60%/{recipe.budget}")
+    assert method.at(parse_sparsity("60%")) == wanted
 
 
 def test_a_method_given_twice_is_compared_once():
@@ -299,4 +299,4 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
     rows = table(tmp_path / "out")
     # null in strict JSON stands for what is not finite
     assert rows["wanda", "50%/row"]["perplexity"] is rows["wanda", "50%/row"]["ratio"] is None
-    assert rows["magnitude", "50%"]["ratio"] == 0.0
+    assert rows["magnitude", "50%/matrix"]["ratio"] == 0.0

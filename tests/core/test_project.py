@@ -82,7 +82,7 @@ def test_exactly_the_weights_with_the_largest_scores_stay(model, text, levels, m
     assert (result.total, result.pruned) == (sum(m.numel() for m in masks.values()), result.total - kept)
     assert result.zero_share == zeros / result.total
     assert (result.path, result.sparsity) == (tmp_path / "out", sparsity)
-    if sparsity != parse_sparsity("0%"):
+    if text != "0%":
         assert kept == pytest.approx((1 - share_of(sparsity)) * result.total, abs=len(masks) * 80)
 
 
@@ -152,14 +152,14 @@ def test_the_report_says_what_was_done(llama, tmp_path):
     project(checkpoint, scores, parsed("50%"), tmp_path / "out", BACKEND)
     report = json.loads((tmp_path / "out" / "unipruning.json").read_text())
     numel = info.shape[0] * info.shape[1]
-    assert report["sparsity"] == "50%"
+    assert report["sparsity"] == "50%/matrix"
     assert report["backend"] == "cpu"
     assert report["model_fingerprint"] == checkpoint.fingerprint()
     assert report["provenance"] == {"mode": "fake", "steps": 3}
     assert report["left_out"] == {"pytorch_model.bin": "pickled weights"}
     assert report["matrices"].keys() == {target.name for target in scores.targets}
     assert report["matrices"][name] == {
-        "asked": "50%",
+        "asked": "50%/matrix",
         "kept": numel // 2,
         "total": numel,
         "sparsity": 0.5,
@@ -175,7 +175,7 @@ def test_a_pruned_checkpoint_can_be_pruned_again(llama, tmp_path):
     once = Checkpoint.open(tmp_path / "once")
     project(once, FakeScores(once), parsed("50%"), tmp_path / "twice", BACKEND)
     report = json.loads((tmp_path / "twice" / "unipruning.json").read_text())
-    assert report["sparsity"] == "50%"
+    assert report["sparsity"] == "50%/matrix"
     assert report["left_out"].keys() == {"masks.safetensors", "unipruning.json"}
 
 
@@ -211,7 +211,7 @@ def test_matrices_whose_scores_are_too_few_are_counted_and_named(llama, tmp_path
     progress, scores = Watching(), ZeroScores(llama)
     project(llama, scores, parsed("60%", "2:4"), tmp_path / "out", BACKEND, progress=progress)
     first = next(target.name for target in scores.targets if ".0." in target.name)
-    assert [note.split(":")[0] for note in progress.notes] == ["60%", "2"]
+    assert [note.split(":")[0] for note in progress.notes] == ["60%/matrix", "2"]
     for note in progress.notes:
         assert "7 of 14 matrices" in note
         assert first in note
@@ -223,3 +223,13 @@ def test_scores_above_zero_are_no_reason_for_a_note(llama, tmp_path):
     progress = Watching()
     project(llama, FakeScores(llama), parsed("60%", "2:4"), tmp_path / "out", BACKEND, progress=progress)
     assert progress.notes == []
+
+
+@pytest.mark.parametrize("suits", ["matrix", "row", "global"])
+def test_a_share_that_does_not_say_of_what_is_one_of_what_suits_the_search(llama, tmp_path, suits):
+    scores = FakeScores(llama)
+    scores.scope = suits
+    (bare,) = project(llama, scores, [parse_sparsity("60%")], tmp_path / "bare", BACKEND)
+    project(llama, scores, [parse_sparsity(f"60%/{suits}")], tmp_path / "said", BACKEND)
+    assert str(bare.sparsity) == f"60%/{suits}"
+    assert content(tmp_path / "bare") == content(tmp_path / "said")

@@ -15,6 +15,7 @@ from unipruning_core.sparsity import SemiStructured, Unstructured, check_distinc
     ("text", "sparsity", "slug"),
     [
         ("60%", Unstructured(Fraction(3, 5)), "60"),
+        ("60%/matrix", Unstructured(Fraction(3, 5), "matrix"), "60"),
         ("60.0%", Unstructured(Fraction(3, 5)), "60"),
         ("060%", Unstructured(Fraction(3, 5)), "60"),
         ("0%", Unstructured(Fraction(0)), "0"),
