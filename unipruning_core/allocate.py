@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 OUTLIER_MULTIPLE = 5.0  # M
 SPREAD = Fraction(8, 100)  # lambda
+CLAIM_OF_LARGEST = 1 << 40  # what the row of the largest mass is given, in whole numbers
 SHARE_DIGITS = 9  # decimals of a percentage that a budget's file holds
 
 
@@ -211,12 +212,13 @@ def row_budgets(
     spread: Fraction = SPREAD,  # lambda
 ) -> list[int]:
     """k_i by row, whole numbers that sum to ``total``, ties to the lower row."""
-    claims = masses.double().sqrt()
-    # a row of no mass keeps what the bound leaves it
+    roots = masses.double().sqrt()
+    # whole numbers are fast and exact to divide by; a row of no mass, or next to none, keeps what the bound leaves it
+    largest = float(roots.max()) or 1.0
+    claims = (roots / largest * CLAIM_OF_LARGEST).round().long().clamp_min(1).tolist()
     lowest, highest = max(Fraction(0), 1 - share - spread), min(Fraction(1), 1 - share + spread)
-    low, high = [floor(lowest * columns)] * len(masses), [ceil(highest * columns)] * len(masses)
-    smallest = float(claims.max()) * 2.0**-40 or 1.0
-    return apportion([Fraction(float(claim.clamp_min(smallest))) for claim in claims], total, low, high)
+    low, high = floor(lowest * columns), ceil(highest * columns)
+    return apportion(claims, total, [low] * len(claims), [high] * len(claims))
 
 
 def _wanda_score(weight: Tensor, norm: Tensor, backend: Backend) -> Tensor:  # (out, in), float32

@@ -29,9 +29,10 @@ def apportion(
     upper = [high if weight else low for weight, low, high in zip(weights, lower, upper, strict=True)]
     if not sum(lower) <= total <= sum(upper):
         raise ValueError(f"{total} lies outside what the bounds allow")
-    quotas = _quotas(weights, total, lower, upper)
-    kept = [quota.numerator // quota.denominator for quota in quotas]
-    by_remainder = sorted(range(len(kept)), key=lambda index: (kept[index] - quotas[index], index))
+    factor = _factor(weights, total, lower, upper)
+    parts = [divmod(quota, factor.denominator) for quota in _quotas(factor, weights, lower, upper)]
+    kept = [whole for whole, _ in parts]
+    by_remainder = sorted(range(len(kept)), key=lambda index: (-parts[index][1], index))
     for index in by_remainder[: total - sum(kept)]:
         kept[index] += 1
     return kept
@@ -43,14 +44,14 @@ def _as_integers(proportions: Sequence[Fraction | int]) -> list[int]:
     return [weight.numerator * (common // weight.denominator) for weight in proportions]
 
 
-def _quotas(weights: Sequence[int], total: int, lower: Sequence[int], upper: Sequence[int]) -> list[Fraction]:
-    """The q_i: c is in the segment between two bends of the sum, which is linear there."""
+def _quotas(factor: Fraction, weights: Sequence[int], lower: Sequence[int], upper: Sequence[int]) -> list[int]:
+    """q_i for c = ``factor``, times its denominator: whole numbers, since fractions are slow."""
+    a, b = factor.numerator, factor.denominator
+    return [min(max(a * w, low * b), high * b) for w, low, high in zip(weights, lower, upper, strict=True)]
 
-    def at(factor: Fraction) -> list[int]:
-        """q_i times the factor's denominator."""
-        a, b = factor.numerator, factor.denominator
-        return [min(max(a * w, low * b), high * b) for w, low, high in zip(weights, lower, upper, strict=True)]
 
+def _factor(weights: Sequence[int], total: int, lower: Sequence[int], upper: Sequence[int]) -> Fraction:
+    """The c: between the two bends of the sum of q_i where it comes to the total, there it is linear."""
     bends = {
         Fraction(bound, weight)
         for weight, low, high in zip(weights, lower, upper, strict=True)
@@ -59,11 +60,17 @@ def _quotas(weights: Sequence[int], total: int, lower: Sequence[int], upper: Seq
     }
     # a float rounds in order, and compares fast where it differs
     ordered = sorted(bends or {Fraction(0)}, key=lambda bend: (float(bend), bend))
-    end = ordered[bisect_left(ordered, True, key=lambda bend: sum(at(bend)) >= total * bend.denominator)]
-    start = ordered[max(0, ordered.index(end) - 1)]
-    first = [Fraction(part, start.denominator) for part in at(start)]
-    last = [Fraction(part, end.denominator) for part in at(end)]
-    reached = Fraction(sum(at(start)), start.denominator)
-    rise = Fraction(sum(at(end)), end.denominator) - reached
-    share = (total - reached) / rise if rise else Fraction(0)
-    return [one + share * (other - one) for one, other in zip(first, last, strict=True)]
+    found = bisect_left(
+        ordered, True, key=lambda bend: sum(_quotas(bend, weights, lower, upper)) >= total * bend.denominator
+    )
+    start, end = ordered[max(0, found - 1)], ordered[found]
+    # what lies between its bounds in the whole segment grows with c, the rest stands at one of them
+    rises = [
+        bool(w) and low <= start * w and end * w <= high and start < end
+        for w, low, high in zip(weights, lower, upper, strict=True)
+    ]
+    growth = sum(w for w, rising in zip(weights, rises, strict=True) if rising)
+    if not growth:
+        return end
+    standing = [quota for quota, rising in zip(_quotas(end, weights, lower, upper), rises, strict=True) if not rising]
+    return (total - Fraction(sum(standing), end.denominator)) / growth
