@@ -41,7 +41,7 @@ RECIPES: Mapping[str, Recipe] = {
     "drift": Recipe("row", {"mode": "drift"}),
     "feedback": Recipe("global", {"mode": "feedback"}),
     "sparsegpt": Recipe("matrix", budgets=("matrix",), changes_weights=True),
-    "prox": Recipe("row", {"mode": "drift", "prox_strength": 1.0}, patterns_only=True),
+    "prox": Recipe("row", {"mode": "drift", "prox_strength": 0.05}, patterns_only=True),
 }
 # every preset in one place: a renamed setting is renamed here alone
 PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {

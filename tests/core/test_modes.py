@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from itertools import pairwise
 
 import pytest
 import torch
@@ -231,6 +232,29 @@ def test_the_regulariser_makes_the_scratch_weights_two_of_four(tmp_path):
     search.consume(0, batches()[0])
     groups = search.layers[0].weight.unflatten(1, (-1, 4))
     assert (groups.count_nonzero(dim=-1) <= 2).all()
+
+
+def test_a_regulariser_that_acts_falls_sample_by_sample_and_makes_groups_two_of_four(tmp_path):
+    search = start(save_llama(tmp_path / "m", dtype=torch.float32), mode="drift", prox_strength=30.0)
+
+    def state():
+        groups = [layer.weight.double().abs().unflatten(1, (-1, 4)) for layer in search.layers]
+        # each triple is all but one of the four
+        triples = sum(
+            float(g[..., [i for i in range(4) if i != out]].prod(-1).sum()) for g in groups for out in range(4)
+        )
+        done = sum(int((g.count_nonzero(dim=-1) <= 2).sum()) for g in groups)
+        return triples, done / sum(g.numel() // 4 for g in groups)
+
+    states = [state()]
+    for sample, ids in enumerate(batches()):
+        search.consume(sample, ids)
+        states.append(state())
+    falling, rising = zip(*states, strict=True)
+    assert all(after < before for before, after in pairwise(falling))
+    assert falling[-1] < 0.05 * falling[0]
+    assert rising[0] == 0
+    assert rising[-1] > 0.9
 
 
 @pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
