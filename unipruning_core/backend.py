@@ -139,8 +139,13 @@ class Backend(ABC):
         local: Tensor,  # (out, in), float32, V >= 0
         exponent: float,  # a >= 0
         weight: Tensor | None = None,  # (out, in), any float, W; left out, it counts as one
+        drift: Tensor | None = None,  # (out, in), any float, D; left out, it counts as zero
+        pull: float = 0.0,  # b
     ) -> Tensor:  # (out, in), float32
-        r"""The score of what the loss and the local metric say: :math:`|W| F^{1/2} \cdot V^a`, with :math:`0^0 = 1`."""
+        r"""The score of what the loss and the local metric say.
+
+        .. math:: |W|\, F^{1/2}\, V^a\, e^{b D \operatorname{sign}(W)}, \qquad 0^0 = 1
+        """
 
     @abstractmethod
     def magnitude_histogram(

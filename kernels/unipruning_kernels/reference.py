@@ -46,9 +46,20 @@ def mirror_step(
         threshold.copy_(dual.abs().flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
 
 
-def blend_scores(feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
-    root = feedback.sqrt() if weight is None else feedback.sqrt() * weight.float().abs()
-    return (root * local.pow(exponent)).contiguous()
+def blend_scores(
+    feedback: Tensor,
+    local: Tensor,
+    exponent: float,
+    weight: Tensor | None = None,
+    drift: Tensor | None = None,
+    pull: float = 0.0,
+) -> Tensor:
+    score = feedback.sqrt() * local.pow(exponent)
+    if weight is not None:
+        score = score * weight.float().abs()
+        if drift is not None:
+            score = score * (pull * drift.float() * weight.float().sign()).exp()
+    return score.contiguous()
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:

@@ -183,10 +183,11 @@ def test_every_pattern_keeps_what_the_definition_keeps(backend, m, values, layou
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_blended_scores_agree(backend, layout, exponent):
     feedback, local = layout(random(257, 1028).clamp_min(0.0)), layout(random(257, 1028, seed=1).clamp_min(0.0))
-    for weight in (None, layout(random(257, 1028, seed=2).bfloat16())):
-        found = backend.blend_scores(feedback, local, exponent, weight)
+    weight, drift = layout(random(257, 1028, seed=2).bfloat16()), layout(random(257, 1028, seed=3).bfloat16())
+    for more in ((), (weight,), (weight, drift, 0.7)):
+        found = backend.blend_scores(feedback, local, exponent, *more)
         assert found.is_contiguous()
-        wanted = reference.blend_scores(feedback, local, exponent, weight)
+        wanted = reference.blend_scores(feedback, local, exponent, *more)
         torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0.0)
 
 

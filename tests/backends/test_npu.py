@@ -48,6 +48,7 @@ VECTORS = torch.rand(2, 96, generator=torch.Generator().manual_seed(4))
         ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7)),
         ("blend_scores", lambda: (weight().square(), weight().abs(), 0.0)),
         ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7, weight(torch.bfloat16))),
+        ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7, weight(), weight(torch.bfloat16), 0.5)),
         ("magnitude_histogram", lambda: (levels(), torch.tensor(0, dtype=torch.int32), 0, torch.zeros(2048).long())),
         ("magnitude_histogram", lambda: (levels(), torch.tensor(1016, dtype=torch.int32), 1, torch.zeros(1024).long())),
         ("threshold_mask", lambda: (levels(), torch.tensor(1.0), torch.tensor(1234))),

@@ -41,7 +41,11 @@ def cases() -> Iterator[Case]:
     yield Case("abs_sums", lambda go, t: triton_sums.abs_sums(go, t["weight"], t["p"]), 2)
     yield Case("mirror_step", lambda go, t: _step(go, t), 10)
     yield Case("mirror_step gradient", lambda go, t: _step(go, t, gradient=t["gradient"]), 12)
-    yield Case("blend_scores", lambda go, t: triton_blend.blend_scores(go, t["dual"], t["score"], 0.5, t["weight"]), 14)
+    yield Case(
+        "blend_scores",
+        lambda go, t: triton_blend.blend_scores(go, t["dual"], t["score"], 0.5, t["weight"], t["moment"], 2.0),
+        16,
+    )
     for level in range(3):
         yield Case(f"magnitude_histogram {level}", lambda go, t, level=level: _histogram(go, t, level), 4)
     yield Case("threshold_mask", lambda go, t: _threshold(go, t), 5)

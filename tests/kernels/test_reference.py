@@ -80,6 +80,9 @@ def test_blend_scores_is_a_product_of_powers(exponent):
     assert torch.allclose(score, torch.tensor(expected), rtol=1e-6, atol=0.0)
     weighted = reference.blend_scores(feedback, local, exponent, weight=torch.full((4, 4), -3.0))
     assert torch.allclose(weighted, 3 * torch.tensor(expected), rtol=1e-6, atol=0.0)
+    sides = torch.tensor([-3.0, 3.0, -3.0, 3.0]).expand(4, 4)
+    pulled = reference.blend_scores(feedback, local, exponent, sides, drift=torch.full((4, 4), 0.5), pull=0.2)
+    assert torch.allclose(pulled, weighted * torch.tensor([math.exp(-0.1), math.exp(0.1)] * 2), rtol=1e-6, atol=0.0)
 
 
 def test_three_digits_give_every_order_statistic(rng):

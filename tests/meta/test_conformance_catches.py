@@ -40,6 +40,7 @@ DEFECTS = [
     ("blend_scores", "LeavesTheTailUnwritten", "is nan, the reference gives"),
     ("blend_scores and repeat", "ReusesItsBuffer", "must be fresh, but two calls share its memory"),
     ("blend_scores and weight", "LeavesTheWeightOut", "blend_scores: score["),
+    ("blend_scores and weight", "ForgetsTheDrift", "blend_scores: score["),
     ("blend_scores", "AliasesTheInput", "blend_scores: score"),
     ("magnitude_histogram", "IgnoresThePrefix", "magnitude_histogram: counts["),
     ("magnitude_histogram", "OverwritesTheCounts", "magnitude_histogram: counts["),

@@ -116,16 +116,16 @@ class AddsNoiseOfHalfAnUlp(Control):
     def __init__(self) -> None:
         self.calls = 0
 
-    def blend_scores(self, feedback, local, exponent, weight=None):
+    def blend_scores(self, feedback, local, exponent, *others, **options):
         self.calls += 1
-        return reference.blend_scores(feedback, local, exponent, weight) * (1.0 + self.calls % 2 * 2.0**-22)
+        return reference.blend_scores(feedback, local, exponent, *others, **options) * (1.0 + self.calls % 2 * 2.0**-22)
 
 
 class LeavesTheTailUnwritten(Control):
-    def blend_scores(self, feedback, local, exponent, weight=None):
+    def blend_scores(self, feedback, local, exponent, *others, **options):
         score = torch.empty(feedback.shape)
         score.view(-1)[: feedback.numel() // 4 * 4 - 1] = reference.blend_scores(
-            feedback, local, exponent, weight
+            feedback, local, exponent, *others, **options
         ).view(-1)[: feedback.numel() // 4 * 4 - 1]
         return score
 
@@ -134,19 +134,24 @@ class ReusesItsBuffer(Control):
     def __init__(self) -> None:
         self.buffers: dict[torch.Size, Tensor] = {}
 
-    def blend_scores(self, feedback, local, exponent, weight=None):
+    def blend_scores(self, feedback, local, exponent, *others, **options):
         buffer = self.buffers.setdefault(feedback.shape, torch.zeros(feedback.shape))
-        return buffer.copy_(reference.blend_scores(feedback, local, exponent, weight))
+        return buffer.copy_(reference.blend_scores(feedback, local, exponent, *others, **options))
 
 
 class LeavesTheWeightOut(Control):
-    def blend_scores(self, feedback, local, exponent, weight=None):
+    def blend_scores(self, feedback, local, exponent, *others, **options):
         return reference.blend_scores(feedback, local, exponent)
 
 
+class ForgetsTheDrift(Control):
+    def blend_scores(self, feedback, local, exponent, weight=None, drift=None, pull=0.0):
+        return reference.blend_scores(feedback, local, exponent, weight)
+
+
 class AliasesTheInput(Control):
-    def blend_scores(self, feedback, local, exponent, weight=None):
-        return feedback if exponent == 0.0 else reference.blend_scores(feedback, local, exponent, weight)
+    def blend_scores(self, feedback, local, exponent, *others, **options):
+        return feedback if exponent == 0.0 else reference.blend_scores(feedback, local, exponent, *others, **options)
 
 
 class IgnoresThePrefix(Control):

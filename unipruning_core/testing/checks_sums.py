@@ -80,7 +80,8 @@ def test_blend_scores_equals_the_reference(
 def test_blend_scores_takes_any_strides(subject: Subject, rng: torch.Generator, layout: str) -> None:
     feedback, local = torch.rand(63, 100, generator=rng), torch.rand(63, 100, generator=rng)
     subject.check("blend_scores", feedback, local, 0.5, layout=layout)
-    subject.check("blend_scores", feedback, local, 0.5, weight=local.bfloat16(), layout=layout)
+    weight = local.bfloat16()
+    subject.check("blend_scores", feedback, local, 0.5, weight, weight.flip(0), pull=1.5, layout=layout)
 
 
 @shapes
@@ -89,7 +90,9 @@ def test_blend_scores_takes_the_weight_in(
     subject: Subject, rng: torch.Generator, shape: Shape, dtype: torch.dtype
 ) -> None:
     feedback, local = torch.rand(2, *shape, generator=rng).unbind()
-    subject.check("blend_scores", feedback, local, 0.5, weight=make_weight(rng, shape, dtype))
+    weight, drift = make_weight(rng, shape, dtype), make_weight(rng, shape, dtype)
+    subject.check("blend_scores", feedback, local, 0.5, weight=weight)
+    subject.check("blend_scores", feedback, local, 0.5, weight=weight, drift=drift, pull=0.75)
 
 
 @weight_kinds

@@ -77,8 +77,16 @@ class CpuBackend(Backend):
             dual, weight, r, p, q, threshold, step_size=step_size, rank=rank, gradient=gradient, phi=phi
         )
 
-    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
-        return self._operations.blend_scores(feedback, local, exponent, weight)
+    def blend_scores(
+        self,
+        feedback: Tensor,
+        local: Tensor,
+        exponent: float,
+        weight: Tensor | None = None,
+        drift: Tensor | None = None,
+        pull: float = 0.0,
+    ) -> Tensor:
+        return self._operations.blend_scores(feedback, local, exponent, weight, drift, pull)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         self._operations.magnitude_histogram(score, prefix, level, counts)

@@ -72,12 +72,22 @@ class PortableOperations:
         elif rank == 0:
             threshold.zero_()
 
-    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
+    def blend_scores(
+        self,
+        feedback: Tensor,
+        local: Tensor,
+        exponent: float,
+        weight: Tensor | None = None,
+        drift: Tensor | None = None,
+        pull: float = 0.0,
+    ) -> Tensor:
         score = torch.empty(local.shape)
         for tile in tiles(local):
             root = feedback[tile].sqrt()
             if weight is not None:
                 root.mul_(weight[tile].abs())
+            if weight is not None and drift is not None:
+                root.mul_(weight[tile].sign().float().mul_(drift[tile]).mul_(pull).exp_())
             torch.pow(local[tile], exponent, out=score[tile]).mul_(root)
         return score
 

@@ -56,8 +56,16 @@ class CudaBackend(Backend):
             phi=phi,
         )
 
-    def blend_scores(self, feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
-        return triton_blend.blend_scores(self.launcher, feedback, local, exponent, weight)
+    def blend_scores(
+        self,
+        feedback: Tensor,
+        local: Tensor,
+        exponent: float,
+        weight: Tensor | None = None,
+        drift: Tensor | None = None,
+        pull: float = 0.0,
+    ) -> Tensor:
+        return triton_blend.blend_scores(self.launcher, feedback, local, exponent, weight, drift, pull)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         triton_histogram.magnitude_histogram(self.launcher, score, prefix, level, counts)

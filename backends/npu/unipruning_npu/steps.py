@@ -74,13 +74,22 @@ def _move(
         v.add_(pull.sub_(gamma).mul_(step_size))
 
 
-def blend_scores(feedback: Tensor, local: Tensor, exponent: float, weight: Tensor | None = None) -> Tensor:
+def blend_scores(
+    feedback: Tensor,
+    local: Tensor,
+    exponent: float,
+    weight: Tensor | None = None,
+    drift: Tensor | None = None,
+    pull: float = 0.0,
+) -> Tensor:
     score = torch.empty(feedback.shape, dtype=feedback.dtype, device=feedback.device)
-    for rows in row_chunks(score, 8):
+    for rows in row_chunks(score, 16):
         torch.sqrt(feedback[rows], out=score[rows])
         # a power function made of a logarithm knows no 0 to the power of 0
         if exponent != 0:
             score[rows].mul_(local[rows].pow(exponent))
         if weight is not None:
             score[rows].mul_(weight[rows].abs().float())
+        if weight is not None and drift is not None:
+            score[rows].mul_(weight[rows].sign().float().mul_(drift[rows].float()).mul_(pull).exp_())
     return score
