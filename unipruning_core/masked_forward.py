@@ -1,4 +1,4 @@
-"""A forward and a backward at masked weights, with one masked matrix in memory at a time."""
+"""A forward and a backward at other weights than the model's, with one such matrix in memory at a time."""
 
 from __future__ import annotations
 
@@ -15,27 +15,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def masked_weights(
+def substituted_weights(
     layers: Sequence[Layer],
-    mask: Callable[[int], Tensor],  # of the layer at a position, (out, in), bool; the same until its gradient is used
+    make: Callable[[int], Tensor],  # the weight of the layer at a position, as its module stores it; always the same
 ) -> Iterator[None]:
-    """Inside, the model computes with W * M, and the gradient at W * M arrives on the parameters, which keep W.
+    """Inside, the model computes with the weights that are made; their gradients arrive on its own parameters.
 
-    A layer has its masked weight while its module runs.  Autograd would hold all of them until the backward, for the
-    gradients of the layers' inputs; it is given a note instead, and the masked weight is made again when asked for.
-    A parameter's gradient is complete only after that, so what is done with it may change W and the mask.
+    A layer has its made weight while its module runs.  Autograd would hold all of them until the backward, for the
+    gradients of the layers' inputs; it is given a note instead, and the weight is made again when asked for.
+    A parameter's gradient is complete only after that: what is done with it may change what ``make`` gives next time.
     """
-    whole = [layer.parameter.data for layer in layers]
-    running: dict[int, int] = {}  # the storage of a masked weight in use -> the layer's position
-
-    def masked(position: int) -> Tensor:
-        kept = mask(position)
-        kept = kept.t() if layers[position].target.transposed else kept
-        return whole[position].masked_fill(~kept, 0.0)
+    own = [layer.parameter.data for layer in layers]
+    running: dict[int, int] = {}  # the storage of a made weight in use -> the layer's position
 
     def put_in(position: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any) -> None:
-            layers[position].parameter.data = weight = masked(position)
+            layers[position].parameter.data = weight = make(position)
             running[weight.untyped_storage().data_ptr()] = position
 
         return hook
@@ -43,7 +38,7 @@ def masked_weights(
     def take_out(position: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             running.clear()
-            layers[position].parameter.data = whole[position]
+            layers[position].parameter.data = own[position]
 
         return hook
 
@@ -55,7 +50,7 @@ def masked_weights(
         if isinstance(packed, torch.Tensor):
             return packed
         position, *view = packed
-        return masked(position).as_strided(*view)
+        return make(position).as_strided(*view)
 
     handles = [layer.module.register_forward_pre_hook(put_in(position)) for position, layer in enumerate(layers)]
     handles += [layer.module.register_forward_hook(take_out(position)) for position, layer in enumerate(layers)]
@@ -66,5 +61,5 @@ def masked_weights(
         for handle in handles:
             handle.remove()
         # a forward that failed has not taken its weight out
-        for layer, data in zip(layers, whole, strict=True):
+        for layer, data in zip(layers, own, strict=True):
             layer.parameter.data = data

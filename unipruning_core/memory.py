@@ -28,8 +28,8 @@ def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSetting
 
     A weight of the model costs w.  ``frozen`` adds one matrix of float32; ``coupled`` 4 a target weight (V) and two
     matrices; ``drift`` 2 w + 8 (V, both moments, the gradient), or w + 8 where no clipping makes it keep the gradient;
-    ``feedback`` 2 w + 8: the original weights, but no gradient.  Where the weights stay (learning rate 0) there are no
-    moments, and ``feedback`` has a second dual in place of them and of the original weights.
+    ``feedback`` 2 w + 8: the drift, but no gradient.  Where the weights stay (learning rate 0) there are no
+    moments, and ``feedback`` has a second dual in place of them and of the drift.
     """
     total, largest = sum(sizes), max(sizes)
     model = {"weights": model_weights * width}
@@ -41,7 +41,7 @@ def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSetting
     if settings.learning_rate:
         parts["moments"] = (width + 4) * total
     if settings.mode == "feedback":
-        own = {"original weights": width * total} if settings.learning_rate else {"second dual": 4 * total}
+        own = {"drift": width * total} if settings.learning_rate else {"second dual": 4 * total}
         return parts | own | {"gradient, masked weights and score of one matrix": (2 * width + 4) * largest}
     return parts | ({"gradient": width * total} if settings.max_grad_norm else {})
 

@@ -82,10 +82,11 @@ class Search(ABC):
         sums: Sums | None = None,
     ) -> None:
         """V += kappa (S - Gamma) and the next exact tau, for one layer."""
-        layer, factors = self.layers[position], self._factors(position, sample, statistics, sums)
+        weight = self._weight(position)
+        factors = self._factors(position, sample, statistics, weight, sums)
         self.backend.mirror_step(
             dual,
-            layer.weight,
+            weight,
             factors.r,
             factors.p,
             factors.q,
@@ -95,13 +96,17 @@ class Search(ABC):
         )
         self.steps[position] += 1
 
-    def _factors(self, position: int, sample: int, statistics: InputStatistics, sums: Sums | None = None) -> Factors:
+    def _weight(self, position: int) -> Tensor:
+        """The weight that S is taken of, (out, in), any float."""
+        return self.layers[position].weight
+
+    def _factors(
+        self, position: int, sample: int, statistics: InputStatistics, weight: Tensor, sums: Sums | None = None
+    ) -> Factors:
         # a stream of its own for every matrix and sample, so that resuming needs no random state
         stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
         generator = torch.Generator().manual_seed(stream % 2**63)
-        return saliency_factors(
-            self.metric, self.layers[position].weight, statistics.norm, self.backend, generator, sums
-        )
+        return saliency_factors(self.metric, weight, statistics.norm, self.backend, generator, sums)
 
     def _refuse_unreached(self, reached: Sequence[bool]) -> None:
         missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]

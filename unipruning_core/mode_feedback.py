@@ -1,17 +1,26 @@
 r"""The search whose saliency contains the loss, measured where it matters: at the masked weights.
 
 At sample t the mask M_t of the current score, at a sparsity that rises from 0 to ``ramp_sparsity``, is applied to the
-drifting scratch weights W_t under one budget for all matrices, and one gradient g_t is taken at W_t * M_t.  A weight
-that was masked early can come back, because its gradient is still measured.
+drifting weights W0 + D_t under one budget for all matrices, and one gradient g_t is taken there.  A weight that was
+masked early can come back, because its gradient is still measured.
 
-.. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad V \leftarrow V + \kappa (S - \Gamma), \qquad
-          \text{score} = |W^0|\, v^{1/2}\, V^{a}
+.. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad D \leftarrow D - \eta_t \frac{m}{v^{1/2}}, \qquad
+          V \leftarrow V + \kappa (S - \Gamma), \qquad
+          \text{score} = |W^0|\, v^{1/2}\; V^{a}\; e^{b \operatorname{sign}(W^0) D / \eta}
 
-Removing weight w of the original model changes the loss by about w g to first order; its mean square
-:math:`F = (W^0)^2 v` is the diagonal Fisher term (Theis et al., arXiv 1801.05787).  The unit of its root is that of the
-loss, so matrices compare and the budget may be global.  v is the second moment that AdamW keeps anyway to drift the
-weights: there ``feedback_step`` is 1 - beta_2, no second dual is held, and no gradient is scaled, since AdamW does not
-feel scale.  Where the weights stay (``learning_rate`` 0) F is a dual of its own, with S = (W0 g)^2 and tau = 0.
+**How much.**  Removing weight w changes the loss by about w g to first order; the mean square :math:`F = (W^0)^2 v` is
+the diagonal Fisher term (Theis et al., arXiv 1801.05787).  The unit of its root is that of the loss, so matrices
+compare and the budget may be global.  v is the second moment that AdamW keeps to drift the weights: ``feedback_step``
+is 1 - beta_2, and no gradient is clipped, since AdamW does not feel scale.  Its first moment is m.
+
+**Which way.**  Let a mask entry be a number from 0 to 1: the derivative of the loss in it is W0 g.  One step of
+exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b W0 g / F^(1/2)), which is
+exp(-b sign(W0) g / v^(1/2)).  The sum of these steps is what AdamW adds up in D: a weight that the loss drives away
+from zero stays, one that it drives to zero goes.  ``pull`` is b; a large one overshoots, since weights that pull the
+same way are then pruned together.  The product of all factors is a sum of logarithms, the dual of that mirror map.
+
+Only D is held: W0 is the model's weight and stays, and D in a half precision keeps steps that W0 + D would round away.
+Where nothing drifts (``learning_rate`` 0) F is a dual of its own, with S = (W0 g)^2 and tau = 0.
 
 Along the ramp each weight is judged near the sparsity at which it would go, which is what makes one search serve every
 sparsity: the regularisation path of split linearised Bregman iteration (Huang et al., NeurIPS 2016).  With a
@@ -21,13 +30,12 @@ sparsity: the regularisation path of split linearised Bregman iteration (Huang e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 
 from unipruning_core.adamw import BETAS
-from unipruning_core.masked_forward import masked_weights
+from unipruning_core.masked_forward import substituted_weights
 from unipruning_core.mode_base import Outcome
 from unipruning_core.mode_loss import DriftSearch, on_gradient
 from unipruning_core.select import kth_largest
@@ -37,6 +45,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.select import Selection
     from unipruning_core.settings import SearchSettings
     from unipruning_core.targets import Layer
 
@@ -44,9 +53,9 @@ PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pat
 
 
 class FeedbackSearch(DriftSearch):
-    """``drift``, with the forward and backward at the masked weights and a score of what they say.
+    """``drift`` beside the weights, with the gradient at the masked weights and a score of what it says.
 
-    Masks and masked weights are made one matrix at a time and never held.
+    Scores, masks and masked weights are made one matrix at a time and never held.
     """
 
     def __init__(
@@ -55,15 +64,13 @@ class FeedbackSearch(DriftSearch):
         super().__init__(model, layers, settings, backend, samples)
         self.betas = BETAS[0], 1.0 - settings.feedback_step
         self.total = sum(dual.numel() for dual in self.duals)
-        self.original = [layer.weight for layer in layers]
-        self.feedback: list[Tensor] = []
-        if settings.learning_rate:
-            self.original = [weight.clone(memory_format=torch.contiguous_format) for weight in self.original]
-        else:
-            self.feedback = [torch.zeros_like(dual) for dual in self.duals]
+        drifts = bool(settings.learning_rate)
+        self.drift = [torch.zeros_like(layer.parameter) for layer in layers] if drifts else []
+        self.feedback = [] if drifts else [torch.zeros_like(dual) for dual in self.duals]
 
     def consume(self, sample: int, input_ids: Tensor) -> float:
-        with self._masked(sample):
+        selection = self._selection(sample)
+        with substituted_weights(self.layers, lambda position: self._masked(position, selection)):
             loss, seen = self._loss(input_ids)
             one = torch.ones((), device=loss.device)
             with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)):
@@ -75,23 +82,34 @@ class FeedbackSearch(DriftSearch):
         rising = max(1.0, self.settings.ramp_share * self.samples)
         return self.settings.most_sparse * min(1.0, sample / rising)
 
-    def _masked(self, sample: int) -> AbstractContextManager[None]:
-        """Have the model run at the weights that this sample's sparsity leaves."""
+    def _selection(self, sample: int) -> Selection | None:
+        """Which weights this sample's sparsity leaves; None where it leaves all."""
         keep = self.total - round(self.sparsity_at(sample) * self.total)
         if keep == self.total:
-            return nullcontext()
-        selection = kth_largest(lambda: map(self._ranked, range(len(self.layers))), keep, self.backend)
-
-        def mask(position: int) -> Tensor:
-            score = self._ranked(position)
-            ties = torch.tensor(selection.ties_per_tensor[position], device=score.device)
-            return self.backend.threshold_mask(score, selection.threshold.to(score.device), ties)
-
-        return masked_weights(self.layers, mask)
+            return None
+        return kth_largest(lambda: map(self._ranked, range(len(self.layers))), keep, self.backend)
 
     @torch.no_grad()
+    def _masked(self, position: int, selection: Selection | None) -> Tensor:
+        """(W0 + D) * M as the module stores it."""
+        layer = self.layers[position]
+        weight = layer.parameter + self.drift[position] if self.drift else layer.parameter.clone()
+        if selection is not None:
+            score = self._ranked(position)
+            ties = torch.tensor(selection.ties_per_tensor[position], device=score.device)
+            mask = self.backend.threshold_mask(score, selection.threshold.to(score.device), ties)
+            weight.masked_fill_(~self._faced(mask, position), 0.0)
+        return weight
+
+    def _weight(self, position: int) -> Tensor:
+        weight = self.layers[position].weight
+        return weight + self._faced(self.drift[position], position) if self.drift else weight
+
+    def _moved(self, position: int) -> Tensor:
+        return self.drift[position] if self.drift else super()._moved(position)
+
     def _descend(self, position: int, sample: int, gradient: Tensor, scale: Tensor) -> None:
-        if self.moments:
+        if self.drift:
             super()._descend(position, sample, gradient, scale)
             return
         layer, dual = self.layers[position], self.feedback[position]
@@ -100,17 +118,19 @@ class FeedbackSearch(DriftSearch):
             *(dual, layer.weight, dual.new_zeros(dual.shape[0]), nothing, nothing, dual.new_zeros(())),
             step_size=self.settings.feedback_step,
             rank=None,
-            gradient=gradient.t() if layer.target.transposed else gradient,
+            gradient=self._faced(gradient, position),
             phi=1.0,
         )
 
     def _score(self, position: int) -> Tensor:
-        local, exponent = self.duals[position], self.settings.exponent
-        if not self.moments:
-            return self.backend.blend_scores(self.feedback[position], local, exponent)
-        second = self.moments[position].second
-        second = second.t() if self.layers[position].target.transposed else second
-        return self.backend.blend_scores(second, local, exponent, self.original[position])
+        local, settings = self.duals[position], self.settings
+        if not self.drift:
+            return self.backend.blend_scores(self.feedback[position], local, settings.exponent)
+        second, drift = (self._faced(t, position) for t in (self.moments[position].second, self.drift[position]))
+        return self.backend.blend_scores(
+            *(second, local, settings.exponent, self.layers[position].weight, drift),
+            pull=settings.pull / settings.learning_rate,
+        )
 
     def _ranked(self, position: int) -> Tensor:
         """The score by which the ramp takes weights away: the pattern's own stay to the last."""
@@ -119,10 +139,14 @@ class FeedbackSearch(DriftSearch):
             return score
         return score.masked_fill_(self.backend.nm_mask(score, pattern.n, pattern.m), PROTECTED)
 
+    def _faced(self, stored: Tensor, position: int) -> Tensor:
+        """From how the module stores a matrix to (out, in), or back."""
+        return stored.t() if self.layers[position].target.transposed else stored
+
     def tensors(self) -> dict[str, Tensor]:
         state = super().tensors()
-        # a dual of its own only where the weights stay
-        for layer, feedback in zip(self.layers, self.feedback, strict=bool(self.feedback)):
+        # a dual of its own only where nothing drifts
+        for layer, feedback in zip(self.layers, self.feedback, strict=not self.drift):
             state[f"{layer.name}.feedback"] = feedback
         return state
 

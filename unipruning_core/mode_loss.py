@@ -57,8 +57,13 @@ class LossSearch(Search):
         for layer, dual, threshold in zip(self.layers, self.duals, self.thresholds, strict=True):
             state[f"{layer.name}.dual"] = dual
             state[f"{layer.name}.threshold"] = threshold
-            state[f"{layer.name}.scratch"] = layer.parameter.detach()
+        for position, layer in enumerate(self.layers):
+            state[f"{layer.name}.scratch"] = self._moved(position)
         return state
+
+    def _moved(self, position: int) -> Tensor:
+        """What the loss moves, as the module stores the weight."""
+        return self.layers[position].parameter.detach()
 
     def outcomes(self) -> Iterator[Outcome]:
         self._refuse_unreached([steps > 0 for steps in self.steps.tolist()])
@@ -119,8 +124,7 @@ class DriftSearch(LossSearch):
             return
         moments = self.moments[position]
         self.backend.adamw_step(
-            self.layers[position].parameter.detach(),
-            *(gradient, moments.first, moments.second, scale.to(gradient.device)),
+            *(self._moved(position), gradient, moments.first, moments.second, scale.to(gradient.device)),
             step=sample + 1,
             learning_rate=self.settings.learning_rate * schedule(sample, self.samples),
             betas=self.betas,
@@ -164,7 +168,7 @@ class CoupledSearch(LossSearch):
             return
         weight, dual, threshold = layer.weight, self.duals[position], self.thresholds[position]
         gradient = gradient.t() if layer.target.transposed else gradient
-        f = self._factors(position, sample, statistics)
+        f = self._factors(position, sample, statistics, weight)
         moved = torch.empty_like(weight)
         rows = max(1, TILE // weight.shape[1])
         for start in range(0, weight.shape[0], rows):

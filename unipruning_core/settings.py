@@ -34,6 +34,7 @@ class SearchSettings:
     ramp_share: float = 0.8  # feedback: the share of samples over which it gets there
     feedback_step: float = 0.05  # gamma, feedback: how fast F follows
     exponent: float = 1.0  # a, feedback: of V in the score F^(1/2) V^a
+    pull: float = 0.015  # b, feedback: of the drift's direction in the score
     pattern: str = ""  # N:M, feedback: what the ramp heads for; none is a share of all weights
 
     def __post_init__(self) -> None:
@@ -50,9 +51,19 @@ class SearchSettings:
         for name in ("ramp_share", "feedback_step"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name.replace('_', ' ')} must lie in (0, 1], not {getattr(self, name)}")
-        for name in ("exponent", "learning_rate", "max_grad_norm", "prox_strength", "coupling", "soft_threshold"):
+        for name in (
+            "exponent",
+            "pull",
+            "learning_rate",
+            "max_grad_norm",
+            "prox_strength",
+            "coupling",
+            "soft_threshold",
+        ):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name.replace('_', ' ')} must be a number from 0 up, not {getattr(self, name)}")
+        if self.prox_strength and self.mode == "feedback":
+            raise ConfigError("--prox-strength is for --mode drift; in feedback the weights stay, and --pattern steers")
         if self.pattern and self.mode != "feedback":
             raise ConfigError(
                 f"--pattern is for the ramp of --mode feedback, and {self.mode} has none; any pattern can be projected"
