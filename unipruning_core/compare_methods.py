@@ -6,6 +6,7 @@ settings of the search; ``samples`` and ``seq_len`` set its calibration apart fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from unipruning_core.sparsity import SemiStructured, Sparsity, Unstructured, par
 
 BUDGETS = ("matrix", "row", "global")
 CALIBRATION_KEYS = ("samples", "seq_len")
+ALLOCATION_KEYS = ("spread", "outlier_multiple")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,9 @@ class Recipe:
     patterns_only: bool = False  # made for N:M, so other sparsities have no row
     uses_text: bool = True  # else one sample and one seed say all
     changes_weights: bool = False  # no search: weights and masks come together, once a sparsity
+    scores_of: str = ""  # the method whose search it takes, where it has none of its own
+    scheme: str = ""  # of 'unipruning allocate', which makes a budget for each share
+    judge: str = ""  # the method whose search that budget is made from, where it is another one
 
 
 def _frozen(metric: str, budget: str, *, uses_text: bool = True) -> Recipe:
@@ -38,6 +43,14 @@ RECIPES: Mapping[str, Recipe] = {
     "wanda": _frozen("wanda", "row"),
     "ria": _frozen("ria", "row"),
     "stochria": _frozen("stochria", "row"),
+    "owl": Recipe("blocks", budgets=("blocks",), scores_of="wanda", scheme="owl"),
+    "fisher-rows": Recipe(
+        "rows",
+        budgets=("rows",),
+        scores_of="wanda",
+        scheme="fisher",
+        judge="feedback:exponent=0:ramp_sparsity=0:learning_rate=0",
+    ),
     "drift": Recipe("row", {"mode": "drift"}),
     "feedback": Recipe("global", {"mode": "feedback"}),
     "sparsegpt": Recipe("matrix", budgets=("matrix",), changes_weights=True),
@@ -50,6 +63,8 @@ PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("wanda/matrix", ""),
         ("ria", ""),
         ("stochria", ""),
+        ("owl", "Wanda with a share of its own for each decoder block"),
+        ("fisher-rows", "Wanda with a share of its own for each row"),
         ("drift/row", "the release, mended"),
         ("drift/matrix", ""),
         ("drift/global", ""),
@@ -57,6 +72,7 @@ PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("magnitude", ""),
         ("sparsegpt", "changes the weights that stay; all others are masks alone"),
         ("feedback", "this program's"),
+        ("feedback:pattern=2:4", "the same, searched for the pattern"),
     ),
     "ablation": (
         ("feedback", "the whole method"),
@@ -97,8 +113,30 @@ class Method:
 
     @property
     def label(self) -> str:
-        """The method without its budget: what decides its search."""
+        """The method without its budget."""
         return ":".join([self.name, *(f"{key}={value}" for key, value in self.overrides.items())])
+
+    @property
+    def scores(self) -> Method:
+        """The method whose search gives the scores: itself, or the one it builds on."""
+        kept = {key: value for key, value in self.overrides.items() if key not in ALLOCATION_KEYS}
+        return Method(self.recipe.scores_of, self.budget, kept) if self.recipe.scores_of else self
+
+    @property
+    def judge(self) -> Method | None:
+        """The method whose search gives the budget, where that is another one, on the same calibration."""
+        if not self.recipe.judge:
+            return None
+        method = parse_method(self.recipe.judge)
+        kept = {key: value for key, value in self.overrides.items() if key in CALIBRATION_KEYS}
+        return Method(method.name, method.budget, {**method.overrides, **kept})
+
+    @property
+    def allocation(self) -> dict[str, str]:
+        """What 'unipruning allocate' is told; nothing where no budget is made."""
+        if not self.recipe.scheme:
+            return {}
+        return {"scheme": self.recipe.scheme} | {k: v for k, v in self.overrides.items() if k in ALLOCATION_KEYS}
 
     @property
     def said(self) -> dict[str, str]:
@@ -114,11 +152,13 @@ class Method:
 
     def at(self, sparsity: Sparsity) -> Sparsity | None:
         """A sparsity under this method's budget; None where the method is not made for it."""
+        if "pattern" in self.overrides:
+            return sparsity if str(sparsity) == self.overrides["pattern"] else None
         if isinstance(sparsity, SemiStructured):
-            return sparsity
+            return None if self.recipe.scheme else sparsity
         if self.recipe.patterns_only:
             return None
-        return parse_sparsity(f"{sparsity}/{self.budget}")
+        return sparsity if self.recipe.scheme else parse_sparsity(f"{sparsity}/{self.budget}")
 
 
 def parse_method(text: str) -> Method:
@@ -127,7 +167,8 @@ def parse_method(text: str) -> Method:
     Raises:
         ConfigError: no method has the name, or it takes no such budget; a setting is not KEY=VALUE.
     """
-    head, *assignments = text.split(":")
+    # a colon inside a value, as in pattern=2:4, is followed by no key
+    head, *assignments = re.split(r":(?=\w+=)", text)
     name, slash, budget = head.partition("/")
     if name not in RECIPES:
         raise ConfigError(f"methods are {', '.join(RECIPES)}, not {name!r}")
@@ -136,16 +177,25 @@ def parse_method(text: str) -> Method:
         raise ConfigError(f"the budget of {name!r} is one of {', '.join(recipe.budgets)}, not {budget!r}")
     overrides: dict[str, str] = {}
     for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not (key and equals and value) or key in overrides or key == "seed":
+        key, _, value = assignment.partition("=")
+        if not value or key in overrides or key == "seed":
             raise ConfigError(
                 f"settings of method {text!r} are written :KEY=VALUE, each once, not {assignment!r};"
                 " seeds are the same for all methods, see --seeds"
             )
         if key in CALIBRATION_KEYS and not value.isdecimal():
             raise ConfigError(f"{key} of method {text!r} must be a whole number, not {value!r}")
+        if key in ALLOCATION_KEYS and recipe.scheme:
+            _check_number(text, key, value)
         overrides[key] = value
     return Method(name, budget or recipe.budget, overrides)
+
+
+def _check_number(text: str, key: str, value: str) -> None:
+    try:
+        float(value)
+    except ValueError as error:
+        raise ConfigError(f"{key} of method {text!r} must be a number, not {value!r}") from error
 
 
 def parse_methods(texts: Iterable[str], presets: Iterable[str]) -> tuple[list[Method], dict[str, str]]:

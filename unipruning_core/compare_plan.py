@@ -91,7 +91,8 @@ def _plan(choice: CompareChoice) -> Plan:
     from unipruning_core.registry import Catalogue
     from unipruning_core.settings import SearchSettings
 
-    settings = {method.label: search_settings(method) for method in choice.methods}
+    searched = [one for method in choice.methods for one in (method.scores, method.judge) if one is not None]
+    settings = {method.label: search_settings(method) for method in searched}
     backend = Catalogue().select(choice.backend)
     model = ModelChoice(choice.model, choice.dtype, choice.trust_remote_code)
     checkpoint = Checkpoint.open(resolve_model(choice.model, trust_remote_code=choice.trust_remote_code))

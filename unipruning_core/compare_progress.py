@@ -29,7 +29,9 @@ class Countdown:
         began = time.monotonic()
         yield
         self.taken.setdefault(kind, []).append(time.monotonic() - began)
-        self.left.remove(kind)
+        # a search that was removed with its last use may be made once more
+        if kind in self.left:
+            self.left.remove(kind)
 
     def _rest(self) -> str:
         """The time left, where every kind that is left has a kin that was seen."""

@@ -49,15 +49,17 @@ class Search:
 class Cell:
     """One perplexity of the table: a search at a sparsity, or the dense model."""
 
+    method: Method | None
     search: Search | None
+    judge: Search | None  # the search that the budget is made from, where it is another one
     sparsity: Sparsity | None
     facts: dict[str, Any]
 
     @property
     def slug(self) -> str:
-        if self.search is None or self.sparsity is None:
+        if self.method is None or self.search is None or self.sparsity is None:
             return f"dense-{_key(self.facts)}"
-        return f"{_word(self.search.method.label)}-s{self.search.seed}-{self.sparsity.slug}-{_key(self.facts)}"
+        return f"{_word(self.method.label)}-s{self.search.seed}-{self.sparsity.slug}-{_key(self.facts)}"
 
 
 @dataclass(frozen=True)
@@ -73,21 +75,29 @@ class Line:
 def lines_of(choice: CompareChoice, plan: Plan) -> list[Line]:
     """Every row, the dense one first, then sparsity by sparsity in the order of the methods; none twice."""
     measured = {"text": plan.eval_sha256, "windows": plan.windows, "seq_len": plan.eval_seq_len}
-    dense = Cell(None, None, {**plan.common, "search": None, **measured})
+    dense = Cell(None, None, None, None, {**plan.common, "search": None, **measured})
     lines = {("", ""): Line(None, None, None, [dense])}
     for nominal in choice.sparsities:
         for method in choice.methods:
             if (sparsity := method.at(nominal)) is None or (method.label, str(sparsity)) in lines:
                 continue
-            cells = []
-            for seed in choice.seeds if method.recipe.uses_text else choice.seeds[:1]:
-                search = _search(choice, plan, method, seed)
-                facts = {**plan.common, "search": _key(search.facts), "sparsity": str(sparsity), **measured}
-                cells.append(Cell(search, sparsity, facts))
+            seeds = choice.seeds if method.scores.recipe.uses_text else choice.seeds[:1]
+            cells = [_cell(choice, plan, method, sparsity, seed, measured) for seed in seeds]
             lines[method.label, str(sparsity)] = Line(method, nominal, sparsity, cells)
     if len(lines) == 1:
         raise ConfigError("no method is made for any sparsity asked for; add a sparsity, such as 2:4 for prox")
     return list(lines.values())
+
+
+def _cell(
+    choice: CompareChoice, plan: Plan, method: Method, sparsity: Sparsity, seed: int, measured: dict[str, Any]
+) -> Cell:
+    search = _search(choice, plan, method.scores, seed)
+    judge = _search(choice, plan, method.judge, seed) if method.judge else None
+    facts = {**plan.common, "search": _key(search.facts), "sparsity": str(sparsity), **measured}
+    if method.allocation:
+        facts["allocation"] = {**method.allocation, "judge": _key(judge.facts) if judge else None}
+    return Cell(method, search, judge, sparsity, facts)
 
 
 def _search(choice: CompareChoice, plan: Plan, method: Method, seed: int) -> Search:
@@ -118,33 +128,40 @@ class Workshop:
         cells = [cell for line in lines for cell in line.cells]
         missing = [cell for cell in cells if not self._evaluation(cell).is_file()]
         # all sparsities of one search together, so that its run folder is needed no longer than that
-        order: dict[str, list[Cell]] = {}
+        groups: dict[str, list[Cell]] = {}
         for cell in missing:
-            order.setdefault(cell.search.slug if cell.search else "", []).append(cell)
-        searches = [group[0].search for group in order.values()]
+            groups.setdefault(cell.search.slug if cell.search else "", []).append(cell)
+        wanted = {search.slug: search for cell in missing for search in (cell.search, cell.judge) if search}
         countdown = Countdown(
-            [f"search {search.method.label}" for search in searches if search and not self._is_searched(search)],
+            [f"search {search.method.label}" for search in wanted.values() if not self._is_searched(search)],
             ["evaluation"] * len(missing),
             len(cells) - len(missing),
             self.progress,
         )
-        for group in order.values():
-            if (search := group[0].search) is not None and not self._is_searched(search):
-                with countdown.step(f"search {search.method.label}", f"seed {search.seed}"):
-                    self._make_search(search)
+        for group in groups.values():
+            searches = {search.slug: search for cell in group for search in (cell.search, cell.judge) if search}
+            for search in searches.values():
+                if not self._is_searched(search):
+                    with countdown.step(f"search {search.method.label}", f"seed {search.seed}"):
+                        self._make_search(search)
             for cell in group:
                 with countdown.step("evaluation", cell.slug.rpartition("-")[0]):
                     self._evaluate(cell)
-            if search is not None and self.choice.keep == "results":
-                shutil.rmtree(self.searches / search.slug / "run", ignore_errors=True)
+            for slug in searches if self.choice.keep == "results" else ():
+                shutil.rmtree(self.searches / slug / "run", ignore_errors=True)
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """What was measured of a cell, and of its search."""
         found: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
         if cell.search is not None and "search" not in found:
-            record = self.searches / cell.search.slug / "search.json"
-            found["search"] = json.loads(record.read_text(encoding="utf-8"))
+            found["search"] = self._record(cell.search)
+            if cell.judge is not None:
+                found["search"] = _together(found["search"], self._record(cell.judge))
         return found
+
+    def _record(self, search: Search) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.searches / search.slug / "search.json").read_text(encoding="utf-8"))
+        return record
 
     def _evaluation(self, cell: Cell) -> Path:
         return self.evaluations / f"{cell.slug}.json"
@@ -185,7 +202,7 @@ class Workshop:
         if cell.search is not None:
             folder = self.checkpoints / cell.slug
             checkpoint = str(folder)
-            made = self._prune(cell.search, ["--sparsity", str(cell.sparsity), "--out", checkpoint, "--overwrite"])
+            made = self._prune(cell, cell.search, ["--out", checkpoint, "--overwrite"])
             report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
             content |= {**made, "pruned": report["overall"]}
             if "search" in made:
@@ -198,14 +215,23 @@ class Workshop:
         if cell.search is not None and self.choice.keep != "checkpoints":
             shutil.rmtree(checkpoint)
 
-    def _prune(self, search: Search, words: list[str]) -> dict[str, Any]:
+    def _prune(self, cell: Cell, search: Search, words: list[str]) -> dict[str, Any]:
         """Write one checkpoint; return what it took."""
+        asked, model = ["--sparsity", str(cell.sparsity)], self.choice.model
         if search.method.recipe.changes_weights:
-            words += self._search_words(search)
-            stage = self._command("reference-sparsegpt", self.choice.model, *words, *self._model)
-            return {"search": _cost(stage)}
+            words += [*asked, *self._search_words(search)]
+            return {"search": _cost(self._command("reference-sparsegpt", model, *words, *self._model))}
         run = self.searches / search.slug / "run"
-        return {"project": _cost(self._command("project", self.choice.model, str(run), *words, *self._model))}
+        cost = {"seconds": 0.0, "peak_mib": 0.0}
+        if cell.method is not None and cell.method.allocation:
+            budget = self.searches / search.slug / f"{cell.slug}.json"
+            judged = self.searches / (cell.judge or search).slug / "run"
+            scheme = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
+            scheme += [*asked, "--out", str(budget), "--overwrite"]
+            cost = _cost(self._command("allocate", model, str(judged), *scheme, *self._model))
+            asked = ["--sparsity", f"@{budget}"]
+        stage = self._command("project", model, str(run), *asked, *words, *self._model)
+        return {"project": _together(cost, _cost(stage))}
 
     def _search_words(self, search: Search) -> list[str]:
         data, settings = search.facts["data"], search.method.said | {"seed": str(search.seed)}
@@ -239,6 +265,14 @@ def locked(folder: Path) -> Iterator[int]:
                 "wait for it, or end it"
             ) from error
         yield file.fileno()
+
+
+def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What two steps took, one after the other; unknown where one of them is."""
+    known = one["seconds"] is not None and other["seconds"] is not None
+    peaks = [cost["peak_mib"] for cost in (one, other) if cost["peak_mib"] is not None]
+    seconds = one["seconds"] + other["seconds"] if known else None
+    return {**one, "seconds": seconds, "peak_mib": max(peaks, default=None)}
 
 
 def _cost(stage: Stage) -> dict[str, float]:

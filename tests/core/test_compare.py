@@ -120,6 +120,35 @@ def test_a_figure_is_what_the_commands_by_hand_give(home, words, commands, tmp_p
     assert (row["perplexity"], row["tokens"]) == (wanted, 32)
 
 
+def test_a_method_that_allocates_takes_the_scores_of_another_and_a_budget_of_its_own(home, words, commands, tmp_path):
+    asked = ["--methods", "wanda,owl:spread=0.2,fisher-rows", "--sparsity", "50%", "2:4"]
+    assert main([*words, *asked]) == 0
+    rows = table(tmp_path / "out")
+    # no budget is divided among N:M
+    assert list(rows)[1:] == [("wanda", "50%/row"), ("owl:spread=0.2", "50%"), ("fisher-rows", "50%"), ("wanda", "2:4")]
+    assert commands.count("search") == 2
+    assert commands.count("allocate") == 2
+    owl, fisher = rows["owl:spread=0.2", "50%"], rows["fisher-rows", "50%"]
+    assert owl["pruned"] == fisher["pruned"] == 0.5
+    assert len({row["perplexity"] for row in rows.values()}) == len(rows)
+    # one search for owl, two for fisher; a budget and a projection for both
+    assert (owl["search_seconds"], fisher["search_seconds"]) == (1.5, 3.0)
+    assert owl["project_seconds"] == fisher["project_seconds"] == 3.0
+
+    (run,) = (tmp_path / "out" / "searches").glob("wanda-*/run")
+    budget, model = str(tmp_path / "owl.json"), str(home / "model")
+    allocate = ["allocate", model, str(run), "--scheme", "owl", "--spread", "0.2", "--sparsity", "50%", "--out", budget]
+    assert main(allocate) == 0
+    out = str(tmp_path / "by-hand")
+    assert main(["project", model, str(run), "--sparsity", f"@{budget}", "--out", out]) == 0
+    by_hand = json.loads((tmp_path / "by-hand" / "unipruning.json").read_text())["matrices"]
+    commands.clear()
+    assert main([*words, *asked, "--windows", "4", "--keep", "checkpoints"]) == 0
+    assert "search" not in commands
+    (kept,) = (tmp_path / "out" / "checkpoints").glob("owl*")
+    assert json.loads((kept / "unipruning.json").read_text())["matrices"] == by_hand
+
+
 def test_a_method_that_changes_weights_has_a_run_a_sparsity(home, words, commands, tmp_path):
     asked = ["--methods", "sparsegpt:block=8", "--sparsity", "50%", "2:4", "--keep", "results"]
     assert main([*words, *asked]) == 0
@@ -226,6 +255,9 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
         (["--methods", "sparsegpt/row"], "the budget of 'sparsegpt' is one of matrix, not 'row'"),
         (["--methods", "sparsegpt:metric=ria"], "sets 'metric', but settings are block, dampening, seed"),
         (["--methods", "sparsegpt:block=0"], "block is a number of columns from 1 up"),
+        (["--methods", "owl:spread=wide"], "spread of method 'owl:spread=wide' must be a number, not 'wide'"),
+        (["--methods", "wanda:spread=0.1"], "sets 'spread', but settings are mode, metric"),
+        (["--methods", "feedback:pattern=2:4"], "no method is made for any sparsity asked for"),
         (["--methods", "drift:quantile=2"], "quantile must lie in [0, 1)"),
         (["--methods", "drift:samples=4000"], "want 64000 tokens, but"),
         (["--methods", "prox"], "no method is made for any sparsity asked for"),
@@ -253,7 +285,8 @@ def test_a_preset_names_settings_that_exist(name):
     assert len(methods) == len(PRESETS[name])
     assert set(remarks) <= {text for text, _ in PRESETS[name]}
     for method in methods:
-        search_settings(method)
+        search_settings(method.scores)
+        assert method.judge is None or search_settings(method.judge)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -261,9 +294,16 @@ def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
     method = parse_method(name)
     recipe = RECIPES[name]
     assert method.budget == recipe.budget
+    assert method.at(parse_sparsity("2:4")) == (None if recipe.scheme else parse_sparsity("2:4"))
+    share = parse_sparsity("60%" if recipe.scheme else f"60%/{recipe.budget}")
+    assert method.at(parse_sparsity("60%")) == (None if recipe.patterns_only else share)
+
+
+def test_a_search_for_a_pattern_is_compared_at_that_pattern():
+    method = parse_method("feedback:pattern=2:4:exponent=2")
+    assert method.overrides == {"pattern": "2:4", "exponent": "2"}
     assert method.at(parse_sparsity("2:4")) == parse_sparsity("2:4")
-    wanted = None if recipe.patterns_only else parse_sparsity(f"60%/{recipe.budget}")
-    assert method.at(parse_sparsity("60%")) == wanted
+    assert method.at(parse_sparsity("4:8")) is method.at(parse_sparsity("50%")) is None
 
 
 def test_a_method_given_twice_is_compared_once():
