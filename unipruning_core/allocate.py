@@ -103,7 +103,7 @@ def outlier_ratios(
 
         for block in blocks_of(targets):
             summed = sum(
-                float(backend.abs_sums(a, a.new_ones(a.shape[1]))[0].double().cpu().sum()) for a in scores(block)
+                float(backend.abs_sums(a, a.new_ones(a.shape[1]))[0].cpu().double().sum()) for a in scores(block)
             )
             threshold = torch.tensor(multiple * summed / block.size, dtype=torch.float32, device=backend.device_type)
             none = torch.tensor(0, device=backend.device_type)

@@ -135,12 +135,13 @@ def row_mask(
     backend: Backend,
 ) -> Tensor:  # (out, in), bool
     """Keep a number of its own of each row; rows that keep as many are handed to the backend together."""
-    mask = torch.empty(score.shape, dtype=torch.bool, device=score.device)
+    # put together on the host, so that a device needs no operation beside the contract's
+    mask = torch.empty(score.shape, dtype=torch.bool)
     counts = torch.tensor(keeps)
     for keep in sorted(set(keeps)):
-        rows = (counts == keep).nonzero().flatten().to(score.device)
-        mask.index_copy_(0, rows, backend.topk_mask(score.index_select(0, rows), keep))
-    return mask
+        rows = (counts == keep).nonzero().flatten()
+        mask[rows] = backend.topk_mask(score.index_select(0, rows.to(score.device)), keep).cpu()
+    return mask.to(score.device)
 
 
 def _keep(cut: Cut, numel: int) -> int | None:

@@ -10,6 +10,7 @@ import torch
 from _checkpoints import FakeScores, content, save_gpt2, save_llama
 
 from unipruning_core.apportion import apportion
+from unipruning_core.backend import Backend
 from unipruning_core.budget import Budget
 from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import ConfigError
@@ -20,6 +21,14 @@ from unipruning_cpu.backend import CpuBackend
 from unipruning_kernels import reference
 
 BACKEND = CpuBackend()
+
+
+class ReferenceBackend(reference.Operations, Backend):
+    """The contract's definition, as a new backend starts."""
+
+    name, device_type = "reference", "cpu"
+
+
 TARGETS = (
     Target("layers.0.up", (8, 12)),
     Target("layers.0.down", (12, 8)),
@@ -234,12 +243,13 @@ def expected_mask(score, cut):
     return reference.topk_mask(score.view(1, -1), kept_weights(cut, score.shape)).view(score.shape)
 
 
+@pytest.mark.parametrize("backend", [BACKEND, ReferenceBackend()], ids=lambda backend: backend.name)
 @pytest.mark.parametrize("levels", [0, 3], ids=["distinct", "ties"])
 @pytest.mark.parametrize(("model", "rules"), [("llama", LLAMA), ("gpt2", GPT2)])
-def test_a_mixed_budget_is_projected_as_it_says(model, rules, levels, models, tmp_path):
+def test_a_mixed_budget_is_projected_as_it_says(model, rules, levels, backend, models, tmp_path):
     checkpoint, sparsity = models[model], budget(rules, overall="50%")
     scores = FakeScores(checkpoint, levels=levels)
-    (result,) = project(checkpoint, scores, [sparsity], tmp_path / "out", BACKEND)
+    (result,) = project(checkpoint, scores, [sparsity], tmp_path / "out", backend)
     assert result.pruned == result.total - round(Fraction(1, 2) * result.total)
     cuts, masks = sparsity.cuts(scores.targets), read_masks(tmp_path / "out")
     report = json.loads((tmp_path / "out" / "unipruning.json").read_text())
