@@ -18,6 +18,7 @@ from unipruning_core.progress import Progress
 from unipruning_core.project import Projected, check_output, project
 from unipruning_core.registry import Catalogue
 from unipruning_core.search import SearchTask, check_run_folder, finished_search, search
+from unipruning_core.settings import MODES
 from unipruning_core.targets import LeftOut, find_targets
 from unipruning_core.text import load_text
 
@@ -87,6 +88,7 @@ def run_search(
     if settings.ramp_pattern:
         settings.ramp_pattern.check(targets)
     report_targets(targets, left_out, progress)
+    progress.note(f"mode {settings.mode}, metric {settings.metric}: {MODES[settings.mode]}")
     text = load_text(data.source, split=data.split, field=data.field)
     calibration = calibration_batches(
         text,

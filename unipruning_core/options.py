@@ -24,11 +24,11 @@ SEARCH_DETAILS = """\
 A killed command resumes where it last saved when it is given again.
 
 modes
+  feedback  the gradient is taken at the masked weights while sparsity rises, and says how hard and which way the loss
+            drives each weight: the best masks, with one budget for all matrices; 14 bytes a weight
   drift     a scratch copy of the weights follows the loss by AdamW, as published; 14 bytes a weight
   frozen    the weights stay, forward only: Wanda, RIA or averaged stochRIA; 2 bytes a weight
   coupled   weights and Γ pull at each other, as the paper writes it; 6 bytes a weight
-  feedback  drift, with the gradient taken at the masked weights while sparsity rises: the best unstructured masks,
-            best of all with one budget (60%/global); --pattern 2:4 makes the best 2:4 masks; 14 bytes a weight
 
 examples
   unipruning {examples}
@@ -37,7 +37,7 @@ SEARCH_EXAMPLES = """\
 search HuggingFaceTB/SmolLM2-135M --out run
   unipruning search ./model --out run --mode frozen --metric wanda --data calibration.jsonl"""
 PRUNE_EXAMPLES = """\
-prune HuggingFaceTB/SmolLM2-135M --sparsity 60%/row --out pruned
+prune HuggingFaceTB/SmolLM2-135M --sparsity 60% --out pruned
   unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
 PROJECT_DETAILS = """\
 Reads checkpoint and run folder as files; no model is built, one matrix is in memory at a time.  With one sparsity DIR
@@ -224,9 +224,11 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
-    method = parser.add_argument_group("method (defaults are the published values)")
-    method.add_argument("--mode", help="drift, frozen, coupled or feedback, see above (default: drift)")
-    method.add_argument("--metric", help="magnitude, wanda, ria or stochria (default: stochria)")
+    method = parser.add_argument_group("method (defaults of what was published are the published values)")
+    method.add_argument("--mode", help="feedback, drift, frozen or coupled, see above (default: feedback)")
+    method.add_argument(
+        "--metric", help="magnitude, wanda, ria or stochria (default: wanda in feedback, else stochria)"
+    )
     method.add_argument("--step-size", type=float, help="κ of the dual's step (default: 0.01)")
     method.add_argument("--quantile", type=float, help="λ, the share of |V| under the threshold (default: 0.001)")
     method.add_argument("--learning-rate", type=float, help="of the weights in drift and coupled (default: 1e-4)")

@@ -165,8 +165,11 @@ def least_step_bytes(targets: Sequence[Target], settings: SearchSettings, width:
         if not settings.learning_rate:
             parts["mirror_step of the second dual"] = float(8 + 2 * width)
         # the score is blended afresh for each of three histograms, and for the masks of the forward and the backward
-        blend = 12 + (width if settings.learning_rate else 0)
-        parts["budget and masked weights"] = float(5 * blend + 3 * 4 + 2 * (5 + 1 + 2 * width))
+        terms = 2 if settings.learning_rate else 0  # the weight and its drift
+        parts["budget"] = float(3 * (12 + terms * width + 4))
+        parts["masked weights"] = float(2 * (12 + terms * width + 5 + 1 + (terms or 1) * width + width))
+        if settings.learning_rate:
+            parts["drifting weights"] = float(3 * width)
     return parts
 
 

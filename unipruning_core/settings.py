@@ -9,7 +9,13 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.saliency import METRICS
 from unipruning_core.sparsity import Scope, SemiStructured, parse_sparsity
 
-MODES = ("drift", "frozen", "coupled", "feedback")
+# each with what is said when a search begins
+MODES = {
+    "feedback": "gradients at the masked weights while sparsity rises; the best masks, one budget for all matrices",
+    "drift": "as published: scratch weights follow the loss; feedback gives better masks at the same cost",
+    "frozen": "forward only, the cheapest; feedback gives better masks",
+    "coupled": "weights and Γ pull at each other, as the paper writes it; feedback gives better masks",
+}
 # of what a share is taken where the user does not say: feedback's scores have the unit of the loss, so they compare
 # between matrices; those of the others have mean 1 in each
 SCOPES: dict[str, Scope] = {"feedback": "global"}
@@ -19,8 +25,8 @@ SCOPES: dict[str, Scope] = {"feedback": "global"}
 class SearchSettings:
     """Everything that decides the outcome of a search besides the model, the text and the backend."""
 
-    mode: str = "drift"
-    metric: str = "stochria"
+    mode: str = "feedback"
+    metric: str = ""  # the local metric; none is wanda in feedback, whose other factors it balances, else stochria
     step_size: float = 0.01  # kappa of drift and frozen; alpha * rho of coupled
     quantile: float = 0.001  # lambda: the share of abs(V) that the threshold sets to zero
     seed: int = 0
@@ -38,6 +44,8 @@ class SearchSettings:
     pattern: str = ""  # N:M, feedback: what the ramp heads for; none is a share of all weights
 
     def __post_init__(self) -> None:
+        if not self.metric:
+            object.__setattr__(self, "metric", "wanda" if self.mode == "feedback" else "stochria")
         if self.mode not in MODES:
             raise ConfigError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
         if self.metric not in METRICS:

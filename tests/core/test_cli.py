@@ -44,13 +44,13 @@ def test_prune_writes_a_checkpoint_and_keeps_the_search(home, search_words, tmp_
     out = tmp_path / "pruned"
     assert main(["prune", *search_words, "--sparsity", "50%", "--sparsity", "2:4", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "50%" in printed
     assert "unipruning project" in printed
+    assert "50%/global" in printed
     for slug in ("50", "2-4"):
-        weights = load_file(out / slug / "model.safetensors")
-        pruned = weights["model.layers.0.mlp.up_proj.weight"]
-        assert pruned.count_nonzero() == pruned.numel() // 2
+        assert json.loads((out / slug / "unipruning.json").read_text())["overall"]["sparsity"] == 0.5
         AutoModelForCausalLM.from_pretrained(out / slug)
+    pruned = load_file(out / "2-4" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+    assert (pruned.unflatten(1, (-1, 4)).count_nonzero(dim=-1) == 2).all()
     assert (
         main(["project", str(home / "model"), f"{out}-run", "--sparsity", "70%/global", "--out", str(tmp_path / "g")])
         == 0
@@ -142,14 +142,18 @@ def refused(words, says, folder, capsys):
         (["--sparsity", "@nowhere.json"], "budget 'nowhere.json' cannot be read"),
         (["--sparsity", "50%", "--sparsity", "50.0%"], "asked for twice"),
         (["--sparsity", "50%", "--backend", "abacus"], "no backend is called 'abacus'; installed: cpu, cuda, npu"),
-        (["--sparsity", "50%", "--mode", "fast"], "mode is one of drift, frozen, coupled, feedback, not 'fast'"),
+        (["--sparsity", "50%", "--mode", "fast"], "mode is one of feedback, drift, frozen, coupled, not 'fast'"),
         (["--sparsity", "50%", "--metric", "luck"], "metric is one of magnitude, wanda, ria, stochria"),
         (["--sparsity", "50%", "--dtype", "int8"], "dtype is one of auto"),
         (["--sparsity", "50%", "--samples", "4000"], "want 64000 tokens, but"),
         (["--sparsity", "50%", "--samples", "0"], "calibration wants samples >= 1"),
         (["--sparsity", "50%", "--seq-len", "4096"], "--seq-len 4096 is more than the model's 2048 positions"),
         (["--sparsity", "50%", "--step-size", "0"], "step size must lie in (0, 1]"),
-        (["--sparsity", "50%", "--prox-strength", "1", "--prox-pattern", "3:16"], "needs a multiple of 16 inputs"),
+        (["--sparsity", "50%", "--prox-strength", "1"], "--prox-strength is for --mode drift"),
+        (
+            ["--sparsity", "50%", "--mode", "drift", "--prox-strength", "1", "--prox-pattern", "3:16"],
+            "needs a multiple of 16 inputs",
+        ),
         (["--sparsity", "50%", "--mode", "feedback", "--pattern", "3:16"], "needs a multiple of 16 inputs"),
         (["--sparsity", "50%", "--mode", "feedback", "--pattern", "50%"], "must be N:M, such as 2:4, not '50%'"),
         (["--sparsity", "50%", "--mode", "drift", "--pattern", "2:4"], "--pattern is for the ramp of --mode feedback"),

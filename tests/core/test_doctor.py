@@ -15,6 +15,7 @@ from unipruning_core.cli import main
 from unipruning_core.doctor import Check
 from unipruning_core.registry import Catalogue
 from unipruning_core.testing import conformance
+from unipruning_core.testing.inputs import FLOATS
 
 WELL = [Check("vectors cpu", True, "3 pass in 1 s")]
 
@@ -29,8 +30,8 @@ def test_the_vectors_of_a_right_backend_pass(monkeypatch):
     monkeypatch.setattr(doctor, "VECTORS", "masks_of_the_reference or manifest")
     (check,) = doctor.conformance(["cpu"])
     assert (check.name, check.ok) == ("vectors cpu", True)
-    # the manifest's checks are two and one an operation
-    assert check.detail.startswith(f"{len(OPERATIONS) + 3} pass")
+    # the manifest's checks are two, one an operation and one a dtype
+    assert check.detail.startswith(f"{len(OPERATIONS) + len(FLOATS) + 3} pass")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

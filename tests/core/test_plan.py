@@ -104,9 +104,11 @@ def test_the_traced_operations_are_two_a_weight_and_token_and_those_of_attention
     [
         ({"mode": "frozen", "metric": "ria"}, 2 + 10),
         ({"mode": "coupled", "metric": "ria"}, 2 + 10 + 14),
-        ({"metric": "ria"}, 2 + 10 + 2 + 18),
-        ({"metric": "ria", "max_grad_norm": 0.0}, 2 + 10 + 18),
-        ({"metric": "ria", "prox_strength": 0.2}, 2 + 10 + 2 + 18 + 4),
+        ({"mode": "drift", "metric": "ria"}, 2 + 10 + 2 + 18),
+        ({"mode": "drift", "metric": "ria", "max_grad_norm": 0.0}, 2 + 10 + 18),
+        ({"mode": "drift", "metric": "ria", "prox_strength": 0.2}, 2 + 10 + 2 + 18 + 4),
+        ({"mode": "feedback"}, 2 + 10 + 18 + 3 * (16 + 4) + 2 * (16 + 5 + 7) + 6),
+        ({"mode": "feedback", "learning_rate": 0.0}, 2 + 10 + 12 + 3 * (12 + 4) + 2 * (12 + 5 + 5)),
     ],
     ids=str,
 )
@@ -119,7 +121,7 @@ def test_a_step_moves_at_least_what_its_operations_read_and_write(folder, settin
 
 def test_the_predicted_time_is_the_roofline(folder):
     words = {"backend": "cpu", "samples": 10, "seq_len": 8}
-    found, settings = outline(str(folder)), SearchSettings(metric="ria")
+    found, settings = outline(str(folder)), SearchSettings(mode="drift", metric="ria")
     plan = plan_search(found, settings, **words, machine=Machine(bandwidth=1e6, flops=1e15))
     assert plan.seconds["forward and backward"] == pytest.approx(10 * plan.model_bytes / 1e6)
     assert plan.seconds["steps"] == pytest.approx(10 * found.weights * 32 / 1e6)

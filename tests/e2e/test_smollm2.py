@@ -34,7 +34,7 @@ def model() -> Path:
 def drifted(model, tmp_path_factory):
     """One search, and every sparsity read off it."""
     folder = tmp_path_factory.mktemp("drift")
-    assert main(["search", str(model), *words(4, 256), "--out", str(folder / "run")]) == 0
+    assert main(["search", str(model), *words(4, 256), "--mode", "drift", "--out", str(folder / "run")]) == 0
     asked = [word for sparsity in SPARSITIES for word in ("--sparsity", sparsity)]
     assert main(["project", str(model), str(folder / "run"), *asked, "--out", str(folder / "pruned")]) == 0
     return folder
@@ -144,7 +144,7 @@ def test_frozen_wanda_is_wanda(model, tmp_path):
 
 
 def test_two_runs_give_the_same_bytes(model, drifted, tmp_path):
-    assert main(["search", str(model), *words(4, 256), "--out", str(tmp_path / "run")]) == 0
+    assert main(["search", str(model), *words(4, 256), "--mode", "drift", "--out", str(tmp_path / "run")]) == 0
     for name in ("run.json", "dual.safetensors"):
         assert (tmp_path / "run" / name).read_bytes() == (drifted / "run" / name).read_bytes()
     assert main(["project", str(model), str(tmp_path / "run"), "--sparsity", "2:4", "--out", str(tmp_path / "p")]) == 0
