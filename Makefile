@@ -13,7 +13,7 @@ TRITON  := .venv-triton
 NPU     := .venv-npu
 NPUSIM  := build/npusim
 
-.PHONY: demo test lint unit conformance slow gpu-sim npu-sim conform conform-cpu conform-cuda conform-npu bench clean
+.PHONY: demo test lint unit conformance slow gpu-sim npu-sim conform conform-cpu conform-cuda conform-npu bench certify-cuda clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unipruning demo
@@ -58,6 +58,10 @@ conform-npu: $(NPU)/.ready $(NPUSIM)/.ready
 bench: $(VENV)/.ready
 	$(ONE) $(BIN)/unipruning bench --backend cpu --baseline released
 	$(ONE) $(BIN)/python benchmarks/search_cost.py --samples 4 --seq-len 1024
+
+# for whoever has a GPU: the tests that need one, doctor and bench, into build/certificate
+certify-cuda: $(VENV)/.ready
+	$(BIN)/python benchmarks/certify_gpu.py
 
 # a machine with npu-smi brings its own torch and torch_npu, which must match its CANN; one with nvidia-smi takes the
 # CUDA build and triton; any other takes the CPU build where the package index offers it

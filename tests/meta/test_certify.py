@@ -1,0 +1,89 @@
+"""The certification of a GPU, as far as it can be tried without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "benchmarks" / "certify_gpu.py"
+NO_GPU = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": ""}
+MIXED = """
+import pytest
+
+def test_right(record_property):
+    record_property("GB/s of nm_mask", 3.5)
+
+def test_wrong():
+    assert 1 == 2
+
+@pytest.mark.skip(reason="one device")
+def test_elsewhere():
+    pass
+"""
+
+
+@pytest.fixture
+def certify():
+    spec = importlib.util.spec_from_file_location("certify_gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_without_a_gpu_one_sentence_says_so_and_nothing_is_written(tmp_path):
+    out = tmp_path / "certificate"
+    words = [sys.executable, SCRIPT, "--out", out]
+    done = subprocess.run(words, capture_output=True, text=True, env=NO_GPU, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("a certificate needs a GPU that the backend cuda can use, but ")
+    assert done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_tests_on_a_gpu_are_refused_where_none_is():
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"]
+    done = subprocess.run(words, capture_output=True, text=True, env=NO_GPU, cwd=ROOT)
+    assert done.returncode == 2
+    assert "these tests need a GPU" in done.stdout
+    assert "passed" not in done.stdout
+    assert "skipped" not in done.stdout
+
+
+def test_tests_on_a_gpu_are_left_out_of_every_other_run():
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "not e2e", "tests/gpu", "-p", "no:cacheprovider"]
+    done = subprocess.run(words, capture_output=True, text=True, env=NO_GPU, cwd=ROOT)
+    assert done.returncode == 5, "pytest's word for a run without a test"
+    assert "deselected" in done.stdout
+    assert "tests on a GPU were left out; pytest -m gpu runs them where there is one" in done.stdout
+
+
+def test_the_folder_says_what_became_of_every_test(certify, tmp_path):
+    (tmp_path / "test_mixed.py").write_text(MIXED)
+    status = certify.run_tests(tmp_path / "tests.json", str(tmp_path), "-q", "-c", os.devnull)
+    written = json.loads((tmp_path / "tests.json").read_text())
+    assert written["exit status"] == status == 1
+    assert {test["test"]: test["outcome"] for test in written["tests"]} == {
+        "test_right": "passed",
+        "test_wrong": "failure",
+        "test_elsewhere": "skipped",
+    }
+    assert written["tests"][0]["measured"] == {"GB/s of nm_mask": "3.5"}
+    assert "assert 1 == 2" in written["tests"][1]["why"]
+
+
+@pytest.mark.parametrize(("wrong", "status"), [(None, 0), ("doctor", 1), ("bench", 1)])
+def test_a_certificate_is_right_only_if_everything_is(certify, tmp_path, monkeypatch, wrong, status):
+    monkeypatch.setattr(certify, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(certify, "run_tests", lambda report, *words: 0)
+    monkeypatch.setattr(certify.subprocess, "call", lambda words: int(wrong in words))
+    out = tmp_path / "certificate"
+    assert certify.main(["--out", str(out)]) == status
+    assert json.loads((out / "certificate.json").read_text())["ok"] == (wrong is None)
+    assert certify.main(["--out", str(out)]) == 2, "an earlier certificate stays as it is"
