@@ -24,7 +24,7 @@ setup(
     python_requires=">=3.10",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"": ["py.typed", "*.c"]},
+    package_data={"": ["py.typed", "*.c", "*.json"]},
     # torch is not pinned: on an Ascend server its version is chosen by torch_npu
     install_requires=[
         "torch>=2.6",

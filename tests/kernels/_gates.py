@@ -1,4 +1,4 @@
-"""The performance bar: what every kernel costs, kept in kernels/perf_bar.json so that a change shows in its diff.
+"""The performance bar: what every kernel costs, in perf_bar.json beside the kernels so that a change shows in its diff.
 
 ``python tests/kernels/_gates.py`` writes what the installed triton compiles to; with TRITON_INTERPRET=1 it writes the
 memory traffic.  The tests compare against the file.
@@ -13,9 +13,10 @@ from typing import Any
 import triton
 from _gates_cases import cases
 
+from unipruning_kernels import reference
 from unipruning_kernels.triton_launch import interpreted
 
-BAR = Path(__file__).parents[2] / "kernels" / "perf_bar.json"
+BAR = Path(reference.__file__).with_name("perf_bar.json")
 TRITON = "triton " + ".".join(triton.__version__.split(".")[:2])
 
 Table = dict[str, dict[str, Any]]

@@ -9,6 +9,7 @@ from email.message import Message
 from zipfile import ZipFile
 
 import pytest
+from _wheels import call
 from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.packaging
@@ -53,7 +54,7 @@ def test_wheel_holds_exactly_the_sources_of_the_six_packages(archive, wheel):
         f"{package}/{path.name}"
         for package, folder in PACKAGES.items()
         for path in (wheel.parent / "source" / folder).iterdir()
-        if path.suffix in {".py", ".c"} or path.name == "py.typed"
+        if path.suffix in {".py", ".c", ".json"} or path.name == "py.typed"
     }
     held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == sources
@@ -65,6 +66,13 @@ def test_wheel_installs_no_top_level_name_of_others(archive):
     tops = {name.partition("/")[0] for name in archive.namelist()}
     names = {top for top in tops if not top.endswith(".dist-info")}
     assert names == {package for package in PACKAGES if "/" not in package}
+
+
+def test_installed_wheel_prints_what_the_kernels_cost(scratch_python, tmp_path):
+    printed = call(scratch_python, "-m", "unipruning_core.cli", "bench", "--static", cwd=tmp_path)
+    assert printed.returncode == 0, printed.stdout
+    assert "mirror_step" in printed.stdout
+    assert "spills 0" in printed.stdout
 
 
 def test_wheel_is_pure(wheel):

@@ -56,18 +56,11 @@ def verify(
         require_equal(operation, f"result {number}", _part(actual, rows).cpu(), expected, backend.name)
 
 
-def perf_bar() -> dict[str, dict[str, dict[str, Any]]] | None:
-    """What the kernels cost as far as it is known without a device: by section, kernel and figure.
-
-    None where the table is not installed.  It lies beside the package of the kernels in a source checkout, and in it
-    where it was shipped.
-    """
-    here = Path(reference.__file__).parent
-    for path in (here / BAR_FILE, here.parent / BAR_FILE):
-        if path.is_file():
-            bar: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
-            return bar
-    return None
+def perf_bar() -> dict[str, dict[str, dict[str, Any]]]:
+    """What the kernels cost as far as it is known without a device: by section, kernel and figure."""
+    path = Path(reference.__file__).parent / BAR_FILE
+    bar: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text(encoding="utf-8"))
+    return bar
 
 
 def _part(value: Any, rows: slice | Tensor) -> Any:
