@@ -10,6 +10,7 @@ from _checkpoints import save_gpt2, save_llama
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.backend import OPERATIONS
+from unipruning_core.bench_cases import Case
 from unipruning_core.checkpoint import Checkpoint
 from unipruning_core.cli import main
 from unipruning_core.jobs import ModelChoice
@@ -117,6 +118,16 @@ def test_a_step_moves_at_least_what_its_operations_read_and_write(folder, settin
     assert sum(plan.step_bytes.values()) == bytes_a_weight
     assert plan.steps == (1 if settings.get("mode") == "frozen" else 4)
     assert plan.seconds is None
+
+
+def test_a_drift_step_is_planned_with_the_bytes_that_the_benchmark_counts(folder):
+    found = outline(str(folder))
+    plan = plan_search(found, SearchSettings(mode="drift"), backend=None, samples=4, seq_len=8)
+    counted = sum(
+        layers * rows * cols * Case("step drift", rows, cols, torch.bfloat16).least_bytes
+        for (rows, cols), layers in found.shapes().items()
+    )
+    assert sum(plan.step_bytes.values()) == pytest.approx(counted / found.weights)
 
 
 def test_the_predicted_time_is_the_roofline(folder):
