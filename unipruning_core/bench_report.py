@@ -102,7 +102,7 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
 def listing(cases: Sequence[Case]) -> list[str]:
     """What can be measured, with the bytes an element that no implementation can do without."""
     rows = [f"{case.operation:20} {case.least_bytes:6.2f} bytes an element" for case in cases]
-    return [*rows, f"{len(OPERATION_KINDS)} in all; the two steps are the sums of the metric and the mirror step"]
+    return [*rows, f"{len(OPERATION_KINDS)} in all; a step is the metric and the mirror step, in drift AdamW too"]
 
 
 def static_table(bar: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
