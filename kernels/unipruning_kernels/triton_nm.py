@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unipruning_kernels.triton_groups import apart, together
 from unipruning_kernels.triton_launch import Launcher
 
 
@@ -39,25 +40,11 @@ def nm_powers(
     index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
     inside = index < numel
     key = tl.load(score + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    columns = (tl.reshape(key, [block, m]),)
-    for level in tl.static_range(depth):
-        halves = ()
-        for i in tl.static_range(1 << level):
-            # lower half first, so that the order of the columns is that of the indices
-            pair = tl.permute(tl.reshape(columns[i], [block, 2, m >> (level + 1)]), (0, 2, 1))
-            lower, upper = tl.split(pair)
-            halves = halves + (lower, upper)
-        columns = halves
+    columns = apart(key, block, m, depth)
     kept = ()
     for i in tl.static_range(m):
         kept = kept + (keep_column(columns, i, n),)
-    for level in tl.static_range(depth):
-        joined = ()
-        for i in tl.static_range(m >> (level + 1)):
-            pair = tl.permute(tl.join(kept[2 * i], kept[2 * i + 1]), (0, 2, 1))
-            joined = joined + (tl.reshape(pair, [block, 2 << level]),)
-        kept = joined
-    tl.store(mask + index, tl.reshape(kept[0], [block * m]), mask=inside)
+    tl.store(mask + index, together(kept, block, m, depth), mask=inside)
 
 
 @triton.jit

@@ -1,85 +1,178 @@
-"""Triton kernel for the proximal step of the 2:4 regulariser; other patterns are the reference, on the device."""
+"""Triton kernel for the proximal step of the N:M regulariser, one group a thread.
+
+A group of up to eight, a power of two, stays in registers with all the products that the descent needs.  One of sixteen
+would take 213 of a thread's 255 registers and ten times as long to compile, so larger and odd groups are the reference.
+"""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# mypy: disable-error-code="assignment, misc, var-annotated"
+# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred ones
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from unipruning_kernels import reference
-from unipruning_kernels.triton_float import columns_of, narrow, widen
+from unipruning_kernels.triton_float import narrow, widen
+from unipruning_kernels.triton_groups import apart, together
 from unipruning_kernels.triton_launch import Launcher
 
 SWEEPS = tl.constexpr(reference.PROX_SWEEPS)
+LARGEST = 8  # elements of a group
+UNROLLED = tl.constexpr(4)  # up to this many the sweeps are written out, which spares the moves of a loop
 
 
 @triton.jit
-def larger_first(a, b, i, j):
-    """The two magnitudes in descending order, equals by their index, each with its index."""
-    swap = (b > a) | ((b == a) & (j < i))
-    return tl.where(swap, b, a), tl.where(swap, a, b), tl.where(swap, j, i), tl.where(swap, i, j)
+def ranks_of(values):
+    """The place of each in descending order, equals by their index."""
+    ranks = ()
+    for i in tl.static_range(len(values)):
+        # of those before, each that is no smaller, and of those behind, each that is larger: one comparison a pair
+        rank = tl.full(values[i].shape, i, tl.int32)
+        for j in tl.static_range(i):
+            rank -= (values[i] > values[j]).to(tl.int32)
+        for j in tl.static_range(i + 1, len(values)):
+            rank += (values[j] > values[i]).to(tl.int32)
+        ranks = ranks + (rank,)
+    return ranks
 
 
 @triton.jit
-def pick(which, w0, w1, w2, w3, i0, i1, i2):
-    """The magnitude of rank k that belongs to index ``which``."""
-    return tl.where(i0 == which, w0, tl.where(i1 == which, w1, tl.where(i2 == which, w2, w3)))
+def grown(polynomial, root, taken: tl.constexpr, total: tl.constexpr, degree: tl.constexpr):
+    """Multiply a product of ``taken`` factors, of ``total`` in all, by (1 + root x).
+
+    Only those coefficients are kept from which that of x^degree in the product of all can still come: up from the
+    degree less the factors that are missing.
+    """
+    shift: tl.constexpr = 1 if degree > total - 1 - taken else 0
+    longer: tl.constexpr = 1 if taken < degree else 0
+    product = ()
+    for i in tl.static_range(len(polynomial) + longer - shift):
+        if i + shift == 0:
+            product = product + (polynomial[0],)
+        elif i + shift < len(polynomial):
+            product = product + (polynomial[i + shift] + root * polynomial[i + shift - 1],)
+        else:
+            product = product + (root * polynomial[i + shift - 1],)
+    return product
+
+
+@triton.jit
+def descended(w, z, strength, n: tl.constexpr):
+    """One sweep of exact coordinate descent, smallest first: w_i = max(z_i - lambda e_n(w without i), 0)."""
+    size: tl.constexpr = len(w)
+    one = tl.zeros_like(z[0]) + 1.0
+    # the products of all w before i, for every i, and of all after it, which have moved already
+    before = ((one,),)
+    for i in tl.static_range(size - 1):
+        before = before + (grown(before[i], w[i], i, size - 1, n),)
+    after = (one,)
+    moved = ()
+    for i in tl.static_range(size - 1, -1, -1):
+        others = before[i][0] * after[len(after) - 1]
+        for j in tl.static_range(1, len(after)):
+            others += before[i][j] * after[len(after) - 1 - j]
+        new = tl.maximum(z[i] - strength * others, 0.0)
+        moved = (new,) + moved
+        if i > 0:
+            after = grown(after, new, size - 1 - i, size - 1, n)
+    return moved
+
+
+@triton.jit
+def elementary(w, degree: tl.constexpr):
+    """e_degree(w)."""
+    product = (tl.zeros_like(w[0]) + 1.0,)
+    for i in tl.static_range(len(w)):
+        product = grown(product, w[i], i, len(w), degree)
+    return product[0]
+
+
+@triton.jit
+def front(values, size: tl.constexpr):
+    """The first ``size`` of a tuple."""
+    kept = ()
+    for i in tl.static_range(size):
+        kept = kept + (values[i],)
+    return kept
 
 
 @triton.jit(do_not_specialize=["strength"])
-def prox_two_of_four(
-    weight,  # (4 groups,), any float; updated in place
+def prox_groups(
+    weight,  # (groups * m,), any float; updated in place
     numel,
     strength,
-    block: tl.constexpr,
+    n: tl.constexpr,
+    m: tl.constexpr,
+    depth: tl.constexpr,  # m = 2**depth
+    block: tl.constexpr,  # groups of a program
 ):
-    """Sort each group, descend to the stationary point of support 3 and of 4, and take the best of them and 2."""
-    index = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    groups: tl.constexpr = block // 4
+    """Sort each group, descend to the stationary point of each support, and take the best, of equals the sparser."""
+    index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
     value = widen(tl.load(weight + index, mask=index < numel, other=0.0))
-    a, b, c, d = columns_of(tl.abs(value), groups)
-    ia = tl.zeros([groups], tl.int32)
-    ib, ic, ie = ia + 1, ia + 2, ia + 3
-    a, b, ia, ib = larger_first(a, b, ia, ib)
-    c, d, ic, ie = larger_first(c, d, ic, ie)
-    a, c, ia, ic = larger_first(a, c, ia, ic)
-    b, d, ib, ie = larger_first(b, d, ib, ie)
-    b, c, ib, ic = larger_first(b, c, ib, ic)
-    t0, t1, t2 = a, b, c
-    w0, w1, w2, w3 = a, b, c, d
-    for _ in tl.static_range(SWEEPS):
-        t2 = tl.maximum(c - strength * (t0 * t1), 0.0)
-        t1 = tl.maximum(b - strength * (t0 * t2), 0.0)
-        t0 = tl.maximum(a - strength * (t1 * t2), 0.0)
-        w3 = tl.maximum(d - strength * (w0 * w1 + (w0 + w1) * w2), 0.0)
-        w2 = tl.maximum(c - strength * (w0 * w1 + (w0 + w1) * w3), 0.0)
-        w1 = tl.maximum(b - strength * (w2 * w3 + (w2 + w3) * w0), 0.0)
-        w0 = tl.maximum(a - strength * (w2 * w3 + (w2 + w3) * w1), 0.0)
-    two = 0.5 * (c * c + d * d)
-    three = 0.5 * ((t0 - a) * (t0 - a) + (t1 - b) * (t1 - b) + (t2 - c) * (t2 - c) + d * d)
-    three += strength * (t0 * t1 * t2)
-    four = 0.5 * ((w0 - a) * (w0 - a) + (w1 - b) * (w1 - b) + (w2 - c) * (w2 - c) + (w3 - d) * (w3 - d))
-    four += strength * (w0 * w1 * (w2 + w3) + (w0 + w1) * w2 * w3)
-    # of equals the sparser
-    use_three = three < two
-    best = tl.where(use_three, three, two)
-    w0 = tl.where(four < best, w0, tl.where(use_three, t0, a))
-    w1 = tl.where(four < best, w1, tl.where(use_three, t1, b))
-    w2 = tl.where(four < best, w2, tl.where(use_three, t2, 0.0))
-    w3 = tl.where(four < best, w3, 0.0)
-    even = tl.join(pick(0, w0, w1, w2, w3, ia, ib, ic), pick(2, w0, w1, w2, w3, ia, ib, ic))
-    odd = tl.join(pick(1, w0, w1, w2, w3, ia, ib, ic), pick(3, w0, w1, w2, w3, ia, ib, ic))
-    shrunk = tl.reshape(tl.join(even, odd), [block])
-    sign = tl.where(value > 0.0, 1.0, tl.where(value < 0.0, -1.0, 0.0))
-    tl.store(weight + index, narrow(shrunk * sign, weight.dtype.element_ty), mask=index < numel)
+    columns = apart(value, block, m, depth)
+    magnitudes = ()
+    for i in tl.static_range(m):
+        magnitudes = magnitudes + (tl.abs(columns[i]),)
+    ranks = ranks_of(magnitudes)
+    z = ()
+    for place in tl.static_range(m):
+        sorted_one = magnitudes[m - 1]
+        for i in tl.static_range(m - 1):
+            sorted_one = tl.where(ranks[i] == place, magnitudes[i], sorted_one)
+        z = z + (sorted_one,)
+    # support n needs no descent: the regulariser is zero there
+    best = front(z, n)
+    cost = z[n] * z[n]
+    for i in tl.static_range(n + 1, m):
+        cost += z[i] * z[i]
+    cost *= 0.5
+    for _ in tl.static_range(n, m):
+        best = best + (tl.zeros_like(z[0]),)
+    for support in tl.static_range(n + 1, m + 1):
+        target = front(z, support)
+        w = target
+        if m <= UNROLLED:
+            for _ in tl.static_range(SWEEPS):
+                w = descended(w, target, strength, n)
+        else:
+            for _ in range(SWEEPS):
+                w = descended(w, target, strength, n)
+        tried = (w[0] - z[0]) * (w[0] - z[0])
+        for i in tl.static_range(1, support):
+            tried += (w[i] - z[i]) * (w[i] - z[i])
+        for i in tl.static_range(support, m):
+            tried += z[i] * z[i]
+        tried = 0.5 * tried + strength * elementary(w, n + 1)
+        better = tried < cost
+        cost = tl.where(better, tried, cost)
+        chosen = ()
+        for i in tl.static_range(m):
+            if i < support:
+                chosen = chosen + (tl.where(better, w[i], best[i]),)
+            else:
+                chosen = chosen + (tl.where(better, 0.0, best[i]),)
+        best = chosen
+    shrunk = ()
+    for i in tl.static_range(m):
+        own = best[m - 1]
+        for place in tl.static_range(m - 1):
+            own = tl.where(ranks[i] == place, best[place], own)
+        sign = tl.where(columns[i] > 0.0, 1.0, tl.where(columns[i] < 0.0, -1.0, 0.0))
+        shrunk = shrunk + (own * sign,)
+    result = together(shrunk, block, m, depth)
+    tl.store(weight + index, narrow(result, weight.dtype.element_ty), mask=index < numel)
 
 
 def nm_prox(launch: Launcher, weight: Tensor, strength: float, n: int, m: int) -> None:
-    if (n, m) != (2, 4):
+    depth = m.bit_length() - 1
+    if m > LARGEST or m != 1 << depth:
         reference.nm_prox(weight, strength, n, m)
         return
     moved = weight.contiguous()
-    block = launch.flat(1024, moved.numel())
-    launch(prox_two_of_four, triton.cdiv(moved.numel(), block), moved, moved.numel(), float(strength), block=block)
+    numel = moved.numel()
+    block = max(1, launch.flat(1024, numel) // m)
+    constants = {"n": n, "m": m, "depth": depth, "block": block}
+    launch(prox_groups, triton.cdiv(numel, block * m), moved, numel, float(strength), **constants)
     if moved is not weight:
         weight.copy_(moved)

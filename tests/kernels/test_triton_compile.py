@@ -80,9 +80,7 @@ def test_mirror_step_neither_fuses_nor_flushes(operation: str, target: str) -> N
         assert not re.search(r"\bF(?:ADD|MUL|MNMX|SETP)\.FTZ", code), "flushed subnormals differ from the definition's"
 
 
-@pytest.mark.parametrize(
-    ("operation", "kernel"), [("threshold_mask", "keep_at_least"), ("nm_prox 2:4", "prox_two_of_four")]
-)
+@pytest.mark.parametrize(("operation", "kernel"), [("threshold_mask", "keep_at_least"), ("nm_prox 2:4", "prox_groups")])
 @pytest.mark.parametrize("target", NVIDIA)
 def test_comparisons_and_products_keep_subnormals(operation: str, kernel: str, target: str) -> None:
     for launch in launches_of(operation, kernel):

@@ -28,7 +28,7 @@ KERNELS = {
     "threshold_mask": {"keep_at_least", "drop_excess_ties"},
     "topk_mask": {"keep_largest"},
     "nm_mask": {"nm_powers"},
-    "nm_prox": {"prox_two_of_four"},
+    "nm_prox": {"prox_groups"},
     "adamw_step": {"adamw"},
 }
 # the positions of the arguments that an operation updates
@@ -195,6 +195,21 @@ def test_nm_mask_takes_groups_of_any_size(
     score = make_score(rng, (33, 4 * m), kind)
     require_equal("nm_mask", "mask", backend.nm_mask(score, n, m), reference.nm_mask(score, n, m), kind)
     assert backend.launcher.launches["nm_any"] == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "kernel"), [(1, 2, True), (1, 4, True), (5, 8, True), (2, 5, False), (8, 16, False)]
+)
+@pytest.mark.parametrize("kind", ["normal", "levels"])
+def test_nm_prox_of_small_groups_is_a_kernel_and_of_others_the_reference(
+    backend: CudaBackend, n: int, m: int, kernel: bool, kind: str, rng: torch.Generator
+) -> None:
+    weight = make_weight(rng, (33, 4 * m), torch.float32, kind)
+    wanted = weight.clone()
+    backend.nm_prox(weight, 0.3, n, m)
+    reference.nm_prox(wanted, 0.3, n, m)
+    require_equal("nm_prox", "weight", weight, wanted, kind)
+    assert backend.launcher.launches["prox_groups"] == kernel
 
 
 @pytest.mark.parametrize("wide", [False, True])
