@@ -45,9 +45,10 @@ def compiled_costs(architecture: str) -> Table:
 
 
 def traffic_costs() -> Table:
+    from _gates_eager import STEPS, measure_step
     from _gates_traffic import measure
 
-    return {case.name: measure(case) for case in cases()}
+    return {case.name: measure(case) for case in cases()} | {step: measure_step(step) for step in STEPS}
 
 
 def worse(measured: dict[str, Any], bar: dict[str, Any]) -> list[str]:
