@@ -1,7 +1,7 @@
 """Triton kernel for the proximal step of the N:M regulariser, one group a thread.
 
 A group of up to eight, a power of two, stays in registers with all the products that the descent needs.  One of sixteen
-would take 213 of a thread's 255 registers and ten times as long to compile, so larger and odd groups are the reference.
+takes 213 of a thread's 255 registers and five times as long to compile, so it, larger and odd groups are the reference.
 """
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
