@@ -12,13 +12,16 @@ ONE     := OMP_NUM_THREADS=1
 TRITON  := .venv-triton
 NPU     := .venv-npu
 NPUSIM  := build/npusim
+# a torch_npu that is made for another torch
+NPU_ODD := .venv-npu-odd
 
-.PHONY: demo test lint unit conformance slow gpu-sim npu-sim conform conform-cpu conform-cuda conform-npu bench certify-cuda clean
+.PHONY: demo test lint unit conformance slow gpu-sim npu-sim installs conform conform-cpu conform-cuda conform-npu bench \
+	certify-cuda clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unipruning demo
 
-test: lint conformance unit gpu-sim npu-sim slow
+test: lint conformance unit gpu-sim npu-sim installs slow
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -40,6 +43,10 @@ gpu-sim: conform-cuda
 # the real torch_npu on a simulated CANN
 npu-sim: conform-npu
 	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) tests/npusim --npusim $(NPUSIM)
+
+# what is said where torch_npu is broken: without CANN, beside another torch, or not there
+installs: $(NPU)/.ready $(NPU_ODD)/.ready
+	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/installs --no-cann $(NPU)/bin/python --other-torch $(NPU_ODD)/bin/python
 
 slow: $(VENV)/.ready
 	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "e2e or packaging"
@@ -89,9 +96,14 @@ $(NPU)/.ready: $(VENV)/.ready
 	$(NPU)/bin/python -m pip install --quiet --no-deps torch-npu==$(TORCH) pyyaml
 	touch $@
 
+$(NPU_ODD)/.ready: $(VENV)/.ready
+	$(call LAYER,$(NPU_ODD))
+	$(NPU_ODD)/bin/python -m pip install --quiet --no-deps torch-npu==2.14.0
+	touch $@
+
 $(NPUSIM)/.ready: $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/operators/*) tests/npusim/build.sh
 	tests/npusim/build.sh $(NPUSIM) $(NPU)/bin/python
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(NPU) build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) build dist *.egg-info

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from unipruning_core.errors import CheckpointError, ConfigError, DataError, OutputError
 from unipruning_core.evaluation import hidden_bars, load_for_evaluation
+from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.files import BLOCK_BYTES, sha256
 
 if TYPE_CHECKING:
@@ -204,6 +205,7 @@ def _require_gguf() -> None:
 
 def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model in a GGUF file, in bfloat16 and free of any trace of its quantisation."""
+    hide_broken_extensions()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint

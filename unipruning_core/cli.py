@@ -14,6 +14,7 @@ from typing import Any
 from unipruning_core import cli_bench, cli_budget, cli_compare
 from unipruning_core.cli_progress import TerminalProgress
 from unipruning_core.errors import UnipruningError
+from unipruning_core.extensions import REMEDY, first_line, load_extensions
 from unipruning_core.options import (
     add_demo,
     add_perplexity,
@@ -60,10 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if AUTOLOAD_FAILED not in str(error) or options.traceback:
             raise
-        reason = str(error.__cause__ or error).splitlines()[0]
         print(
-            f"error: torch cannot be imported because a device extension fails ({reason}); "
-            "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to run without it",
+            f"error: torch cannot be imported because a device extension fails ({first_line(error)}); {REMEDY}; "
+            "'unipruning backends' says more",
             file=sys.stderr,
         )
         return USAGE_ERROR
@@ -213,6 +213,7 @@ def _backends(options: argparse.Namespace) -> int:
     from unipruning_core.backend import OPERATIONS
     from unipruning_core.registry import Catalogue
 
+    extensions = load_extensions()
     catalogue = Catalogue()
     rows: list[dict[str, Any]] = []
     for spec in sorted(catalogue.specs.values(), key=lambda spec: (-spec.priority, spec.name)):
@@ -229,7 +230,7 @@ def _backends(options: argparse.Namespace) -> int:
         )
     broken = {name: f"{type(error).__name__}: {error}" for name, error in catalogue.broken.items()}
     if options.json:
-        print(json.dumps({"backends": rows, "broken": broken}, indent=1))
+        print(json.dumps({"backends": rows, "broken": broken, "extensions": extensions}, indent=1))
         return 0
     for row in rows:
         print(f"{row['name']:8} {row['device']:6} {'yes' if row['available'] else 'no':4} {row['detail']}")
@@ -237,6 +238,8 @@ def _backends(options: argparse.Namespace) -> int:
             print(f"{'':20} {kind}: {', '.join(row[kind]) or 'none'}")
     for name, reason in broken.items():
         print(f"{name:8} {'?':6} no   its plugin does not load: {reason}")
+    for name, reason in extensions.items():
+        print(f"every command that computes fails with torch's device extension {name} ({reason}); {REMEDY}")
     return 0
 
 

@@ -101,9 +101,13 @@ def _static() -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from unipruning_core.extensions import load_extensions
+
+    # before anything imports torch, which the doctor does
+    extensions = load_extensions()
     from unipruning_core.doctor import MARKS, examine
 
-    report = examine()
+    report = examine(extensions)
     for check in report.checks:
         print(f"{MARKS[check.ok]:4} {check.name:28} {check.detail}")
     if options.json:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from unipruning_core.bench_environment import environment, without_paths
+from unipruning_core.extensions import REMEDY
 from unipruning_core.registry import Catalogue
 
 SCHEMA = "unipruning-doctor-1"
@@ -55,8 +56,11 @@ class Report:
         return {"schema": SCHEMA, "ok": self.ok, "checks": checks, "environment": self.environment}
 
 
-def examine() -> Report:
-    """Look at everything; seconds for the machine, and less than a minute for each backend that can run."""
+def examine(extensions: Mapping[str, str] | None = None) -> Report:
+    """Look at everything; seconds for the machine, and less than a minute for each backend that can run.
+
+    ``extensions`` are those of torch that fail, with the reason: ``load_extensions`` of ``extensions.py``.
+    """
     catalogue = Catalogue()
     probes = {name: catalogue.probe(spec) for name, spec in sorted(catalogue.specs.items())}
     available = [name for name, probe in probes.items() if probe.available]
@@ -70,6 +74,8 @@ def examine() -> Report:
         Check("disk", None, f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the current folder"),
         Check("model cache", None, model_cache()),
     ]
+    for name, reason in (extensions or {}).items():
+        checks.append(Check(f"torch with {name}", False, f"cannot be imported: {reason}; {REMEDY}"))
     for name, probe in probes.items():
         checks.append(Check(f"backend {name}", True if probe.available else None, probe.detail))
     for name, error in sorted(catalogue.broken.items()):

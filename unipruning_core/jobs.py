@@ -11,6 +11,7 @@ from unipruning_core.calibration import Packing, calibration_batches, check_seq_
 from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.evaluation import Perplexity, load_for_evaluation, perplexity
+from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.gamma import Run
 from unipruning_core.hub import resolve_model
 from unipruning_core.memory import check_memory
@@ -277,5 +278,6 @@ def report_targets(targets: Sequence[Target], left_out: Sequence[LeftOut], progr
 
 def _select(name: str | None, progress: Progress) -> Backend:
     backend = Catalogue().select(name)
+    hide_broken_extensions()
     progress.note(f"backend {backend.name}")
     return backend

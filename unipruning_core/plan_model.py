@@ -11,6 +11,7 @@ import torch
 
 from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.jobs import DTYPES, build_model
 from unipruning_core.targets import LeftOut, find_targets
 from unipruning_core.tensorfile import TensorInfo
@@ -108,6 +109,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """The config behind a name: built in, a file, a folder, or the hub's, in this order."""
+    hide_broken_extensions()
     from transformers import AutoConfig
 
     known = built_in_configs()

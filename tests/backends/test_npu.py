@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -74,6 +75,33 @@ def test_a_row_longer_than_a_count_can_hold_is_cut(subject: Subject) -> None:
     ones = torch.ones(2, 5000)
     prefix, counts = torch.tensor(0, dtype=torch.int32), torch.zeros(2048, dtype=torch.int64)
     assert subject.check("magnitude_histogram", ones, prefix, 0, counts)["counts"].max() == 10_000
+
+
+@pytest.mark.parametrize(
+    ("torch_npu", "installed_torch", "says"),
+    [
+        ("2.14.0", "2.13.0+cpu", "torch_npu 2.14.0 is made for torch 2.14, but torch 2.13.0+cpu is installed"),
+        ("2.7.1.post8", "2.15.0", "torch_npu 2.7.1.post8 is made for torch 2.7, but torch 2.15.0 is installed"),
+        ("2.7.1.post8", "2.7.1+cpu", "Ascend device"),
+        (None, "2.13.0", "Ascend device"),
+    ],
+)
+def test_the_probe_compares_the_pair_before_it_loads_it(
+    installed: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    torch_npu: str | None,
+    installed_torch: str,
+    says: str,
+) -> None:
+    def version(name: str) -> str:
+        found = {"torch": installed_torch, "torch_npu": torch_npu}[name]
+        if found is None:
+            raise PackageNotFoundError(name)
+        return found
+
+    installed()
+    monkeypatch.setattr(unipruning_npu, "version", version)
+    assert says in unipruning_npu.probe().detail
 
 
 def fake(**members: Any) -> ModuleType:
@@ -152,6 +180,7 @@ NO_CANN = "libhccl.so: cannot open shared object file: No such file or directory
         (wrapped(ImportError(NO_CANN)), "source the set_env.sh"),
         (wrapped(ImportError(NO_CANN)), "TORCH_DEVICE_BACKEND_AUTOLOAD=0"),
         (RuntimeError("Two accelerators cannot be used at the same time"), "install the CPU build of torch"),
+        (ImportError("/opt/libtorch_npu.so: undefined symbol: _ZN5torch"), "match the versions of torch, torch_npu"),
         (RuntimeError("torch 2.1 is too old"), "match the versions of torch, torch_npu and CANN"),
         (KeyError(), "KeyError; match the versions"),
     ],

@@ -49,6 +49,35 @@ def save_gpt2(folder: Path) -> Path:
     return folder
 
 
+WORDS = [f"word{number}" for number in range(30)]
+
+
+def save_home(folder: Path) -> Path:
+    """A Llama with a tokenizer in ``model``, and ``text.txt``: what a command needs."""
+    save_llama(folder / "model")
+    save_tokenizer(folder / "model")
+    save_text(folder / "text.txt")
+    return folder
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A tokenizer that knows ``WORDS``."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate(["<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder)
+
+
+def save_text(path: Path) -> None:
+    """600 of ``WORDS``."""
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(WORDS), (600,), generator=generator).tolist()
+    path.write_text(" ".join(WORDS[pick] for pick in picks))
+
+
 def targets_of(checkpoint: Checkpoint) -> tuple[Target, ...]:
     """The linear layers inside the blocks, in checkpoint order."""
     found = []

@@ -6,29 +6,17 @@ import sys
 
 import pytest
 import torch
-from _checkpoints import save_llama
+from _checkpoints import save_home, save_llama
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from unipruning_core.cli import build_parser, main
-
-WORDS = [f"word{number}" for number in range(30)]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A tiny model with a tokenizer and a text, made once and never changed."""
-    folder = tmp_path_factory.mktemp("home")
-    save_llama(folder / "model")
-    vocabulary = {word: index for index, word in enumerate(["<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder / "model")
-    generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(WORDS), (600,), generator=generator).tolist()
-    (folder / "text.txt").write_text(" ".join(WORDS[pick] for pick in picks))
-    return folder
+    return save_home(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture

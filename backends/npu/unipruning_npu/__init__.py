@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from unipruning_core import BackendSpec, Probe, hookimpl
@@ -9,6 +10,7 @@ from unipruning_core.backend import OPERATIONS
 
 # torch_npu counts chips: Ascend910B from 220, the Ascend310B family from 240, Ascend910_93 from 250, then Ascend950
 ASCEND_910B, ASCEND_310B, ASCEND_910_93 = 220, 240, 250
+WITHOUT = "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to work without an NPU"
 
 
 @hookimpl
@@ -27,6 +29,8 @@ def probe() -> Probe:
     """Look without touching: asking a device for its name would initialise it, and forbid a later fork."""
     if find_spec("torch_npu") is None:
         return Probe(False, "torch_npu is not installed; pip install 'unipruning[npu]' on an Ascend server")
+    if mismatch := _mismatch():
+        return Probe(False, mismatch)
     try:
         import torch
         import torch_npu
@@ -44,16 +48,35 @@ def probe() -> Probe:
         return Probe(False, _why(error))
 
 
+def _mismatch() -> str | None:
+    """What to say of a torch_npu that is compiled for another torch; torch's C++ interface changes with every minor."""
+    try:
+        torch, torch_npu = version("torch"), version("torch_npu")
+    # built in place, without metadata: then loading it tells
+    except PackageNotFoundError:
+        return None
+    wanted = ".".join(torch_npu.split(".")[:2])
+    if torch.split(".")[:2] == wanted.split("."):
+        return None
+    return (
+        f"torch_npu {torch_npu} is made for torch {wanted}, but torch {torch} is installed; install the pair that "
+        f"matches the CANN of this server, or {WITHOUT}"
+    )
+
+
 def _why(error: BaseException) -> str:
     """The root of torch_npu's failure in one sentence; torch's own autoload wraps it once or twice."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if ".so" in cause:
+    if "cannot open shared object file" in cause:
         return (
             f"torch_npu is installed but finds no CANN ({cause}); source the set_env.sh of the CANN that matches it, "
-            "or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to work without an NPU"
+            f"or {WITHOUT}"
         )
     if "Two accelerators" in cause:
-        return f"torch_npu does not load beside a CUDA build of torch ({cause}); install the CPU build of torch"
-    return f"torch_npu does not load: {cause}; match the versions of torch, torch_npu and CANN"
+        return (
+            "torch_npu does not load where torch finds a CUDA device; install the CPU build of torch to use an NPU, "
+            f"or {WITHOUT}"
+        )
+    return f"torch_npu does not load: {cause}; match the versions of torch, torch_npu and CANN, or {WITHOUT}"
