@@ -238,8 +238,9 @@ def build_model(
 
     try:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (ValueError, KeyError, ImportError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    # and what code that comes with a model raises where it expects another device or another transformers
+    except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(f"model {name!r} is no causal language model that can be built: {reason}") from error
 
 

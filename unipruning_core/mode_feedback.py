@@ -73,8 +73,9 @@ class FeedbackSearch(DriftSearch):
         with substituted_weights(self.layers, lambda position: self._masked(position, selection)):
             loss, seen = self._loss(input_ids)
             one = torch.ones((), device=loss.device)
-            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)):
+            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)) as reached:
                 loss.backward()
+        self._refuse_without_gradient(seen, reached)
         return float(loss.detach())
 
     def sparsity_at(self, sample: int) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from unipruning_core.activations import InputStatistics, watch_inputs
 from unipruning_core.adamw import BETAS, EPSILON, Moments, schedule
+from unipruning_core.errors import ConfigError
 from unipruning_core.mode_base import Outcome, Search, zero_dual
 
 if TYPE_CHECKING:
@@ -42,6 +43,20 @@ class LossSearch(Search):
         with watch_inputs(self.layers, self.backend) as seen:
             loss = self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
         return loss, seen
+
+    def _refuse_without_gradient(self, seen: dict[str, InputStatistics], reached: Sequence[bool]) -> None:
+        """Once a sample's backward is done: a layer that saw tokens and got no gradient would be judged without it."""
+        missing = [
+            layer.name
+            for layer, ok in zip(self.layers, reached, strict=True)
+            if not ok and layer.name in seen and seen[layer.name].tokens
+        ]
+        if missing:
+            raise ConfigError(
+                f"{len(missing)} of {len(self.layers)} target layers saw tokens but the loss has no gradient for them, "
+                f"the first is {missing[0]!r}: the model computes with operators made for inference; turn those off in "
+                "its code, or use --mode frozen"
+            )
 
     def _statistics(self, position: int, seen: dict[str, InputStatistics]) -> InputStatistics | None:
         """What this sample showed of a layer; None where it says nothing (an expert that no token chose)."""
@@ -89,13 +104,15 @@ class DriftSearch(LossSearch):
         loss, seen = self._loss(input_ids)
         if self.settings.max_grad_norm:
             loss.backward()
+            self._refuse_without_gradient(seen, [layer.parameter.grad is not None for layer in self.layers])
             scale = self._clipping_factor()
             for position in range(len(self.layers)):
                 self._step(position, sample, seen, scale)
         else:
             one = torch.ones((), device=loss.device)
-            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)):
+            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)) as reached:
                 loss.backward()
+            self._refuse_without_gradient(seen, reached)
         return float(loss.detach())
 
     def _clipping_factor(self) -> Tensor:
@@ -155,8 +172,9 @@ class CoupledSearch(LossSearch):
 
     def consume(self, sample: int, input_ids: Tensor) -> float:
         loss, seen = self._loss(input_ids)
-        with on_gradient(self.layers, lambda position: self._step(position, sample, seen)):
+        with on_gradient(self.layers, lambda position: self._step(position, sample, seen)) as reached:
             loss.backward()
+        self._refuse_without_gradient(seen, reached)
         return float(loss.detach())
 
     @torch.no_grad()
@@ -183,23 +201,25 @@ class CoupledSearch(LossSearch):
 
 
 @contextmanager
-def on_gradient(layers: Sequence[Layer], use: Callable[[int], None]) -> Iterator[None]:
-    """Call ``use(position)`` as soon as a layer's gradient is complete, while the backward goes on.
+def on_gradient(layers: Sequence[Layer], use: Callable[[int], None]) -> Iterator[list[bool]]:
+    """Call ``use(position)`` as soon as a layer's gradient is complete, while the backward goes on; yields for which.
 
     By then autograd has made the gradient of the layer's input, so ``use`` may change the weight.
     """
 
     def hook_for(position: int) -> Callable[[Tensor], None]:
         def hook(_: Tensor) -> None:
+            reached[position] = True
             use(position)
 
         return hook
 
+    reached = [False] * len(layers)
     handles = [
         layer.parameter.register_post_accumulate_grad_hook(hook_for(position)) for position, layer in enumerate(layers)
     ]
     try:
-        yield
+        yield reached
     finally:
         for handle in handles:
             handle.remove()
