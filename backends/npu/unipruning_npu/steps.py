@@ -64,11 +64,16 @@ def _move(
     """Each line's operators round once each, in the reference's order: none of them may fuse a product with a sum."""
     below = -threshold
     for rows in row_chunks(dual, 24):
-        v, magnitude = dual[rows], weight[rows].abs().float()
-        pull = (r[rows, None] * p).add_(q).mul_(magnitude)
-        if gradient is not None:
-            term = magnitude.mul_(gradient[rows].float())
-            pull.add_(term.mul_(term).mul_(phi))
+        v, magnitude = dual[rows], weight[rows].abs()
+        pull = (r[rows, None] * p).add_(q)
+        if gradient is None:
+            pull.mul_(magnitude)
+        else:
+            magnitude = magnitude.float()
+            term = magnitude * gradient[rows]
+            # one operator for both products
+            torch._foreach_mul_([pull, term], [magnitude, term])
+            pull.add_(term if phi == 1 else term.mul_(phi))
         # what shrinkage takes away is V clamped to [-tau, tau], and V less that rounds as |V| - tau does
         gamma = v - torch.clamp(v, below, threshold)
         v.add_(pull.sub_(gamma).mul_(step_size))
