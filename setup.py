@@ -42,8 +42,17 @@ setup(
         "npu": ["torch-npu>=2.7.1; platform_system == 'Linux'"],
         "eval": ["lm-eval>=0.4.9"],
         "plot": ["matplotlib>=3.8"],
+        "many": ["accelerate>=1"],  # a model over several devices
         "demo": ["gguf>=0.10", "transformers>=5"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9", "mypy>=1.14", "build>=1.2", "gguf>=0.10"],
+        "dev": [
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+            "mypy>=1.14",
+            "build>=1.2",
+            "gguf>=0.10",
+            "accelerate>=1",
+        ],
     },
     entry_points={
         "console_scripts": ["unipruning = unipruning_core.cli:main"],

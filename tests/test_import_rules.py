@@ -38,6 +38,8 @@ EXTRA = {
     "unipruning_core/assets.py": {"gguf", "filelock"},
     # only the picture of a benchmark needs it, and says so where it is missing
     "unipruning_core/bench_plot.py": {"matplotlib"},
+    # only a model over several devices needs it
+    "unipruning_core/placement.py": {"accelerate"},
 }
 VENDOR = re.compile(r"\b(cuda|npu|triton|torch_npu)\b", re.IGNORECASE)
 # string literals of the core in which a vendor's word is not a device

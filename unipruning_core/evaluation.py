@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unipruning_core.calibration import check_seq_len
 from unipruning_core.errors import CheckpointError, ConfigError, DataError
+from unipruning_core.placement import spread
 from unipruning_core.progress import Progress
 from unipruning_core.text import SEPARATOR, Text, token_ids
 
@@ -89,11 +90,19 @@ def perplexity(
 
 
 def load_for_evaluation(
-    folder: str | Path, dtype: torch.dtype, device: torch.device | str, *, trust_remote_code: bool = False
+    folder: str | Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    room: Sequence[int] = (),
+    *,
+    trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The checkpoint in a folder, ready to be evaluated, and its tokenizer.
 
+    It lies on one device, or on as many as ``room`` has entries: bytes of weights for each.
+
     Raises:
+        ConfigError: it does not fit the several devices.
         CheckpointError: it cannot be loaded, or lacks weights, which would otherwise be filled with random numbers.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,7 +125,8 @@ def load_for_evaluation(
             f"model {str(folder)!r} lacks {len(missing)} weights that its config asks for, {missing[0]!r} first; "
             "copy the complete checkpoint"
         )
-    return model.to(device).eval(), tokenizer
+    model = spread(model, str(device), room) if len(room) > 1 else model.to(device)
+    return model.eval(), tokenizer
 
 
 @contextmanager

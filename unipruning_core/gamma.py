@@ -73,9 +73,14 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[
     partial = path.with_name(f"{path.name}.partial")
     partial.unlink(missing_ok=True)
     contents = {name: (torch.float32, shape) for name, shape in shapes.items()}
-    with TensorStream(partial, contents, {"format": FORMAT}) as stream:
-        for tensor in tensors:
-            stream.append(tensor)
+    try:
+        with TensorStream(partial, contents, {"format": FORMAT}) as stream:
+            for tensor in tensors:
+                stream.append(tensor)
+    # half a file would make the folder one that the next search refuses
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)
     return stream.sha256
 

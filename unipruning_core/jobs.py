@@ -14,7 +14,7 @@ from unipruning_core.evaluation import Perplexity, load_for_evaluation, perplexi
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.gamma import Run
 from unipruning_core.hub import resolve_model
-from unipruning_core.memory import check_memory
+from unipruning_core.memory import check_memory, memory_errors_as_config_errors
 from unipruning_core.progress import Progress
 from unipruning_core.project import Projected, check_output, project
 from unipruning_core.registry import Catalogue
@@ -113,13 +113,16 @@ def run_search(
     if reuse and not overwrite and (finished := finished_search(task, device, out)):
         progress.note(f"the search in {str(out)!r} is finished already and is used again")
         return finished
-    check_memory(checkpoint, targets, settings, dtype, device)
+    room = check_memory(checkpoint, targets, settings, dtype, device)
     floating = [name for name, info in checkpoint.tensors.items() if info.dtype.is_floating_point]
     checkpoint.check_finite(floating, progress)
-    model, _ = load_for_evaluation(
-        checkpoint.folder, dtype, device.device_type, trust_remote_code=choice.trust_remote_code
-    )
-    return search(task, model, device, out, overwrite=overwrite, save_every=save_every, progress=progress)
+    with memory_errors_as_config_errors(device):
+        model, _ = load_for_evaluation(
+            *(checkpoint.folder, dtype, device.device_type), room, trust_remote_code=choice.trust_remote_code
+        )
+        if len(room) > 1:
+            progress.note(f"the model lies on {len(room)} devices")
+        return search(task, model, device, out, overwrite=overwrite, save_every=save_every, progress=progress)
 
 
 def run_project(
@@ -135,7 +138,9 @@ def run_project(
     """Write pruned checkpoints from a finished search."""
     device = _select(backend, progress)
     checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
-    return project(checkpoint, Run.open(run_folder), sparsities, out, device, overwrite=overwrite, progress=progress)
+    with memory_errors_as_config_errors(device):
+        run = Run.open(run_folder)
+        return project(checkpoint, run, sparsities, out, device, overwrite=overwrite, progress=progress)
 
 
 def run_prune(
@@ -183,13 +188,14 @@ def run_perplexity(
     config, _ = load_config_and_tokenizer(checkpoint, choice)
     seq_len = window_length(config, data.seq_len)
     text = load_text(data.source, split=data.split or "test", field=data.field)
-    model, tokenizer = load_for_evaluation(
-        checkpoint.folder,
-        choose_dtype(choice, checkpoint, device, progress),
-        device.device_type,
-        trust_remote_code=choice.trust_remote_code,
-    )
-    return perplexity(model, tokenizer, text, seq_len=seq_len, windows=windows, progress=progress)
+    with memory_errors_as_config_errors(device):
+        model, tokenizer = load_for_evaluation(
+            checkpoint.folder,
+            choose_dtype(choice, checkpoint, device, progress),
+            device.device_type,
+            trust_remote_code=choice.trust_remote_code,
+        )
+        return perplexity(model, tokenizer, text, seq_len=seq_len, windows=windows, progress=progress)
 
 
 def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:

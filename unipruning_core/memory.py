@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.placement import check_can_spread
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +50,7 @@ def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSetting
 
 def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: SearchSettings, dtype: torch.dtype) -> int:
     """All of ``held_parts`` together, for a model on disk."""
-    model_weights = sum(info.nbytes // info.dtype.itemsize for info in checkpoint.tensors.values())
+    model_weights = loaded_bytes(checkpoint, dtype) // dtype.itemsize
     sizes = [target.shape[0] * target.shape[1] for target in targets]
     return sum(held_parts(model_weights, sizes, settings, dtype.itemsize).values())
 
@@ -59,24 +61,42 @@ def check_memory(
     settings: SearchSettings,
     dtype: torch.dtype,
     backend: Backend,
-) -> None:
-    """Refuse a search that cannot fit, with the numbers.
+) -> list[int]:
+    """How many bytes of the model each of the backend's devices takes; refuse a search that cannot fit, with numbers.
+
+    One device, the first, where the whole search fits it; else all of them, each by what it has free.
 
     Raises:
-        ConfigError: the device has less free memory than the search holds even without activations.
+        ConfigError: the devices have less free memory than the search holds even without activations.
     """
     wanted, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type)
-    if free is not None and wanted > free:
-        remedies = {"drift": "--mode frozen holds a seventh of it", "coupled": "--mode frozen holds less"}
-        remedy = remedies.get(settings.mode, "use a machine with more memory, or --dtype bfloat16")
-        raise ConfigError(
-            f"the search would hold {wanted / GIB:.1f} GiB besides activations, but {free / GIB:.1f} GiB are free on "
-            f"the {backend.name} device; {remedy}"
-        )
+    if free is None or wanted <= free:
+        return [wanted]
+    each = free_bytes_each(backend.device_type)
+    if wanted <= sum(each):
+        check_can_spread(len(each), backend.name)
+        model = loaded_bytes(checkpoint, dtype)
+        return [one * model // wanted for one in each]
+    remedies = {
+        "feedback": "--mode frozen holds a seventh of it",
+        "drift": "--mode frozen holds a seventh of it",
+        "coupled": "--mode frozen holds less",
+    }
+    remedy = remedies.get(settings.mode, "use a machine with more memory, or --dtype bfloat16")
+    several = f"{len(each)} {backend.name} devices" if len(each) > 1 else f"{backend.name} device"
+    raise ConfigError(
+        f"the search would hold {wanted / GIB:.1f} GiB besides activations, but {max(free, sum(each)) / GIB:.1f} GiB "
+        f"are free on the {several}; {remedy}"
+    )
+
+
+def loaded_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """Bytes of the loaded weights alone."""
+    return sum(info.nbytes // info.dtype.itemsize for info in checkpoint.tensors.values()) * dtype.itemsize
 
 
 def free_bytes(device_type: str) -> int | None:
-    """Free memory, or None where it cannot be asked."""
+    """Free memory of the first device, or None where it cannot be asked."""
     import torch
 
     module = torch.get_device_module(device_type)
@@ -88,3 +108,35 @@ def free_bytes(device_type: str) -> int | None:
     # not Linux, or a container that hides it
     except (OSError, KeyError, ValueError):
         return None
+
+
+def free_bytes_each(device_type: str) -> list[int]:
+    """Free memory of every device that can be asked."""
+    import torch
+
+    module = torch.get_device_module(device_type)
+    if not hasattr(module, "mem_get_info"):
+        return []
+    return [int(module.mem_get_info(index)[0]) for index in range(module.device_count())]
+
+
+@contextmanager
+def memory_errors_as_config_errors(backend: Backend) -> Iterator[None]:
+    """Say in one sentence, with torch's numbers, that a device ran out of memory in the middle of the work.
+
+    Raises:
+        ConfigError: it did.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # what follows the numbers is advice on torch's allocator, which is not what helps here
+        numbers = (
+            str(error).splitlines()[0].partition(" If reserved")[0].partition(" See documentation")[0].rstrip(". ")
+        )
+        raise ConfigError(
+            f"the {backend.name} device ran out of memory ({numbers}); give a shorter --seq-len, take --mode frozen, "
+            "or a device with more memory"
+        ) from error

@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -130,7 +131,7 @@ def search(
     batches = task.calibration.batches
     run = SEARCHES[task.settings.mode](model, layers, task.settings, backend, len(batches))
     description = task.description(backend)
-    with disk_errors_as_output_errors(folder):
+    with disk_errors_as_output_errors(folder), _gone_if_empty(folder):
         # only now: a model that cannot be searched must not cost the result of an earlier search
         if overwrite and folder.is_dir():
             shutil.rmtree(folder)
@@ -141,6 +142,17 @@ def search(
             write_run(folder, targets, _counted(run.outcomes(), bar), content)
         Resume(folder, description).discard()
     return Run.open(folder)
+
+
+@contextmanager
+def _gone_if_empty(folder: Path) -> Iterator[None]:
+    """A search that fails before anything was saved leaves no folder behind."""
+    try:
+        yield
+    except BaseException:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
 
 
 def _consume_all(run: Search, batches: list[Any], resume: Resume, save_every: float, progress: Progress) -> list[float]:

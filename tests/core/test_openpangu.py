@@ -139,7 +139,10 @@ def test_every_mode_prunes_it_through_its_own_code(home, tmp_path, mode):
 @pytest.mark.parametrize("mode", ["frozen", "feedback"])
 def test_transformers_own_llama_gives_the_same_masks(home, tmp_path, mode):
     assert prune(home, tmp_path / "own", "--mode", mode, "--sparsity", "60%/matrix", TRUST) == 0
-    assert prune(home, tmp_path / "as", "--mode", mode, "--sparsity", "60%/matrix", model=as_llama(home, tmp_path / "m")) == 0
+    assert (
+        prune(home, tmp_path / "as", "--mode", mode, "--sparsity", "60%/matrix", model=as_llama(home, tmp_path / "m"))
+        == 0
+    )
     own, llama = content(tmp_path / "own"), content(tmp_path / "as")
     for name in ("model.safetensors", "masks.safetensors"):
         assert own[name] == llama[name]

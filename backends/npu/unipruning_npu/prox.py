@@ -58,8 +58,8 @@ def _descend(
 ) -> Tensor:  # (m, supports, groups)
     """PROX_SWEEPS rounds of exact coordinate descent, smallest first, as in the reference.
 
-    They stop before they have converged, so the result is the path and no formula replaces it: there are PROX_SWEEPS * m
-    updates, each made of those before it.
+    They stop before they have converged, so the result is the path and no formula replaces it: there are
+    PROX_SWEEPS * m updates, each made of those before it.
     """
     w = start.clone()
     if (n, len(w)) == (2, 4):

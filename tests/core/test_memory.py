@@ -1,0 +1,87 @@
+"""What a search does where memory is short: one device or several, a refusal with numbers, and nothing left behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from _checkpoints import save_llama, targets_of
+
+from unipruning_core import memory, placement
+from unipruning_core.calibration import Calibration
+from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.errors import ConfigError
+from unipruning_core.memory import check_memory, held_bytes, loaded_bytes, memory_errors_as_config_errors
+from unipruning_core.mode_loss import DriftSearch
+from unipruning_core.registry import Catalogue
+from unipruning_core.search import SearchTask, search
+from unipruning_core.settings import SearchSettings
+
+BACKEND: Any = SimpleNamespace(name="some", device_type="some")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return Checkpoint.open(save_llama(tmp_path_factory.mktemp("model")))
+
+
+def checked(model: Checkpoint, monkeypatch: pytest.MonkeyPatch, shares: list[float]) -> list[int]:
+    """The room for a search on devices that have these shares free of what it holds."""
+    task = model, targets_of(model), SearchSettings(), torch.bfloat16
+    each = [int(share * held_bytes(*task)) for share in shares]
+    monkeypatch.setattr(memory, "free_bytes", lambda _: each[0])
+    monkeypatch.setattr(memory, "free_bytes_each", lambda _: each)
+    return check_memory(*task, BACKEND)
+
+
+def test_a_search_that_fits_the_first_device_stays_there(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(checked(model, monkeypatch, [1.0, 9.0])) == 1
+
+
+def test_a_search_that_fits_several_devices_only_is_given_a_share_of_each(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = checked(model, monkeypatch, [0.5, 0.75])
+    whole = loaded_bytes(model, torch.bfloat16)
+    assert room == [pytest.approx(0.5 * whole, rel=0.01), pytest.approx(0.75 * whole, rel=0.01)]
+
+
+def test_a_search_that_fits_no_number_of_devices_is_refused(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"would hold .* GiB are free on the 3 some devices; --mode frozen"):
+        checked(model, monkeypatch, [0.3, 0.3, 0.3])
+
+
+def test_what_is_needed_for_several_devices_is_looked_for_before_the_model_is_loaded(
+    model: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placement, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"fits 2 some devices and not one.*pip install accelerate"):
+        checked(model, monkeypatch, [0.6, 0.6])
+
+
+def test_memory_that_runs_out_is_told_with_the_numbers_of_torch() -> None:
+    numbers = "X out of memory. Tried to allocate 2.00 GiB (X 0; 8.00 GiB total capacity)"
+    with pytest.raises(ConfigError) as told, memory_errors_as_config_errors(BACKEND):
+        raise torch.OutOfMemoryError(f"{numbers} If reserved memory is >> allocated memory, set something.\nMore")
+    assert str(told.value).startswith(f"the some device ran out of memory ({numbers}); give a shorter --seq-len")
+
+
+@pytest.mark.parametrize(("mode", "part"), [("drift", "consume"), ("drift", "outcomes")])
+def test_a_search_that_fails_before_anything_is_saved_leaves_no_folder(
+    model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, part: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(DriftSearch, part, fail)
+    batches = [torch.arange(16).view(1, 16)]
+    task = SearchTask(model, Calibration(batches, 16, "text", 0), SearchSettings(mode=mode), "model", {})
+    loaded = AutoModelForCausalLM.from_pretrained(model.folder)
+    with pytest.raises(torch.OutOfMemoryError):
+        search(task, loaded, Catalogue().select("cpu"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
