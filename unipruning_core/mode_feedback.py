@@ -62,7 +62,8 @@ class FeedbackSearch(DriftSearch):
         self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
     ) -> None:
         super().__init__(model, layers, settings, backend, samples)
-        self.betas = BETAS[0], 1.0 - settings.feedback_step
+        # no decay: the last samples are those at full sparsity, and the drifting weights are never kept
+        self.betas, self.decays = (BETAS[0], 1.0 - settings.feedback_step), False
         self.total = sum(dual.numel() for dual in self.duals)
         drifts = bool(settings.learning_rate)
         self.drift = [torch.zeros_like(layer.parameter) for layer in layers] if drifts else []

@@ -97,7 +97,7 @@ class DriftSearch(LossSearch):
         self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
     ) -> None:
         super().__init__(model, layers, settings, backend, samples)
-        self.betas = BETAS
+        self.betas, self.decays = BETAS, True
         self.moments = [Moments.zeros_like(layer.parameter) for layer in layers] if settings.learning_rate else []
 
     def consume(self, sample: int, input_ids: Tensor) -> float:
@@ -143,7 +143,7 @@ class DriftSearch(LossSearch):
         self.backend.adamw_step(
             *(self._moved(position), gradient, moments.first, moments.second, scale.to(gradient.device)),
             step=sample + 1,
-            learning_rate=self.settings.learning_rate * schedule(sample, self.samples),
+            learning_rate=self.settings.learning_rate * schedule(sample, self.samples, decay=self.decays),
             betas=self.betas,
             epsilon=EPSILON,
         )

@@ -242,7 +242,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--feedback-step", type=float, help="feedback: how fast F follows (default: 0.05)")
     method.add_argument("--exponent", type=float, help="feedback: of V in the score √F·Vᵃ (default: 1)")
     method.add_argument(
-        "--pull", type=float, help="feedback: b, of the drift's direction in the score (default: 0.015)"
+        "--pull", type=float, help="feedback: b, of the drift's direction in the score (default: 0.0075)"
     )
     method.add_argument(
         "--pattern", metavar="N:M", help="feedback: make the masks for this pattern (default: for shares)"

@@ -40,7 +40,7 @@ class SearchSettings:
     ramp_share: float = 0.8  # feedback: the share of samples over which it gets there
     feedback_step: float = 0.05  # gamma, feedback: how fast F follows
     exponent: float = 1.0  # a, feedback: of V in the score F^(1/2) V^a
-    pull: float = 0.015  # b, feedback: of the drift's direction in the score
+    pull: float = 0.0075  # b, feedback: of the drift's direction in the score
     pattern: str = ""  # N:M, feedback: what the ramp heads for; none is a share of all weights
 
     def __post_init__(self) -> None:

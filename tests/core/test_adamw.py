@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from unipruning_core.adamw import BETAS, EPSILON, Moments, schedule
 from unipruning_cpu.backend import CpuBackend
@@ -37,10 +37,13 @@ def test_the_second_moment_of_a_half_precision_weight_does_not_stall():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 25, 128])
-def test_the_schedule_is_the_linear_one_of_transformers(steps):
+@pytest.mark.parametrize("decay", [True, False])
+def test_the_schedule_is_the_linear_or_the_constant_one_of_transformers(steps, decay):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    theirs = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
+    warm_up = math.ceil(0.1 * steps)
+    linear, constant = get_linear_schedule_with_warmup, get_constant_schedule_with_warmup
+    theirs = linear(optimizer, warm_up, steps) if decay else constant(optimizer, warm_up)
     for step in range(steps):
-        assert schedule(step, steps) == pytest.approx(theirs.get_last_lr()[0])
+        assert schedule(step, steps, decay=decay) == pytest.approx(theirs.get_last_lr()[0])
         optimizer.step()
         theirs.step()

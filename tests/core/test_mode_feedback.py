@@ -6,7 +6,7 @@ import weakref
 import pytest
 import torch
 from test_modes import batches, keep_largest, run, start
-from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
+from transformers import AutoModelForCausalLM, get_constant_schedule_with_warmup
 
 from unipruning_core.masked_forward import substituted_weights
 
@@ -31,7 +31,7 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
     modules = {name: model.get_submodule(path) for name, path in paths.items()}
     parameters = [module.weight for module in modules.values()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.8), eps=1e-10, weight_decay=0.0)
-    schedule = get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * len(data)), len(data))
+    schedule = get_constant_schedule_with_warmup(optimizer, math.ceil(0.1 * len(data)))
 
     def facing(name, x):
         return x.t() if turned[name] else x
