@@ -144,7 +144,7 @@ def test_drift_without_clipping_frees_gradients_during_the_backward_and_finds_th
         assert torch.equal(outcome.dual, clipped[outcome.target.name].dual)
 
 
-@pytest.mark.parametrize("metric", ["wanda", "ria"])
+@pytest.mark.parametrize("metric", ["magnitude", "wanda", "ria"])
 def test_frozen_ranks_as_the_metric_on_norms_pooled_over_all_samples(folder, metric):
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     layers, _ = find_targets(model, Checkpoint.open(folder))
@@ -161,7 +161,8 @@ def test_frozen_ranks_as_the_metric_on_norms_pooled_over_all_samples(folder, met
     for layer in layers:
         W = layer.weight.abs()
         n = torch.cat(inputs[layer.name]).square().mean(0).sqrt()
-        score = W * n if metric == "wanda" else (W / W.sum(0) + W / W.sum(1, keepdim=True)) * n**0.5
+        ria = (W / W.sum(0) + W / W.sum(1, keepdim=True)) * n**0.5
+        score = {"magnitude": W, "wanda": W * n, "ria": ria}[metric]
         assert torch.equal(keep_largest(actual[layer.name].dual.abs(), 0.5), keep_largest(score, 0.5))
 
 
