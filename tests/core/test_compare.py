@@ -5,6 +5,9 @@ import csv
 import fcntl
 import io
 import json
+import math
+import sys
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -13,11 +16,11 @@ from _checkpoints import save_llama
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from unipruning_core import compare, compare_run
+from unipruning_core import compare, compare_plot, compare_run
 from unipruning_core.cli import main
 from unipruning_core.compare_methods import PRESETS, RECIPES, parse_method, parse_methods
 from unipruning_core.compare_plan import search_settings
-from unipruning_core.compare_table import interval, resampled
+from unipruning_core.compare_table import Row, interval, resampled
 from unipruning_core.errors import ConfigError
 from unipruning_core.processes import Stage
 from unipruning_core.sparsity import parse_sparsity
@@ -340,3 +343,47 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
     # null in strict JSON stands for what is not finite
     assert rows["wanda", "50%/row"]["perplexity"] is rows["wanda", "50%/row"]["ratio"] is None
     assert rows["magnitude", "50%/matrix"]["ratio"] == 0.0
+
+
+class Axes:
+    """Stands for matplotlib's: remembers what was drawn."""
+
+    def __init__(self):
+        self.lines = {}
+
+    def errorbar(self, x, y, error, **style):
+        self.lines[style["label"]] = (x, y, error)
+
+    def axhline(self, y, **style):
+        self.lines[style["label"]] = y
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+def row(method, sparsity, perplexity, pruned):
+    figures = dict.fromkeys((field.name for field in fields(Row)), None)
+    bounds = {"low": perplexity - 1.0, "high": perplexity + 2.0}
+    return Row(
+        **{**figures, **bounds, "method": method, "sparsity": sparsity, "perplexity": perplexity, "pruned": pruned}
+    )
+
+
+def test_the_plot_has_a_line_a_budget_and_n_of_m_stands_apart():
+    axes = Axes()
+    shares = [row("wanda", "60%/row", 50.0, 0.6), row("wanda", "50%/row", 40.0, 0.5), row("wanda", "60%", 55.0, 0.6)]
+    broken = row("wanda", "70%/row", math.inf, 0.7)
+    compare_plot.draw(axes, [row("dense", "", 20.0, 0.0), *shares, broken, row("wanda", "2:4", 60.0, 0.5)], "title")
+    assert axes.lines == {
+        "dense": 20.0,
+        "wanda/row": ([50.0, 60.0], [40.0, 50.0], [[1.0, 1.0], [2.0, 2.0]]),
+        "wanda": ([60.0], [55.0], [[1.0], [2.0]]),
+        "wanda 2:4": ([50.0], [60.0], [[1.0], [2.0]]),
+    }
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_any_command_runs(words, commands, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main([*words, "--methods", "wanda", "--sparsity", "50%", "--plot"]) == 2
+    assert "--plot needs matplotlib" in capsys.readouterr().err
+    assert commands == []
