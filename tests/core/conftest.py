@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from _checkpoints import save_gpt2, save_llama
+from _checkpoints import save_gpt2, save_home, save_llama
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +34,15 @@ def folder(request, tmp_path):
     if request.param == "gpt2":
         return save_gpt2(tmp_path / "m")
     return save_llama(tmp_path / "m", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A tiny model with a tokenizer and a text, made once and never changed."""
+    return save_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture
+def search_words(home):
+    """The model and a short calibration, as commands that search take them."""
+    return [str(home / "model"), "--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "16"]

@@ -1,27 +1,14 @@
 """The command line: what a user types, what comes back, and that wrong input costs one sentence and nothing else."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from _checkpoints import save_home, save_llama
+from _checkpoints import save_llama
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from unipruning_core.cli import build_parser, main
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A tiny model with a tokenizer and a text, made once and never changed."""
-    return save_home(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture
-def search_words(home):
-    return [str(home / "model"), "--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "16"]
+from unipruning_core.cli import main
 
 
 def files(folder):
@@ -181,10 +168,11 @@ def test_an_output_that_holds_something_is_refused_at_once(search_words, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def run_folder(home):
+def run_folder(home, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "run"
     words = [str(home / "model"), "--data", str(home / "text.txt"), "--samples", "2", "--seq-len", "16"]
-    assert main(["search", *words, "--mode", "frozen", "--out", str(home / "run")]) == 0
-    return home / "run"
+    assert main(["search", *words, "--mode", "frozen", "--out", str(folder)]) == 0
+    return folder
 
 
 def test_a_run_of_another_model_is_refused(run_folder, tmp_path, capsys):
@@ -232,74 +220,3 @@ def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsy
     refused(
         ["search", *search_words, "--out", str(tmp_path / "run")], "GiB are free on the cpu device", tmp_path, capsys
     )
-
-
-def test_backends_lists_what_is_optimised_and_why_not(capsys):
-    assert main(["backends", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
-    by_name = {row["name"]: row for row in listed["backends"]}
-    assert {"cpu", "cuda", "npu"} <= set(by_name)
-    assert by_name["cpu"]["available"]
-    assert "mirror_step" in by_name["cpu"]["optimised"]
-    assert all(row["available"] or row["detail"] for row in listed["backends"])
-    assert main(["backends"]) == 0
-    assert "optimised:" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("words", [["--help"], ["--version"], ["backends"], ["search", "--help"]], ids=" ".join)
-def test_light_commands_import_no_torch(words):
-    code = f"""
-import sys
-import unipruning_core.cli
-try:
-    unipruning_core.cli.main({words!r})
-except SystemExit:
-    pass
-print("torch" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
-
-
-def test_every_command_teaches_by_example():
-    parser = build_parser()
-    commands = parser._subparsers._group_actions[0].choices
-    light = {"demo", "backends", "conform"}
-    taught = {
-        "prune",
-        "search",
-        "project",
-        "perplexity",
-        "compare",
-        "reference-sparsegpt",
-        "allocate",
-        "plan",
-        "bench",
-        "doctor",
-    }
-    assert set(commands) == light | taught
-    for name in taught:
-        assert f"unipruning {name} " in commands[name].format_help()
-
-
-def test_a_device_extension_that_breaks_torch_is_explained(monkeypatch, capsys):
-    def broken(_):
-        raise RuntimeError("Failed to load the backend extension: torch_npu.") from ImportError("libhccl.so: not found")
-
-    monkeypatch.setattr("unipruning_core.cli._backends", broken)
-    assert main(["backends"]) == 2
-    error = capsys.readouterr().err
-    assert "libhccl.so" in error
-    assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in error
-
-
-@pytest.mark.parametrize(("fast", "loaded"), [(True, "bfloat16"), (False, "float32")])
-def test_a_model_is_loaded_in_what_the_device_computes_in(tmp_path, search_words, capsys, monkeypatch, fast, loaded):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
-    for asked in ("auto", "bfloat16"):
-        words = ["search", *search_words, "--mode", "frozen", "--dtype", asked, "--out", str(tmp_path / asked)]
-        assert main(words) == 0
-        used = json.loads((tmp_path / asked / "run.json").read_text())["data"]["dtype"]
-        assert used == (loaded if asked == "auto" else "bfloat16")
-        noted = "loading in float32, since this device is slow in bfloat16" in capsys.readouterr().err
-        assert noted == (asked == "auto" and not fast)

@@ -5,41 +5,13 @@ import csv
 import fcntl
 import io
 import json
-import math
 import sys
-from dataclasses import fields
 
-import numpy as np
 import pytest
-import torch
-from _checkpoints import save_llama
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-from unipruning_core import compare, compare_plot, compare_run
+from unipruning_core import compare, compare_run
 from unipruning_core.cli import main
-from unipruning_core.compare_methods import PRESETS, RECIPES, parse_method, parse_methods
-from unipruning_core.compare_plan import search_settings
-from unipruning_core.compare_table import Row, interval, resampled
-from unipruning_core.errors import ConfigError
 from unipruning_core.processes import Stage
-from unipruning_core.sparsity import parse_sparsity
-
-WORDS = [f"word{number}" for number in range(30)]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A tiny model with a tokenizer and a text."""
-    folder = tmp_path_factory.mktemp("home")
-    save_llama(folder / "model")
-    vocabulary = {word: index for index, word in enumerate(["<unk>", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(folder / "model")
-    picks = torch.randint(len(WORDS), (600,), generator=torch.Generator().manual_seed(0)).tolist()
-    (folder / "text.txt").write_text(" ".join(WORDS[pick] for pick in picks))
-    return folder
 
 
 @pytest.fixture
@@ -282,56 +254,6 @@ def test_what_is_wrong_is_said_before_any_command_runs(words, commands, capsys, 
     assert commands == []
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_names_settings_that_exist(name):
-    methods, remarks = parse_methods([], [name])
-    assert len(methods) == len(PRESETS[name])
-    assert set(remarks) <= {text for text, _ in PRESETS[name]}
-    for method in methods:
-        search_settings(method.scores)
-        assert method.judge is None or search_settings(method.judge)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
-    method = parse_method(name)
-    recipe = RECIPES[name]
-    assert method.budget == recipe.budget
-    assert method.at(parse_sparsity("2:4")) == (None if recipe.scheme else parse_sparsity("2:4"))
-    share = parse_sparsity("60%" if recipe.scheme else f"60%/{recipe.budget}")
-    assert method.at(parse_sparsity("60%")) == (None if recipe.patterns_only else share)
-
-
-def test_a_search_for_a_pattern_is_compared_at_that_pattern():
-    method = parse_method("feedback:pattern=2:4:exponent=2")
-    assert method.overrides == {"pattern": "2:4", "exponent": "2"}
-    assert method.at(parse_sparsity("2:4")) == parse_sparsity("2:4")
-    assert method.at(parse_sparsity("4:8")) is method.at(parse_sparsity("50%")) is None
-
-
-def test_a_method_given_twice_is_compared_once():
-    assert len(parse_methods(["wanda/row,wanda", "wanda"], [])[0]) == 1
-    with pytest.raises(ConfigError, match="each once"):
-        parse_method("drift:samples=4:samples=8")
-
-
-def test_a_resampled_perplexity_is_the_median_over_seeds_of_each_seeds_own():
-    generator = np.random.default_rng(3)
-    nll, draw = generator.normal(3, 0.4, size=(3, 7)), generator.integers(7, size=(20, 7))
-    wanted = [np.median([np.exp(sum(losses[window] for window in windows) / 7) for losses in nll]) for windows in draw]
-    np.testing.assert_allclose(resampled(nll, draw), wanted, rtol=1e-12)
-
-
-def test_the_interval_holds_the_truth_as_often_as_it_says():
-    generator = np.random.default_rng(5)
-    held = 0
-    for _ in range(400):
-        nll = generator.normal(3, 0.3, size=(1, 64))
-        low, high = interval(resampled(nll, generator.integers(64, size=(1000, 64))))
-        held += low <= np.exp(3) <= high
-    assert 0.90 <= held / 400 <= 0.98
-
-
 def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words, commands, tmp_path, monkeypatch):
     assert main([*words, "--methods", "wanda,magnitude", "--sparsity", "50%"]) == 0
     for path in (tmp_path / "out" / "evaluations").glob("wanda-*.json"):
@@ -343,43 +265,6 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
     # null in strict JSON stands for what is not finite
     assert rows["wanda", "50%/row"]["perplexity"] is rows["wanda", "50%/row"]["ratio"] is None
     assert rows["magnitude", "50%/matrix"]["ratio"] == 0.0
-
-
-class Axes:
-    """Stands for matplotlib's: remembers what was drawn."""
-
-    def __init__(self):
-        self.lines = {}
-
-    def errorbar(self, x, y, error, **style):
-        self.lines[style["label"]] = (x, y, error)
-
-    def axhline(self, y, **style):
-        self.lines[style["label"]] = y
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
-
-
-def row(method, sparsity, perplexity, pruned):
-    figures = dict.fromkeys((field.name for field in fields(Row)), None)
-    bounds = {"low": perplexity - 1.0, "high": perplexity + 2.0}
-    return Row(
-        **{**figures, **bounds, "method": method, "sparsity": sparsity, "perplexity": perplexity, "pruned": pruned}
-    )
-
-
-def test_the_plot_has_a_line_a_budget_and_n_of_m_stands_apart():
-    axes = Axes()
-    shares = [row("wanda", "60%/row", 50.0, 0.6), row("wanda", "50%/row", 40.0, 0.5), row("wanda", "60%", 55.0, 0.6)]
-    broken = row("wanda", "70%/row", math.inf, 0.7)
-    compare_plot.draw(axes, [row("dense", "", 20.0, 0.0), *shares, broken, row("wanda", "2:4", 60.0, 0.5)], "title")
-    assert axes.lines == {
-        "dense": 20.0,
-        "wanda/row": ([50.0, 60.0], [40.0, 50.0], [[1.0, 1.0], [2.0, 2.0]]),
-        "wanda": ([60.0], [55.0], [[1.0], [2.0]]),
-        "wanda 2:4": ([50.0], [60.0], [[1.0], [2.0]]),
-    }
 
 
 def test_a_plot_that_cannot_be_drawn_is_refused_before_any_command_runs(words, commands, capsys, monkeypatch):
