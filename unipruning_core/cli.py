@@ -185,7 +185,7 @@ def _perplexity(options: argparse.Namespace) -> int:
     else:
         print(
             f"perplexity {found.perplexity:.3f}  ({found.tokens} tokens in {found.windows} windows of {found.seq_len}; "
-            f"{found.source}, sha256 {found.data_sha256[:12]})"
+            f"{found.source}, sha256 {found.data_sha256[:12]}; {found.dtype})"
         )
     return 0
 

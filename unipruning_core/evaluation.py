@@ -38,6 +38,7 @@ class Perplexity:
     seq_len: int
     source: str
     data_sha256: str
+    dtype: str  # that the weights were loaded in
     per_window_nll: list[float]
 
 
@@ -86,7 +87,17 @@ def perplexity(
             losses.append(_window_nll(model, head, window.to(model.device)))
             task.advance(1, perplexity=_exp(sum(losses) / len(losses)))
     nll = sum(losses) / count
-    return Perplexity(_exp(nll), nll, count * (seq_len - 1), count, seq_len, text.source, text.sha256, losses)
+    return Perplexity(
+        _exp(nll),
+        nll,
+        count * (seq_len - 1),
+        count,
+        seq_len,
+        text.source,
+        text.sha256,
+        str(model.dtype).removeprefix("torch."),
+        losses,
+    )
 
 
 def load_for_evaluation(

@@ -79,3 +79,13 @@ def test_a_model_is_loaded_in_what_the_device_computes_in(tmp_path, search_words
         assert used == (loaded if asked == "auto" else "bfloat16")
         noted = "loading in float32, since this device is slow in bfloat16" in capsys.readouterr().err
         assert noted == (asked == "auto" and not fast)
+
+
+@pytest.mark.parametrize(("fast", "loaded"), [(True, "bfloat16"), (False, "float32")])
+def test_a_perplexity_says_what_its_model_was_loaded_in(home, capsys, monkeypatch, fast, loaded):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+    words = ["perplexity", str(home / "model"), "--data", str(home / "text.txt"), "--seq-len", "32", "--windows", "2"]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dtype"] == loaded
+    assert main([*words, "--dtype", "float16"]) == 0
+    assert "; float16)" in capsys.readouterr().out
