@@ -116,8 +116,8 @@ def _next(choice: DemoChoice, model: str, run: Path) -> str:
             "  unipruning demo --out demo                                      keep run folder and checkpoints"
         )
     lines += [
-        "  unipruning demo --sparsity 50%/global --sparsity 60%/global     one budget for all matrices",
+        "  unipruning demo --sparsity 50%/matrix --sparsity 60%/matrix     a budget for each matrix",
         "  unipruning demo --mode frozen                                   forward only, worse masks",
-        "  unipruning prune YOUR-MODEL --sparsity 60%/row --out DIR --data YOUR-TEXT.jsonl",
+        "  unipruning prune YOUR-MODEL --sparsity 60% --out DIR --data YOUR-TEXT.jsonl",
     ]
     return "\n".join(lines)
