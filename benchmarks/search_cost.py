@@ -28,7 +28,9 @@ def main() -> None:
     parser.add_argument("--data", help="default: the demonstration's")
     parser.add_argument("--samples", type=int, default=6)
     parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--modes", default="frozen/wanda,frozen/stochria,drift/stochria,coupled/stochria")
+    parser.add_argument(
+        "--modes", default="feedback/wanda,frozen/wanda,frozen/stochria,drift/stochria,coupled/stochria"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -48,12 +50,10 @@ def main() -> None:
     if options.json:
         print(json.dumps(rows, indent=1))
         return
-    print(f"{'mode':18} {'search / bare':>14} {'counted B/weight':>17} {'held B/weight':>14} {'peak B/weight':>14}")
+    print(f"{'mode':18} {'dtype':9} {'search / bare':>14} {'B/weight: counted':>18} {'held':>8} {'peak':>8}")
     for row in rows:
-        print(
-            f"{row['mode']:18} {row['ratio']:14.3f} {row['counted']:17.2f} {row['held']:14.2f} {row['peak']:14.2f}"
-            f"   ({row['threads']} threads, {row['bare_seconds']:.1f} s bare)"
-        )
+        sizes = f"{row['counted']:18.2f} {row['held']:8.2f} {row['peak']:8.2f}"
+        print(f"{row['mode']:18} {row['dtype']:9} {row['ratio']:14.3f} {sizes}")
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
@@ -77,7 +77,8 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     ).batches
     backend = Catalogue().select("cpu")
     before = memory("VmRSS")
-    model = AutoModelForCausalLM.from_pretrained(options.model)
+    dtype = backend.loading_dtype(torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype)
     layers, _ = find_targets(model, Checkpoint.open(options.model))
     search = SEARCHES[mode](model, layers, SearchSettings(mode=mode, metric=metric), backend, len(batches))
     weights = sum(layer.weight.numel() for layer in layers)
@@ -86,12 +87,13 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     peak = memory("VmHWM") - before
     ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed activations is not held by the search
     held = memory("VmRSS") - before
-    counted = sum(tensor.nbytes for name, tensor in search.tensors().items() if not name.endswith(".scratch"))
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    counted = sum(tensor.nbytes for tensor in search.tensors().values() if tensor.data_ptr() not in own)
     counted += sum(parameter.nbytes for parameter in model.parameters())
     if mode == "drift":  # the gradient, which is gone between samples
         counted += sum(layer.parameter.nbytes for layer in layers)
 
-    bare = bare_work(AutoModelForCausalLM.from_pretrained(options.model), mode)
+    bare = bare_work(AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype), mode)
     bare(batches[0])
     bare_seconds = search_seconds = 0.0
     for sample, batch in enumerate(batches[1:], start=1):
@@ -101,6 +103,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     search_seconds += timed(lambda: [None for _ in search.outcomes()]) * (len(batches) - 1) / len(batches)
     return {
         "mode": options.child,
+        "dtype": str(dtype).removeprefix("torch."),
         "ratio": search_seconds / bare_seconds,
         "bare_seconds": bare_seconds,
         "search_seconds": search_seconds,
