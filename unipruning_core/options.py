@@ -238,7 +238,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     method.add_argument("--coupling", type=float, help="coupled: ρ (default: 1e-5)")
     method.add_argument("--soft-threshold", type=float, help="coupled: λ, a true threshold on |V| (default: 0.001)")
     method.add_argument("--ramp-sparsity", type=float, help="feedback: how sparse the model gets (default: 0.7)")
-    method.add_argument("--ramp-share", type=float, help="feedback: share of samples to get there (default: 0.8)")
+    method.add_argument("--ramp-share", type=float, help="feedback: share of samples to get there (default: 0.5)")
     method.add_argument("--feedback-step", type=float, help="feedback: how fast F follows (default: 0.05)")
     method.add_argument("--exponent", type=float, help="feedback: of V in the score √F·Vᵃ (default: 1)")
     method.add_argument(

@@ -37,7 +37,7 @@ class SearchSettings:
     coupling: float = 1e-5  # rho, coupled
     soft_threshold: float = 0.001  # lambda, coupled: a true threshold on abs(V)
     ramp_sparsity: float = 0.7  # feedback: how sparse the masked model gets
-    ramp_share: float = 0.8  # feedback: the share of samples over which it gets there
+    ramp_share: float = 0.5  # feedback: the share of samples over which it gets there
     feedback_step: float = 0.05  # gamma, feedback: how fast F follows
     exponent: float = 1.0  # a, feedback: of V in the score F^(1/2) V^a
     pull: float = 0.0075  # b, feedback: of the drift's direction in the score
