@@ -16,7 +16,7 @@ NPUSIM  := build/npusim
 NPU_ODD := .venv-npu-odd
 
 .PHONY: demo test lint unit conformance slow gpu-sim npu-sim installs conform conform-cpu conform-cuda conform-npu bench \
-	certify-cuda clean
+	certify-cuda certify-npu clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unipruning demo
@@ -61,6 +61,10 @@ conform-cuda: $(TRITON)/.ready
 
 conform-npu: $(NPU)/.ready $(NPUSIM)/.ready
 	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python
+
+# on a machine with a card: chip, versions, the whole suite and timings in certificate.json
+certify-npu: $(VENV)/.ready
+	$(BIN)/python benchmarks/certify.py --backend npu
 
 bench: $(VENV)/.ready
 	$(ONE) $(BIN)/unipruning bench --backend cpu --baseline released
