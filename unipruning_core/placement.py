@@ -38,7 +38,7 @@ def spread(model: PreTrainedModel, device_type: str, room: Sequence[int]) -> Pre
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
-    whole = {"no_split_module_classes": model._no_split_modules}
+    whole = {"no_split_module_classes": list(model._no_split_modules or ())}
     limits = get_balanced_memory(model, dict(enumerate(room)), **whole)
     places = infer_auto_device_map(model, limits, **whole)
     if homeless := [name for name, place in places.items() if place not in range(len(room))]:

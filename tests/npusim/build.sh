@@ -15,5 +15,10 @@ for name in libhccl libacl_op_compiler libge_runner libgraph libacl_tdt_channel;
 done
 
 torch=$(TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$python" -c "import os, torch; print(os.path.dirname(torch.__file__))")
-g++ -std=c++20 -O0 -shared -fPIC -w -Wl,-soname,libopapi.so -I"$torch/include" \
-  -o "$out/libopapi.so" "$here"/operators/*.cpp -L"$torch/lib" -ltorch_cpu -lc10 -L"$out" -lascendcl
+# the files apart, so that two cores share the work
+for source in "$here"/operators/*.cpp; do
+  g++ -std=c++20 -O0 -c -fPIC -w -I"$torch/include" -o "$out/$(basename "$source" .cpp).o" "$source" &
+  compilers+=($!)
+done
+for compiler in "${compilers[@]}"; do wait "$compiler"; done
+g++ -shared -Wl,-soname,libopapi.so -o "$out/libopapi.so" "$out"/*.o -L"$torch/lib" -ltorch_cpu -lc10 -L"$out" -lascendcl

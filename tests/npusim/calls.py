@@ -40,7 +40,8 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
         "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),
         "abs_sums": lambda: backend.abs_sums(weight, p),
         "mirror_step": step(None),
-        "mirror_step with a gradient": step(None, gradient=weight, phi=0.5),
+        "mirror_step with a gradient": step(None, gradient=weight, phi=1.0),
+        "mirror_step with a weighed gradient": step(None, gradient=weight, phi=0.5),
         "mirror_step with a rank": step(100),
         "blend_scores": lambda: backend.blend_scores(score, dual, 0.5),
         "magnitude_histogram": lambda: backend.magnitude_histogram(score, prefix, 1, counts),
@@ -54,11 +55,10 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
     }
 
 
-def traced(call: Callable[[], Any]) -> dict[str, int]:
-    """Names in the order of their first call, with how often each was called."""
+def trace(call: Callable[[], Any]) -> list[str]:
+    """The lines of what reaches the card: a name, and behind tabs each operand's address and bytes, the last first."""
     import torch
 
-    counts: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
         torch.npu.synchronize()
         os.environ["NPUSIM_TRACE"] = str(Path(folder) / "trace")
@@ -66,11 +66,17 @@ def traced(call: Callable[[], Any]) -> dict[str, int]:
         try:
             call()
             torch.npu.synchronize()
-            lines = Path(os.environ["NPUSIM_TRACE"]).read_text(encoding="utf-8").splitlines()
+            return Path(os.environ["NPUSIM_TRACE"]).read_text(encoding="utf-8").splitlines()
         finally:
             os.environ["NPUSIM_TRACE"] = "0"
-    for line in lines:
-        counts[line] = counts.get(line, 0) + 1
+
+
+def traced(call: Callable[[], Any]) -> dict[str, int]:
+    """Names in the order of their first call, with how often each was called."""
+    counts: dict[str, int] = {}
+    for line in trace(call):
+        name = line.split("\t")[0]
+        counts[name] = counts.get(name, 0) + 1
     return counts
 
 

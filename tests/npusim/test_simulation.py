@@ -33,6 +33,13 @@ def test_there_are_as_many_devices_as_asked_for(simulated: Simulated, count: str
         ("aclnnGather", "bfloat16", "x.gather(1, torch.zeros(2, 1, dtype=torch.int64).npu())"),
         ("aclnnKthvalue", "int64", "x.kthvalue(1)"),
         ("aclnnBatchMatMul", "int32", "torch.bmm(x[None], x[None])"),
+        ("aclnnTopk", "bool", "x.topk(1)"),
+        ("aclnnHistc", "bfloat16", "x.histc(2, 0, 4)"),
+        ("aclnnSoftshrink", "bfloat16", "torch.nn.functional.softshrink(x, 1.0)"),
+        ("aclnnHardshrink", "bfloat16", "torch.nn.functional.hardshrink(x, 1.0)"),
+        ("aclnnBitwiseAnd", "float32", "torch.bitwise_and(x, x)"),
+        ("aclnnSqrt", "float64", "x.sqrt_()"),
+        ("aclnnForeachMulList", "float64", "torch._foreach_mul_([x], [x])"),
     ],
 )
 def test_a_dtype_that_no_documentation_lists_is_refused(

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
 #include <stdexcept>
 
 namespace npusim {
@@ -24,37 +25,50 @@ at::ScalarType scalar_type(int acl_dtype) {
   throw std::runtime_error("npusim: aclDataType " + std::to_string(acl_dtype) + " is not simulated");
 }
 
-std::vector<at::ScalarType>& pending() {
-  static thread_local std::vector<at::ScalarType> dtypes;
-  return dtypes;
+std::vector<Operand>& pending() {
+  static thread_local std::vector<Operand> operands;
+  return operands;
 }
 
+// what an executor is: the work, and the line it leaves in the trace
+struct Planned {
+  Work work;
+  std::string line;
+};
+
 int plan(const char* name, Work work, uint64_t* workspace, void** executor) {
-  auto dtypes = std::move(pending());
+  auto operands = std::move(pending());
   pending().clear();
+  std::vector<at::ScalarType> dtypes;
+  std::ostringstream line;
+  line << name;
+  for (const auto& operand : operands) {
+    dtypes.push_back(operand.dtype);
+    line << '\t' << operand.begin << ' ' << operand.bytes;
+  }
   if (auto why = refusal(name, dtypes, aclrtGetSocName()); !why.empty()) {
     fprintf(stderr, "npusim: %s\n", why.c_str());
     npusim_set_error("npusim: %s", why.c_str());
     return kInvalidParameter;
   }
   *workspace = 0;
-  *executor = new Work(std::move(work));
+  *executor = new Planned{std::move(work), line.str()};
   return 0;
 }
 
 int run(const char* name, void* executor) {
-  auto* work = static_cast<Work*>(executor);
+  auto* planned = static_cast<Planned*>(executor);
   at::AutoDispatchBelowADInplaceOrView below;
-  npusim_trace("%s", name);
+  npusim_trace("%s", planned->line.c_str());
   int status = 0;
   try {
-    (*work)();
+    planned->work();
   } catch (const std::exception& error) {
     fprintf(stderr, "npusim: %s: %s\n", name, error.what());
     npusim_set_error("npusim: %s: %.400s", name, error.what());
     status = kInnerError;
   }
-  delete work;
+  delete planned;
   return status;
 }
 }  // namespace npusim
@@ -78,7 +92,9 @@ aclTensor* aclCreateTensor(const int64_t* sizes, uint64_t dims, int dtype, const
   static char nothing[64];
   auto type = scalar_type(dtype);
   char* begin = data ? static_cast<char*>(data) + offset * c10::elementSize(type) : nothing;
-  npusim::pending().push_back(type);
+  int64_t span = 1;
+  for (uint64_t i = 0; i < dims; i++) span = sizes[i] ? span + (sizes[i] - 1) * strides[i] : 0;
+  npusim::pending().push_back({type, begin, span * static_cast<int64_t>(c10::elementSize(type))});
   auto options = at::TensorOptions().dtype(type);
   return new aclTensor{at::from_blob(begin, at::IntArrayRef(sizes, dims), at::IntArrayRef(strides, dims), options)};
 }
@@ -107,6 +123,7 @@ int aclGetViewShape(const aclTensor* tensor, int64_t** sizes, uint64_t* dims) {
 }
 }
 
+#include "attention.h"
 #include "elementwise.h"
 #include "memory.h"
 #include "network.h"

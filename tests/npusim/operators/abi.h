@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "refusals.h"
+
 extern "C" {
 void npusim_trace(const char* format, ...);
 void npusim_set_error(const char* format, ...);
@@ -40,11 +42,16 @@ constexpr int kInvalidParameter = 161002;  // what CANN answers to a dtype that 
 constexpr int kInnerError = 561103;
 using Work = std::function<void()>;
 
+// a tensor argument, as the table of refusals and the trace see it
+struct Operand {
+  at::ScalarType dtype;
+  const void* begin;
+  int64_t bytes;  // from its first element to its last
+};
+
 at::ScalarType scalar_type(int acl_dtype);
-// dtypes of the tensors that were made since the last operator was planned: they are its arguments
-std::vector<at::ScalarType>& pending();
-// why the operator does not take these dtypes on this chip; empty where it does
-std::string refusal(const std::string& name, const std::vector<at::ScalarType>& dtypes, const std::string& soc);
+// the tensors that were made since the last operator was planned: they are its arguments
+std::vector<Operand>& pending();
 int plan(const char* name, Work work, uint64_t* workspace, void** executor);
 int run(const char* name, void* executor);
 }  // namespace npusim

@@ -107,6 +107,7 @@ OP(InplaceAddcdiv, (T a, T b, T c, S v), a->t.copy_(at::addcdiv(a->t, b->t, c->t
 
 FOREACH(AddScalarV2, (L a, S s, L o), a->v[i]->t + s->s)
 FOREACH(MulScalarV2, (L a, S s, L o), a->v[i]->t * s->s)
+FOREACH(MulList, (L a, L b, L o), a->v[i]->t * b->v[i]->t)
 FOREACH(Sqrt, (L a, L o), at::sqrt(a->v[i]->t))
 FOREACH(Norm, (L a, S s, L o), at::norm(a->v[i]->t, s->s))
 FOREACH(DivScalarList, (L a, aclScalarList* s, L o), a->v[i]->t / s->v[i]->s)

@@ -11,6 +11,7 @@ static at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == at::kHalf ? at::matmul(a.to(at::kFloat), b.to(at::kFloat)) : at::matmul(a, b);
 }
 OP(Matmul, (T a, T b, T o, int8_t), o->t.copy_(product(a->t, b->t)))
+OP(Dot, (T a, T b, T o), o->t.copy_(at::dot(a->t, b->t)))
 OP(Mm, (T a, T b, T o, int8_t), o->t.copy_(product(a->t, b->t)))
 OP(BatchMatMul, (T a, T b, T o, int8_t), o->t.copy_(product(a->t, b->t)))
 OP(Addmm, (T a, T b, T c, S beta, S alpha, T o, int8_t), o->t.copy_(at::addmm(a->t, b->t, c->t, beta->s, alpha->s)))

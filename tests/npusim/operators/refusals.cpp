@@ -2,32 +2,40 @@
 //
 // Where the two differ the shorter list is here, so that what passes is allowed by both.  An operator without a row
 // takes every dtype, except that chips before Ascend910B have no bfloat16 at all.
-#include "abi.h"
+#include "refusals.h"
 
 #include <algorithm>
 
 namespace {
-using Dtypes = std::vector<at::ScalarType>;
+using Dtypes = std::vector<c10::ScalarType>;
 
 struct Row {
   std::vector<std::string> operators;
   Dtypes taken;
+  bool of_result = false;  // the first tensor is converted to the result's dtype, and that is what is looked at
+  std::string absent = "";  // chips whose name begins so have not got the operator
 };
 
-const Dtypes kFloats = {at::kFloat, at::kHalf, at::kBFloat16};
-const Dtypes kHalfAndSingle = {at::kFloat, at::kHalf};
+const Dtypes kFloats = {c10::kFloat, c10::kHalf, c10::kBFloat16};
+const Dtypes kHalfAndSingle = {c10::kFloat, c10::kHalf};
 
 const std::vector<Row>& rows() {
   static const std::vector<Row> table = {
-      {{"Sort"}, {at::kHalf, at::kFloat, at::kByte, at::kChar, at::kShort, at::kInt, at::kLong}},
-      {{"Kthvalue"}, {at::kHalf, at::kFloat, at::kInt}},
-      {{"Histc", "Softshrink", "Hardshrink"}, kHalfAndSingle},
-      {{"Cumsum"}, {at::kFloat, at::kHalf, at::kInt, at::kByte, at::kChar, at::kShort, at::kLong}},
-      {{"Gather"}, {at::kFloat, at::kHalf, at::kShort, at::kInt, at::kLong, at::kBool}},
+      {{"Sort"}, {c10::kHalf, c10::kFloat, c10::kByte, c10::kChar, c10::kShort, c10::kInt, c10::kLong}},
+      {{"Kthvalue"}, {c10::kHalf, c10::kFloat, c10::kInt}},
+      {{"Topk", "TopkV2"},
+       {c10::kFloat, c10::kHalf, c10::kBFloat16, c10::kDouble, c10::kByte, c10::kChar, c10::kShort, c10::kInt,
+        c10::kLong}},
+      {{"Histc"}, kHalfAndSingle},
+      {{"Softshrink", "Hardshrink"}, kHalfAndSingle, false, "Ascend950"},
+      {{"Cumsum"}, {c10::kFloat, c10::kHalf, c10::kInt, c10::kByte, c10::kChar, c10::kShort, c10::kLong}, true},
+      {{"Gather"}, {c10::kFloat, c10::kHalf, c10::kShort, c10::kInt, c10::kLong, c10::kBool}},
       {{"BitwiseAndTensor", "BitwiseAndScalar", "BitwiseOrTensor", "BitwiseNot"},
-       {at::kShort, at::kInt, at::kLong, at::kChar, at::kByte, at::kBool}},
+       {c10::kShort, c10::kInt, c10::kLong, c10::kChar, c10::kByte, c10::kBool}},
       {{"Matmul", "BatchMatMul", "Addmm", "Mm"}, kFloats},
       {{"Sqrt", "Rsqrt", "Exp", "LinalgVectorNorm", "Softmax", "LogSoftmax", "Silu"}, kFloats},
+      {{"FlashAttentionScore", "FlashAttentionScoreGrad"}, kFloats},
+      {{"ForeachMulList"}, {c10::kFloat, c10::kHalf, c10::kBFloat16, c10::kInt}},
   };
   return table;
 }
@@ -48,12 +56,15 @@ std::string base_name(std::string name) {
 
 std::string npusim::refusal(const std::string& name, const Dtypes& dtypes, const std::string& soc) {
   if (dtypes.empty()) return "";
-  if (!has_bfloat16(soc) && holds(dtypes, at::kBFloat16)) return name + " takes no bfloat16 on " + soc;
+  if (!has_bfloat16(soc) && holds(dtypes, c10::kBFloat16)) return name + " takes no bfloat16 on " + soc;
   const auto base = base_name(name);
   // torch_npu makes the handles of a call from the last argument to the first
-  const auto first = dtypes.back();
-  for (const auto& row : rows())
-    if (holds(row.operators, base) && !holds(row.taken, first))
-      return name + " does not take " + at::toString(first);
+  const auto first = dtypes.back(), last = dtypes.front();
+  for (const auto& row : rows()) {
+    if (!holds(row.operators, base)) continue;
+    if (!row.absent.empty() && soc.rfind(row.absent, 0) == 0) return name + " does not exist on " + soc;
+    const auto judged = row.of_result ? last : first;
+    if (!holds(row.taken, judged)) return name + " does not take " + c10::toString(judged);
+  }
   return "";
 }
