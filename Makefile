@@ -42,7 +42,7 @@ gpu-sim: conform-cuda
 
 # the real torch_npu on a simulated CANN
 npu-sim: conform-npu
-	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) tests/npusim --npusim $(NPUSIM)
+	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/npusim --npusim $(NPUSIM)
 
 # what is said where torch_npu is broken: without CANN, beside another torch, or not there
 installs: $(NPU)/.ready $(NPU_ODD)/.ready

@@ -21,22 +21,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--npusim", help="the folder into which build.sh has built the simulation")
 
 
-@pytest.fixture
-def simulated(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]:
+@pytest.fixture(scope="module")
+def simulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run Python code on the simulation in a process of its own, and return what it wrote to the file ``OUT``."""
     folder = request.config.getoption("--npusim")
     if folder is None:
         raise pytest.UsageError("these tests need the folder that build.sh has built; give it with --npusim")
+    out = tmp_path_factory.mktemp("simulated") / "out"
 
     def run(code: str, **knobs: str) -> str:
-        out = tmp_path / "out"
         script = (
             f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom pathlib import Path\nOUT = Path({str(out)!r})\n"
             f"from preload import preload\npreload({folder!r})\nimport torch\n{code}"
         )
         environment = {**os.environ, "ASCEND_LAUNCH_BLOCKING": "1", **knobs}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return out.read_text(encoding="utf-8")
 
     return run

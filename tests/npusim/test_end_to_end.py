@@ -1,0 +1,86 @@
+"""Whole commands on the simulated card, beside the same commands on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from _jobs import difference, project, prune, same_files
+
+MODES = [("frozen", "wanda"), ("frozen", "ria"), ("drift", "stochria"), ("feedback", "stochria")]
+BLOCKS = 1  # of the thirty of SmolLM2
+Run = Callable[..., str]
+
+# transformers is imported in the process of the simulation alone: where torch_npu finds no CANN, it fails
+COMMANDS = """
+import json
+from pathlib import Path
+from _jobs import make_pretrained, make_tiny
+from unipruning_core.cli import main
+{make}
+for words in json.loads({commands!r}):
+    assert main(words) == 0, words
+OUT.write_text("done")
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(simulated: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every mode searched on both devices, and each search of the CPU projected on the card."""
+    home = tmp_path_factory.mktemp("tiny")
+    commands = []
+    for mode, metric in MODES:
+        name = f"{mode}-{metric}"
+        for backend in ("cpu", "npu"):
+            size = ["--samples", "4", "--seq-len", "32", "--backend", backend]
+            commands.append(prune(home, f"{name}-{backend}", mode, metric, *size))
+        commands.append(project(home, f"{name}-cpu-run", f"{name}-mixed", "--backend", "npu"))
+    simulated(COMMANDS.format(make=f"make_tiny(Path({str(home)!r}))", commands=json.dumps(commands)))
+    return home
+
+
+@pytest.fixture(scope="module")
+def pretrained(simulated: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("pretrained")
+    size = ["--samples", "2", "--seq-len", "128", "--backend"]
+    commands = [
+        *(prune(home, backend, "frozen", "ria", *size, backend) for backend in ("cpu", "npu")),
+        project(home, "cpu-run", "mixed", "--backend", "npu"),
+    ]
+    simulated(COMMANDS.format(make=f"make_pretrained(Path({str(home)!r}), {BLOCKS})", commands=json.dumps(commands)))
+    return home
+
+
+@pytest.mark.parametrize(("mode", "metric"), MODES)
+def test_projection_of_one_search_is_the_same_bytes_on_both(tiny: Path, mode: str, metric: str) -> None:
+    assert same_files(tiny / f"{mode}-{metric}-cpu", tiny / f"{mode}-{metric}-mixed")
+
+
+@pytest.mark.parametrize("metric", ["wanda", "ria"])
+def test_a_search_that_moves_no_weight_gives_the_bytes_of_the_cpus(tiny: Path, metric: str) -> None:
+    """The devices add up in different orders, so V agrees to a few units in the last place only."""
+    assert same_files(tiny / f"frozen-{metric}-cpu", tiny / f"frozen-{metric}-npu")
+    assert difference(tiny / f"frozen-{metric}-cpu", tiny / f"frozen-{metric}-npu").dual < 1e-6
+
+
+@pytest.mark.parametrize(("mode", "share"), [("drift", 0.001), ("feedback", 0.02)])
+def test_a_search_that_moves_weights_gives_nearly_the_masks_of_the_cpus(tiny: Path, mode: str, share: float) -> None:
+    """Where a gradient is nearly zero rounding decides its sign, and AdamW's first steps take little but the sign.
+
+    The weights in half precision carry that on, and in ``feedback`` the masks of the search itself do.
+    """
+    found = difference(tiny / f"{mode}-stochria-cpu", tiny / f"{mode}-stochria-npu")
+    assert max(found.masks.values()) <= share * found.weights, found
+
+
+def test_projection_of_a_pretrained_model_is_the_same_bytes_on_both(pretrained: Path) -> None:
+    assert same_files(pretrained / "cpu", pretrained / "mixed")
+
+
+def test_a_search_of_a_pretrained_model_differs_by_rounding_alone(pretrained: Path) -> None:
+    found = difference(pretrained / "cpu", pretrained / "npu")
+    assert found.dual < 1e-6, found
+    assert found.gap < 1e-6, found
+    assert max(found.masks.values()) <= 1e-5 * found.weights, found
