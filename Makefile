@@ -14,9 +14,10 @@ NPU     := .venv-npu
 NPUSIM  := build/npusim
 # a torch_npu that is made for another torch
 NPU_ODD := .venv-npu-odd
+ASCEND  := .venv-ascend
 
-.PHONY: demo test lint unit conformance slow gpu-sim npu-sim installs conform conform-cpu conform-cuda conform-npu bench \
-	certify-cuda certify-npu clean
+.PHONY: demo test lint unit conformance slow gpu-sim npu-sim installs ascend-compile conform conform-cpu conform-cuda \
+	conform-npu bench certify-cuda certify-npu clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unipruning demo
@@ -47,6 +48,11 @@ npu-sim: conform-npu
 # what is said where torch_npu is broken: without CANN, beside another torch, or not there
 installs: $(NPU)/.ready $(NPU_ODD)/.ready
 	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/installs --no-cann $(NPU)/bin/python --other-torch $(NPU_ODD)/bin/python
+
+# the optional kernels for Ascend through their own compiler and its interpreter; 215 MB to fetch, not part of test
+ascend-compile: $(ASCEND)/.ready
+	$(ONE) $(ASCEND)/bin/python -m pytest -q tests/ascend
+	$(ONE) TRITON_INTERPRET=1 $(ASCEND)/bin/python -m pytest -q tests/kernels/test_triton_interpret_ascend.py
 
 slow: $(VENV)/.ready
 	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "e2e or packaging"
@@ -100,6 +106,12 @@ $(NPU)/.ready: $(VENV)/.ready
 	$(NPU)/bin/python -m pip install --quiet --no-deps torch-npu==$(TORCH) pyyaml
 	touch $@
 
+# it takes the place of triton, and wants Python 3.11 or older and, for its interpreter, numpy before 2.4
+$(ASCEND)/.ready: $(VENV)/.ready
+	$(call LAYER,$(ASCEND))
+	$(ASCEND)/bin/python -m pip install --quiet --no-deps triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 "numpy<2.4"
+	touch $@
+
 $(NPU_ODD)/.ready: $(VENV)/.ready
 	$(call LAYER,$(NPU_ODD))
 	$(NPU_ODD)/bin/python -m pip install --quiet --no-deps torch-npu==2.14.0
@@ -110,4 +122,4 @@ $(NPUSIM)/.ready: $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/o
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) $(ASCEND) build dist *.egg-info
