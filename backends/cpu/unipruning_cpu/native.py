@@ -36,6 +36,7 @@ SIGNATURES = {
     "accumulate_sumsq": (MATRIX, POINTER, INT64),
     "abs_sums": (MATRIX, POINTER, POINTER, POINTER, POINTER),
     "mirror_step": (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INT64),
+    "blend_scores": (MATRIX, MATRIX, FLOAT, MATRIX, MATRIX, FLOAT, POINTER),
     "magnitude_histogram": (MATRIX, INT, INT, POINTER),
     "threshold_mask": (MATRIX, FLOAT, INT64, POINTER),
     "topk_mask": (MATRIX, INT64, POINTER),
@@ -45,11 +46,7 @@ SIGNATURES = {
 
 
 class NativeOperations(PortableOperations):
-    """Eight operations in C.
-
-    ``blend_scores`` stays with torch, whose vectorised power function C has no match for, and so does ``adamw_step``,
-    which torch's loops do at the speed of memory.
-    """
+    """Nine operations in C; ``adamw_step`` stays with torch, whose loops do it at the speed of memory."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -96,6 +93,20 @@ class NativeOperations(PortableOperations):
                 -1 if rank is None else rank,
             )
         )
+
+    def blend_scores(
+        self,
+        feedback: Tensor,
+        local: Tensor,
+        exponent: float,
+        weight: Tensor | None = None,
+        drift: Tensor | None = None,
+        pull: float = 0.0,
+    ) -> Tensor:
+        score = torch.empty(local.shape)
+        optional = (None if given is None else _matrix(given) for given in (weight, drift))
+        self._library.blend_scores(_matrix(feedback), _matrix(local), exponent, *optional, pull, score.data_ptr())
+        return score
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         added = counts.contiguous()

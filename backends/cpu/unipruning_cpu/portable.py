@@ -82,13 +82,13 @@ class PortableOperations:
         pull: float = 0.0,
     ) -> Tensor:
         score = torch.empty(local.shape)
+        # the products in the order of the definition, so that what overflows there does so here
         for tile in tiles(local):
-            root = feedback[tile].sqrt()
+            part = torch.pow(local[tile], exponent, out=score[tile]).mul_(feedback[tile].sqrt())
             if weight is not None:
-                root.mul_(weight[tile].abs())
+                part.mul_(weight[tile].abs())
             if weight is not None and drift is not None:
-                root.mul_(weight[tile].sign().float().mul_(drift[tile]).mul_(pull).exp_())
-            torch.pow(local[tile], exponent, out=score[tile]).mul_(root)
+                part.mul_(weight[tile].sign().float().mul_(drift[tile]).mul_(pull).exp_())
         return score
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
