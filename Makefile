@@ -70,7 +70,7 @@ conform-npu: $(NPU)/.ready $(NPUSIM)/.ready
 
 # on a machine with a card: chip, versions, the whole suite and timings in certificate.json
 certify-npu: $(VENV)/.ready
-	$(BIN)/python benchmarks/certify.py --backend npu
+	$(BIN)/python benchmarks/certify_npu.py --backend npu
 
 bench: $(VENV)/.ready
 	$(ONE) $(BIN)/unipruning bench --backend cpu --baseline released

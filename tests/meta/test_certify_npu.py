@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "certify.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "certify_npu.py"
 
 
 def certify(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
@@ -21,7 +21,7 @@ def certify(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 def test_a_backend_that_passes_is_certified_with_counts_and_times(tmp_path: Path) -> None:
     code, written = certify(tmp_path, "nm_mask", "--backend", "cpu", "--only", "manifest")
-    assert (code, written["ok"], written["schema"]) == (0, True, "unipruning-certificate-1")
+    assert (code, written["ok"], written["schema"]) == (0, True, "unipruning-npu-certificate-1")
     suite = written["conformance"]
     assert suite["tests"] > 0
     assert (suite["part"], suite["failures"], suite["skipped"], suite["not passed"]) == ("manifest", 0, 0, [])
