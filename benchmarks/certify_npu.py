@@ -1,6 +1,6 @@
 """A certificate of one machine: chip, versions, the whole conformance suite and timings, as one JSON document.
 
-    python benchmarks/certify_npu.py [--backend npu] [--json certificate.json] [--only WORDS] [--shape 4096x4096] [OP ...]
+    python benchmarks/certify_npu.py [--backend npu] [--json FILE] [--only WORDS] [--shape 4096x4096] [OP ...]
 
 For whoever has a card that we have not.  Each part runs in a process of its own, so that one that crashes still leaves
 the rest.  Exits with 1 unless every case of the suite that was run passes and every timed result was right.  The
