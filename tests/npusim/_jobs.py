@@ -15,6 +15,18 @@ from unipruning_core.tensorfile import read_tensor
 SPARSITIES = {"60%": "60", "60%/row": "60-row", "60%/global": "60-global", "2:4": "2-4"}
 WORDS = [f"word{number}" for number in range(30)]
 
+# transformers is imported in the process of the simulation alone: where torch_npu finds no CANN, it fails
+COMMANDS = """
+import json
+from pathlib import Path
+from _jobs import make_pretrained, make_tiny
+from unipruning_core.cli import main
+{make}
+for words in json.loads({commands!r}):
+    assert main(words) == 0, words
+OUT.write_text("done")
+"""
+
 
 @dataclass(frozen=True)
 class Difference:
