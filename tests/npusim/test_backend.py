@@ -84,3 +84,24 @@ def test_temporaries_stay_within_the_bound(simulated: Simulated) -> None:
 
     peaks = json.loads(simulated(PEAKS))
     assert {name: peak for name, peak in peaks.items() if peak > BOUND} == {}
+
+
+TRAFFIC = """
+from calls import trace
+from traffic import moved
+from unipruning_npu import chunks
+from unipruning_npu.backend import NpuBackend
+
+# as a card's cache of 192 MiB is to chunks of 64 MiB, in the small: the matrix is several times the cache
+chunks.BOUND = 1 << 20
+backend, (rows, columns) = NpuBackend(), (1024, 2048)
+dual, p, r = torch.rand(rows, columns).npu(), torch.rand(columns).npu(), torch.rand(rows).npu()
+weight, tau = dual.bfloat16(), torch.tensor(0.5).npu()
+lines = trace(lambda: backend.mirror_step(dual, weight, r, p, p, tau, step_size=0.1, rank=9{options}))
+OUT.write_text(str(moved(lines, 3 << 20) / weight.numel()))
+"""
+
+
+@pytest.mark.parametrize("options", ["", ", gradient=weight, phi=0.5"], ids=["plain", "with a gradient"])
+def test_a_mirror_step_moves_few_bytes_a_weight(simulated: Simulated, options: str) -> None:
+    assert 20 < float(simulated(TRAFFIC.format(options=options))) < 40
