@@ -133,9 +133,7 @@ def memory_errors_as_config_errors(backend: Backend) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         # what follows the numbers is advice on torch's allocator, which is not what helps here
-        numbers = (
-            str(error).splitlines()[0].partition(" If reserved")[0].partition(" See documentation")[0].rstrip(". ")
-        )
+        numbers = str(error).splitlines()[0].partition("If reserved")[0].partition(" See documentation")[0].rstrip(". ")
         raise ConfigError(
             f"the {backend.name} device ran out of memory ({numbers}); give a shorter --seq-len, take --mode frozen, "
             "or a device with more memory"
