@@ -43,7 +43,7 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
         "mirror_step with a gradient": step(None, gradient=weight, phi=1.0),
         "mirror_step with a weighed gradient": step(None, gradient=weight, phi=0.5),
         "mirror_step with a rank": step(100),
-        "blend_scores": lambda: backend.blend_scores(score, dual, 0.5),
+        "blend_scores": lambda: backend.blend_scores(score, dual, 0.5, weight, weight, 0.1),
         "magnitude_histogram": lambda: backend.magnitude_histogram(score, prefix, 1, counts),
         "threshold_mask": lambda: backend.threshold_mask(score, tau, ties),
         "topk_mask": lambda: backend.topk_mask(score, 10),

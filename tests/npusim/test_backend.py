@@ -31,7 +31,7 @@ calls = {
     "mirror_step with a gradient": lambda: backend.mirror_step(
         score, weight, r, p, p, tau, step_size=0.1, rank=None, gradient=weight, phi=0.5
     ),
-    "blend_scores": lambda: backend.blend_scores(score, score, 0.5),
+    "blend_scores": lambda: backend.blend_scores(score, score, 0.5, weight, weight, 0.1),
     "magnitude_histogram": lambda: backend.magnitude_histogram(
         score, prefix, 1, torch.zeros(1024, dtype=torch.int64).npu()
     ),

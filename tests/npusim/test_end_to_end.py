@@ -21,7 +21,8 @@ def tiny(simulated: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for mode, metric in MODES:
         name = f"{mode}-{metric}"
         for backend in ("cpu", "npu"):
-            size = ["--samples", "4", "--seq-len", "32", "--backend", backend]
+            # in one dtype on both: a CPU may be slow in the stored one and take another
+            size = ["--samples", "4", "--seq-len", "32", "--backend", backend, "--dtype", "bfloat16"]
             commands.append(prune(home, f"{name}-{backend}", mode, metric, *size))
         commands.append(project(home, f"{name}-cpu-run", f"{name}-mixed", "--backend", "npu"))
     simulated(COMMANDS.format(make=f"make_tiny(Path({str(home)!r}))", commands=json.dumps(commands)))
