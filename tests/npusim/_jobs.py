@@ -88,7 +88,8 @@ def make_pretrained(folder: Path, blocks: int) -> None:
         model.config.layer_types = model.config.layer_types[:blocks]
     model.save_pretrained(folder / "model")
     AutoTokenizer.from_pretrained(demo_model()).save_pretrained(folder / "model")
-    (folder / "text.jsonl").symlink_to(demo_texts()[0])
+    text = {"text": demo_texts()[0].read_text(encoding="utf-8")}
+    (folder / "text.jsonl").write_text(json.dumps(text), encoding="utf-8")
 
 
 def same_files(first: Path, second: Path) -> bool:
