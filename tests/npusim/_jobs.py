@@ -51,8 +51,8 @@ def project(home: Path, run: str, out: str, *words: str) -> list[str]:
     return ["project", str(home / "model"), str(home / run), *asked(), "--out", str(home / out), *words]
 
 
-def make_tiny(folder: Path) -> None:
-    """A Llama of two blocks with random weights, its tokenizer and a text."""
+def make_tiny(folder: Path, blocks: int = 2) -> None:
+    """A Llama of a few blocks with random weights, its tokenizer and a text."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -60,7 +60,7 @@ def make_tiny(folder: Path) -> None:
         vocab_size=48,
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=blocks,
         num_attention_heads=4,
         num_key_value_heads=2,
         tie_word_embeddings=False,
