@@ -31,6 +31,7 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
     score, weight, dual = normal.npu(), normal.bfloat16().npu(), dual.npu()
     r, p = torch.rand(SHAPE[0], generator=rng).npu(), torch.rand(SHAPE[1], generator=rng).npu()
     tau, prefix = torch.tensor(0.5).npu(), torch.tensor(3, dtype=torch.int32).npu()
+    moment = weight.clone()
     ties, counts = torch.tensor(5).npu(), torch.zeros(1024, dtype=torch.int64).npu()
 
     def step(rank: int | None, **options: Any) -> Callable[[], None]:
@@ -50,7 +51,7 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
         "nm_mask 2:4": lambda: backend.nm_mask(score, 2, 4),
         "nm_prox 2:4": lambda: backend.nm_prox(weight, 0.1, 2, 4),
         "adamw_step": lambda: backend.adamw_step(
-            *(weight, weight, weight.clone(), dual, tau), step=1, learning_rate=0.1, betas=(0.9, 0.999), epsilon=1e-10
+            *(weight, weight, moment, dual, tau), step=1, learning_rate=0.1, betas=(0.9, 0.999), epsilon=1e-10
         ),
     }
 

@@ -21,11 +21,11 @@ def adamw_step(
 ) -> None:
     beta1, beta2 = betas
     root = (1 - beta2**step) ** 0.5
+    # m / (v^(1/2) / root + epsilon) with root taken out, so that one operator divides and subtracts
+    rate = learning_rate * root / (1 - beta1**step)
     for rows in row_chunks(weight, 16):
         g = gradient[rows].float() * scale
         m = first[rows].float().lerp_(g, 1 - beta1)
         first[rows] = m
         v = second[rows].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        # not in place: for a float32 weight m is the stored moment itself
-        change = m / v.sqrt().div_(root).add_(epsilon)
-        weight[rows] = weight[rows].float().sub_(change, alpha=learning_rate / (1 - beta1**step))
+        weight[rows] = weight[rows].float().addcdiv_(m, v.sqrt().add_(epsilon * root), value=-rate)

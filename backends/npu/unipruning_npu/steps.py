@@ -94,7 +94,8 @@ def blend_scores(
         if exponent != 0:
             score[rows].mul_(local[rows].pow(exponent))
         if weight is not None:
-            score[rows].mul_(weight[rows].abs().float())
-        if weight is not None and drift is not None:
-            score[rows].mul_(weight[rows].sign().float().mul_(drift[rows].float()).mul_(pull).exp_())
+            w = weight[rows].float()
+            score[rows].mul_(w.abs())
+            if drift is not None:
+                score[rows].mul_(w.sign().mul_(drift[rows].float()).mul_(pull).exp_())
     return score
