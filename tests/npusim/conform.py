@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOCS = ("Ascend910B2", "Ascend950")
@@ -54,13 +55,16 @@ def conform(folder: Path, soc: str, group: str) -> tuple[int, dict[str, int]]:
 def hold(folder: Path, soc: str, groups: Sequence[str]) -> bool:
     """All groups on one chip; every case must have run and passed."""
     total, passed, statuses = 0, 0, []
-    for group in groups:
-        status, counts = conform(folder, soc, group)
-        statuses.append(status)
-        passed += counts.get("passed", 0)
-        total = sum(counts.get(word, 0) for word in ("passed", "failed", "skipped", "error", "errors", "deselected"))
-        sys.stdout.write(f"{soc} {group}: {counts.get('passed', 0)} passed\n")
-        sys.stdout.flush()
+    # a process a group and a thread a processor that waits for it
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(lambda group: conform(folder, soc, group), groups)
+        for group, (status, counts) in zip(groups, results, strict=True):
+            statuses.append(status)
+            passed += counts.get("passed", 0)
+            words = ("passed", "failed", "skipped", "error", "errors", "deselected")
+            total = sum(counts.get(word, 0) for word in words)
+            sys.stdout.write(f"{soc} {group}: {counts.get('passed', 0)} passed\n")
+            sys.stdout.flush()
     whole = passed == total or tuple(groups) != GROUPS
     sys.stdout.write(f"{soc}: {passed} of {total} cases passed\n")
     return whole and not any(statuses)
