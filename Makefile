@@ -33,8 +33,8 @@ unit: $(VENV)/.ready
 	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not packaging"
 
 conformance: $(VENV)/.ready
-	$(ONE) $(BIN)/unipruning conform --backend cpu -- -q
-	$(ONE) UNIPRUNING_CPU_NATIVE=0 $(BIN)/unipruning conform --backend cpu -- -q
+	$(ONE) $(BIN)/unipruning conform --backend cpu -- -q -n $(WORKERS)
+	$(ONE) UNIPRUNING_CPU_NATIVE=0 $(BIN)/unipruning conform --backend cpu -- -q -n $(WORKERS)
 
 # Triton's kernels without a GPU: in its interpreter, then through its compiler; never both in one process
 gpu-sim: conform-cuda
