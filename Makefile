@@ -41,8 +41,9 @@ gpu-sim: conform-cuda
 	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/kernels
 	$(ONE) $(TRITON)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/kernels/test_triton_compile.py
 
-# the real torch_npu on a simulated CANN
-npu-sim: conform-npu
+# the real torch_npu on a simulated CANN; conform-npu holds every simulated chip, which takes minutes more
+npu-sim: $(NPU)/.ready $(NPUSIM)/.ready
+	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python --soc Ascend910B2
 	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/npusim --npusim $(NPUSIM)
 
 # what is said where torch_npu is broken: without CANN, beside another torch, or not there
@@ -55,7 +56,7 @@ ascend-compile: $(ASCEND)/.ready
 	$(ONE) TRITON_INTERPRET=1 $(ASCEND)/bin/python -m pytest -q tests/kernels/test_triton_interpret_ascend.py
 
 slow: $(VENV)/.ready
-	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "e2e or packaging"
+	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "e2e or packaging"
 
 conform: conform-$(BACKEND)
 

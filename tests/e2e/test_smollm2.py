@@ -111,7 +111,9 @@ def test_frozen_wanda_is_wanda(model, tmp_path):
     masks = read_masks(tmp_path / "p")
 
     # Wanda in a few lines of its own, in double precision
-    wanted = AutoModelForCausalLM.from_pretrained(model).eval()
+    # in what the search loaded it in, which a CPU may choose
+    dtype = getattr(torch, Run.open(tmp_path / "run").description["data"]["dtype"])
+    wanted = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
     tokenizer = AutoTokenizer.from_pretrained(model)
     batches = calibration_batches(load_text(str(demo_texts()[0])), tokenizer, samples=4, seq_len=512, seed=0).batches
     sums = {}
