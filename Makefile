@@ -44,6 +44,8 @@ gpu-sim: conform-cuda
 # the real torch_npu on a simulated CANN; conform-npu holds every simulated chip, which takes minutes more
 npu-sim: $(NPU)/.ready $(NPUSIM)/.ready
 	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python --soc Ascend910B2
+	# fetched outside the simulation, where nothing else is loaded
+	$(BIN)/python -c 'from unipruning_core.assets import demo_model, demo_texts; demo_model(); demo_texts()'
 	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/npusim --npusim $(NPUSIM)
 
 # what is said where torch_npu is broken: without CANN, beside another torch, or not there
