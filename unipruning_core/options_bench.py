@@ -81,7 +81,7 @@ def add_plan(command: Command, run: Handler) -> None:
     parser.add_argument("--sparsity", action="append", default=[], metavar="S", help=SPARSITY_HELP)
     parser.add_argument("--samples", type=int, default=128, help="sequences (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, help="tokens a sequence (default: 2048, or all the model has)")
-    parser.add_argument("--mode", help="the search mode (default: drift)")
+    parser.add_argument("--mode", help="the search mode (default: feedback)")
     parser.add_argument("--metric", help="the local saliency (default: stochria)")
     parser.add_argument("--max-grad-norm", type=float, help="drift: 0 holds no gradient (default: 1)")
     parser.add_argument("--prox-strength", type=float, help="drift: above 0 adds the proximal step (default: 0)")

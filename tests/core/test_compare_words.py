@@ -99,3 +99,11 @@ def test_the_plot_has_a_line_a_budget_and_n_of_m_stands_apart():
         "wanda": ([60.0], [55.0], [[1.0], [2.0]]),
         "wanda 2:4": ([50.0], [60.0], [[1.0], [2.0]]),
     }
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_two_rows_of_a_preset_are_one_search_under_two_names(name):
+    methods = parse_methods([], [name])[0]
+    searches = [(m.budget, m.calibration("samples", 64), m.calibration("seq_len", 1024), m.name) for m in methods]
+    made = [(*search, search_settings(m)) for search, m in zip(searches, methods, strict=True)]
+    assert all(first != second for i, first in enumerate(made) for second in made[:i])
