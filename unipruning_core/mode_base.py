@@ -103,10 +103,13 @@ class Search(ABC):
     def _factors(
         self, position: int, sample: int, statistics: InputStatistics, weight: Tensor, sums: Sums | None = None
     ) -> Factors:
-        # a stream of its own for every matrix and sample, so that resuming needs no random state
-        stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
-        generator = torch.Generator().manual_seed(stream % 2**63)
+        generator = self._generator(position, sample)
         return saliency_factors(self.metric, weight, statistics.norm, self.backend, generator, sums)
+
+    def _generator(self, position: int, sample: int) -> torch.Generator:
+        """A stream of its own for every matrix and sample, so that resuming needs no random state."""
+        stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
+        return torch.Generator().manual_seed(stream % 2**63)
 
     def _refuse_unreached(self, reached: Sequence[bool]) -> None:
         missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]

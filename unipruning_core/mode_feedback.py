@@ -2,7 +2,9 @@ r"""The search whose saliency contains the loss, measured where it matters: at t
 
 At sample t the mask M_t of the current score, at a sparsity that rises from 0 to ``ramp_sparsity``, is applied to the
 drifting weights W0 + D_t under one budget for all matrices, and one gradient g_t is taken there.  A weight that was
-masked early can come back, because its gradient is still measured.
+masked early can come back, because its gradient is still measured.  The threshold of M_t is the quantile of the scores
+of some rows of every matrix, drawn anew for each sample: in a large model M_t is as sparse as the ramp says to a few
+tenths of a percent, for a fraction of the time.  The masks that are read off afterwards are exact.
 
 .. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad D \leftarrow D - \eta_t \frac{m}{v^{1/2}}, \qquad
           V \leftarrow V + \kappa (S - \Gamma), \qquad
@@ -30,6 +32,7 @@ sparsity: the regularisation path of split linearised Bregman iteration (Huang e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,11 +48,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
-    from unipruning_core.select import Selection
     from unipruning_core.settings import SearchSettings
     from unipruning_core.targets import Layer
 
 PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps whatever the sparsity
+ROWS_SHARE, LEAST_WEIGHTS = 1 / 32, 1 << 22  # see rows_share
+
+
+def rows_share(weights: int) -> float:
+    """Of how many of a matrix's rows the ramp's threshold is taken: all where the targets have few ``weights``."""
+    return min(1.0, max(ROWS_SHARE, LEAST_WEIGHTS / weights))
 
 
 class FeedbackSearch(DriftSearch):
@@ -70,8 +78,8 @@ class FeedbackSearch(DriftSearch):
         self.feedback = [] if drifts else [torch.zeros_like(dual) for dual in self.duals]
 
     def consume(self, sample: int, input_ids: Tensor) -> float:
-        selection = self._selection(sample)
-        with substituted_weights(self.layers, lambda position: self._masked(position, selection)):
+        threshold = self._ramp_threshold(sample)
+        with substituted_weights(self.layers, lambda position: self._masked(position, threshold)):
             loss, seen = self._loss(input_ids)
             one = torch.ones((), device=loss.device)
             with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)) as reached:
@@ -84,23 +92,31 @@ class FeedbackSearch(DriftSearch):
         rising = max(1.0, self.settings.ramp_share * self.samples)
         return self.settings.most_sparse * min(1.0, sample / rising)
 
-    def _selection(self, sample: int) -> Selection | None:
-        """Which weights this sample's sparsity leaves; None where it leaves all."""
-        keep = self.total - round(self.sparsity_at(sample) * self.total)
-        if keep == self.total:
+    def _ramp_threshold(self, sample: int) -> Tensor | None:
+        """The score, 0-D float32, below which this sample's sparsity takes weights; None where it leaves all."""
+        if not round(self.sparsity_at(sample) * self.total):
             return None
-        return kth_largest(lambda: map(self._ranked, range(len(self.layers))), keep, self.backend)
+        rows = [self._drawn_rows(position, sample) for position in range(len(self.layers))]
+        seen = sum(len(drawn) * dual.shape[1] for drawn, dual in zip(rows, self.duals, strict=True))
+        keep = seen - round(self.sparsity_at(sample) * seen)
+        return kth_largest(lambda: map(self._ranked, range(len(rows)), rows), keep, self.backend).threshold
+
+    def _drawn_rows(self, position: int, sample: int) -> Tensor:
+        """Different rows of a matrix, int64 on its device."""
+        dual = self.duals[position]
+        count = ceil(rows_share(self.total) * len(dual))
+        return torch.randperm(len(dual), generator=self._generator(position, sample))[:count].to(dual.device)
 
     @torch.no_grad()
-    def _masked(self, position: int, selection: Selection | None) -> Tensor:
+    def _masked(self, position: int, threshold: Tensor | None) -> Tensor:
         """(W0 + D) * M as the module stores it."""
         layer = self.layers[position]
         weight = layer.parameter + self.drift[position] if self.drift else layer.parameter.clone()
-        if selection is not None:
+        if threshold is not None:
             score = self._ranked(position)
-            ties = torch.tensor(selection.ties_per_tensor[position], device=score.device)
-            mask = self.backend.threshold_mask(score, selection.threshold.to(score.device), ties)
-            weight.masked_fill_(~self._faced(mask, position), 0.0)
+            every_tie = torch.tensor(score.numel(), device=score.device)
+            mask = self.backend.threshold_mask(score, threshold.to(score.device), every_tie)
+            weight.mul_(self._faced(mask, position))  # torch has no vector code for masked_fill_ on a CPU
         return weight
 
     def _weight(self, position: int) -> Tensor:
@@ -124,19 +140,19 @@ class FeedbackSearch(DriftSearch):
             phi=1.0,
         )
 
-    def _score(self, position: int) -> Tensor:
-        local, settings = self.duals[position], self.settings
+    def _score(self, position: int, rows: Tensor | slice = slice(None)) -> Tensor:
+        local, settings = self.duals[position][rows], self.settings
         if not self.drift:
-            return self.backend.blend_scores(self.feedback[position], local, settings.exponent)
-        second, drift = (self._faced(t, position) for t in (self.moments[position].second, self.drift[position]))
+            return self.backend.blend_scores(self.feedback[position][rows], local, settings.exponent)
+        second, drift = (self._faced(t, position)[rows] for t in (self.moments[position].second, self.drift[position]))
         return self.backend.blend_scores(
-            *(second, local, settings.exponent, self.layers[position].weight, drift),
+            *(second, local, settings.exponent, self.layers[position].weight[rows], drift),
             pull=settings.pull / settings.learning_rate,
         )
 
-    def _ranked(self, position: int) -> Tensor:
+    def _ranked(self, position: int, rows: Tensor | slice = slice(None)) -> Tensor:
         """The score by which the ramp takes weights away: the pattern's own stay to the last."""
-        score = self._score(position)
+        score = self._score(position, rows)
         if (pattern := self.settings.ramp_pattern) is None:
             return score
         return score.masked_fill_(self.backend.nm_mask(score, pattern.n, pattern.m), PROTECTED)

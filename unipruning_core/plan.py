@@ -12,6 +12,7 @@ from unipruning_core.errors import BackendNotFoundError, ConfigError
 from unipruning_core.masks import packed_bytes
 from unipruning_core.memory import held_parts
 from unipruning_core.mix import Mix
+from unipruning_core.mode_feedback import rows_share
 from unipruning_core.registry import Catalogue
 from unipruning_core.saliency import METRICS, SUBSET_SHARE
 from unipruning_core.settings import SCOPES
@@ -164,9 +165,10 @@ def least_step_bytes(targets: Sequence[Target], settings: SearchSettings, width:
     if settings.mode == "feedback":
         if not settings.learning_rate:
             parts["mirror_step of the second dual"] = float(8 + 2 * width)
-        # the score is blended afresh for each of three histograms, and for the masks of the forward and the backward
+        # the score is blended afresh for each of three histograms of some rows, and for both masks: forward, backward
         terms = 2 if settings.learning_rate else 0  # the weight and its drift
-        parts["budget"] = float(3 * (12 + terms * width + 4))
+        share = rows_share(sum(t.shape[0] * t.shape[1] for t in targets))
+        parts["budget"] = share * 3 * (12 + terms * width + 4)
         parts["masked weights"] = float(2 * (12 + terms * width + 5 + 1 + (terms or 1) * width + width))
         if settings.learning_rate:
             parts["drifting weights"] = float(3 * width)

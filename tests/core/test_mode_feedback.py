@@ -100,9 +100,8 @@ def test_feedback_equals_a_plain_transcription(folder, exponent, learning_rate, 
         assert torch.equal(keep_largest(outcome.dual, 0.5), keep_largest(expected[name], 0.5))
 
 
-def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
-    search = start(folder, mode="feedback", **RAMP)
-    total = sum(layer.weight.numel() for layer in search.layers)
+def zeros_seen(search):
+    """How many weights each sample's forward saw as zero, of all targets."""
     zeros = [0] * len(batches())
     for sample, ids in enumerate(batches()):
 
@@ -113,11 +112,32 @@ def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
         search.consume(sample, ids)
         for handle in handles:
             handle.remove()
-    wanted = [round(search.sparsity_at(sample) * total) for sample in range(len(batches()))]
+    return zeros
+
+
+def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
+    search = start(folder, mode="feedback", **RAMP)
+    zeros = zeros_seen(search)
+    wanted = [round(search.sparsity_at(sample) * search.total) for sample in range(len(batches()))]
     assert wanted[0] == 0
-    assert wanted[-1] == round(0.6 * total)
+    assert wanted[-1] == round(0.6 * search.total)
     already = sum(int((layer.weight == 0).sum()) for layer in search.layers)
     assert all(abs(zero - want) <= already for zero, want in zip(zeros, wanted, strict=True))
+
+
+@pytest.mark.parametrize("pattern", ["", "2:4"])
+def test_the_threshold_of_a_large_model_is_that_of_some_rows_drawn_anew_for_each_sample(folder, monkeypatch, pattern):
+    monkeypatch.setattr("unipruning_core.mode_feedback.LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("unipruning_core.mode_feedback.ROWS_SHARE", 0.5)
+    search = start(folder, mode="feedback", pattern=pattern, **RAMP)
+    drawn = [search._drawn_rows(0, sample).tolist() for sample in range(3)]
+    assert all(len(set(rows)) == len(search.duals[0]) / 2 for rows in drawn)
+    assert drawn[0] != drawn[1] != drawn[2]
+    zeros = zeros_seen(search)
+    wanted = [search.sparsity_at(sample) * search.total for sample in range(len(batches()))]
+    assert zeros != [round(want) for want in wanted]
+    assert all(abs(zero - want) <= 0.05 * search.total for zero, want in zip(zeros, wanted, strict=True))
+    assert zeros == zeros_seen(start(folder, mode="feedback", pattern=pattern, **RAMP))
 
 
 @pytest.mark.parametrize("learning_rate", [1e-4, 0.0])
