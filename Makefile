@@ -16,13 +16,18 @@ NPUSIM  := build/npusim
 NPU_ODD := .venv-npu-odd
 ASCEND  := .venv-ascend
 
-.PHONY: demo test lint unit conformance slow gpu-sim npu-sim installs ascend-compile conform conform-cpu conform-cuda \
-	conform-npu bench certify-cuda certify-npu clean
+.PHONY: demo test environments lint unit conformance slow gpu-sim npu-sim installs ascend-compile conform \
+	conform-cpu conform-cuda conform-npu bench certify-cuda certify-npu clean
 
 demo: $(VENV)/.ready
 	$(BIN)/unipruning demo
 
-test: lint conformance unit gpu-sim npu-sim installs slow
+# the environments are fetched and built beside each other, while the code is read
+test:
+	$(MAKE) -j 3 -Otarget lint environments
+	$(MAKE) conformance unit gpu-sim npu-sim installs slow
+
+environments: $(TRITON)/.ready $(NPU)/.ready $(NPU_ODD)/.ready $(NPUSIM)/.ready
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

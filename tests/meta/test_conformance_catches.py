@@ -118,8 +118,9 @@ def conform(*arguments: str) -> int:
 
 
 def test_suite_passes_a_correct_backend(install, capsys):
+    # all operations of one pass in tests/packaging
     install("Control")
-    assert conform() == 0
+    assert conform("-k", "nm_mask or abs_sums or manifest") == 0
     assert "skipped" not in capsys.readouterr().out
 
 
