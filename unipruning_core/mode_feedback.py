@@ -140,17 +140,21 @@ class FeedbackSearch(DriftSearch):
             phi=1.0,
         )
 
-    def _score(self, position: int, rows: Tensor | slice = slice(None)) -> Tensor:
-        local, settings = self.duals[position][rows], self.settings
+    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
+        def part(tensor: Tensor) -> Tensor:
+            return tensor if rows is None else tensor.index_select(0, rows)
+
+        local, settings = part(self.duals[position]), self.settings
         if not self.drift:
-            return self.backend.blend_scores(self.feedback[position][rows], local, settings.exponent)
-        second, drift = (self._faced(t, position)[rows] for t in (self.moments[position].second, self.drift[position]))
+            return self.backend.blend_scores(part(self.feedback[position]), local, settings.exponent)
+        second = self._faced(self.moments[position].second, position)
+        weight, drift = self.layers[position].weight, self._faced(self.drift[position], position)
         return self.backend.blend_scores(
-            *(second, local, settings.exponent, self.layers[position].weight[rows], drift),
+            *(part(second), local, settings.exponent, part(weight), part(drift)),
             pull=settings.pull / settings.learning_rate,
         )
 
-    def _ranked(self, position: int, rows: Tensor | slice = slice(None)) -> Tensor:
+    def _ranked(self, position: int, rows: Tensor | None = None) -> Tensor:
         """The score by which the ramp takes weights away: the pattern's own stay to the last."""
         score = self._score(position, rows)
         if (pattern := self.settings.ramp_pattern) is None:

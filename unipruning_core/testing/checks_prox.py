@@ -41,7 +41,7 @@ def settled(weight: Tensor, strength: float, n: int, m: int) -> Tensor:
     rng = torch.Generator().manual_seed(0)
     same = weight.float().expand(1, *weight.shape)
     near_by = weight.float() * (1.0 + 1e-6 * torch.randn(3, *weight.shape, generator=rng))
-    survivors = []
+    survivors: list[Tensor] = []
     for weights, share in [(same, 0.999), (same, 1.001), (near_by, 1.0)]:
         rows = weights.reshape(-1, weight.shape[1]).clone()
         reference.nm_prox(rows, strength * share, n, m)
