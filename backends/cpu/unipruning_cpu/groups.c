@@ -108,7 +108,7 @@ static void best_of_supports(const floats *z, floats *best, float strength, int 
     }
 }
 
-/* Sixteen groups at once, one a lane: sort by exchanging strictly larger neighbours, so that equals keep their order. */
+/* A group a lane: sort by exchanging strictly larger neighbours, so that equals keep their order. */
 static void prox_groups(float *x, float strength, int n, int m) {
     floats z[MAX_M], best[MAX_M];
     ints order[MAX_M];

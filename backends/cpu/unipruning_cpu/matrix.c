@@ -6,7 +6,15 @@
 #include <string.h>
 
 #define PIECE 512       /* columns at a time: a handful of such buffers stays in the first-level cache */
-#define LANES 16        /* one 64-byte vector of fp32; the compiler splits it where registers are narrower */
+/* one register of fp32; of what is wider gcc makes single elements where it compares */
+#if defined __AVX512F__
+#define LANES 16
+#elif defined __AVX2__
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define SUMS 16         /* running sums of a row: a multiple of LANES, and the same everywhere since it decides the last bits */
 #define MAGNITUDE 0x7fffffff
 #define OUT_OF_MEMORY 1
 
@@ -21,22 +29,13 @@ typedef struct {
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
-typedef double doubles __attribute__((vector_size(8 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(LANES)));
-
-static inline floats get(const float *from) {
-    floats v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
 
 static inline ints get_keys(const void *from) {
     ints v;
     memcpy(&v, from, sizeof v);
     return v;
 }
-
-static inline floats magnitude(floats v) { return (floats)((ints)v & MAGNITUDE); }
 
 /* Whether any lane of a comparison holds. */
 static inline int any(ints condition) {
@@ -115,11 +114,11 @@ static void store(const matrix *a, int64_t row, int64_t col, int64_t n, const fl
         for (int64_t j = 0; j < n; j++) to[j * step] = to_float16(values[j]);
 }
 
-/* As load, but always into the buffer, and with zeros up to the next whole vector. */
+/* As load, but always into the buffer, and with zeros up to the next whole vector of SUMS. */
 static void load_padded(const matrix *a, int64_t row, int64_t col, int64_t n, float *buffer) {
     const float *from = load(a, row, col, n, buffer);
     if (from != buffer) memcpy(buffer, from, (size_t)n * sizeof *buffer);
-    for (int64_t j = n; j % LANES; j++) buffer[j] = 0.0f;
+    for (int64_t j = n; j % SUMS; j++) buffer[j] = 0.0f;
 }
 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from unipruning_cpu.portable import PortableOperations
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-LANES = 16  # as in matrix.c
+SUMS = 16  # as in matrix.c
 ALONE = 1 << 15  # elements up to which a second thread costs more than it saves
 
 
@@ -59,7 +59,7 @@ class NativeOperations(PortableOperations):
     def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns = weight.shape
         # the library reads the factor in whole vectors
-        factor = pad(input_factor, (0, -columns % LANES)).contiguous()
+        factor = pad(input_factor, (0, -columns % SUMS)).contiguous()
         sums = torch.empty(rows), torch.empty(columns), torch.empty(rows)
         _check(self._library.abs_sums(_matrix(weight), factor.data_ptr(), *(s.data_ptr() for s in sums)))
         return sums

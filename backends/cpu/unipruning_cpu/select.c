@@ -121,7 +121,7 @@ static int32_t bound_of(const int32_t *key, int64_t padded, int64_t keep) {
 }
 
 int topk_mask(const matrix *score, int64_t keep, uint8_t *mask) {
-    const int64_t cols = score->cols, padded = (cols + LANES - 1) / LANES * LANES;
+    const int64_t cols = score->cols, padded = (cols + SUMS - 1) / SUMS * SUMS;
     int failed = 0;
 #pragma omp parallel num_threads(score->threads) reduction(| : failed)
     {

@@ -3,6 +3,17 @@
 #define BLOCK 128       /* rows whose column sums one thread makes; fixed, so that the order of additions is */
 #define QUAD 4          /* rows taken together, so that a column's fp64 total is touched once for four elements */
 
+/* compiled well though wider than a register, since nothing here compares */
+typedef float terms __attribute__((vector_size(4 * SUMS)));
+typedef int32_t term_bits __attribute__((vector_size(4 * SUMS)));
+typedef double doubles __attribute__((vector_size(8 * SUMS)));
+
+static inline terms get_terms(const float *from) {
+    terms v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
 /* Four rows of a piece, rows past the end as zeros. */
 static void load_quad(const matrix *a, int64_t row, int64_t col, int64_t n, float buffer[QUAD][PIECE],
                       const float *from[QUAD]) {
@@ -10,23 +21,23 @@ static void load_quad(const matrix *a, int64_t row, int64_t col, int64_t n, floa
         from[k] = buffer[k];
         if (row + k >= a->rows)
             memset(buffer[k], 0, sizeof buffer[k]);
-        else if (n % LANES)
+        else if (n % SUMS)
             load_padded(a, row + k, col, n, buffer[k]);
         else
             from[k] = load(a, row + k, col, n, buffer[k]);
     }
 }
 
-static inline void add_columns(double *total, floats sum, int64_t n) {
+static inline void add_columns(double *total, terms sum, int64_t n) {
     doubles wide;
-    memcpy(&wide, total, (size_t)smaller(n, LANES) * sizeof *total);
+    memcpy(&wide, total, (size_t)smaller(n, SUMS) * sizeof *total);
     wide += __builtin_convertvector(sum, doubles);
-    memcpy(total, &wide, (size_t)smaller(n, LANES) * sizeof *total);
+    memcpy(total, &wide, (size_t)smaller(n, SUMS) * sizeof *total);
 }
 
 static double across(const doubles *v) {
     double sum = 0.0;
-    for (int k = 0; k < LANES; k++) sum += (*v)[k];
+    for (int k = 0; k < SUMS; k++) sum += (*v)[k];
     return sum;
 }
 
@@ -47,12 +58,12 @@ static void quad_sums(const matrix *a, int64_t row, const float *factor, float *
     doubles plain_total[QUAD] = {0}, weighted_total[QUAD] = {0};
     for (int64_t col = 0; col < a->cols; col += PIECE) {
         const int64_t n = smaller(PIECE, a->cols - col);
-        floats plain[QUAD] = {0}, times[QUAD] = {0};
+        terms plain[QUAD] = {0}, times[QUAD] = {0};
         load_quad(a, row, col, n, buffer, from);
-        for (int64_t j = 0; j < n; j += LANES) {
-            floats w[QUAD], f = get(factor + col + j);
+        for (int64_t j = 0; j < n; j += SUMS) {
+            terms w[QUAD], f = get_terms(factor + col + j);
             for (int k = 0; k < QUAD; k++) {
-                w[k] = magnitude(get(from[k] + j));
+                w[k] = (terms)((term_bits)get_terms(from[k] + j) & MAGNITUDE);
                 plain[k] += w[k];
                 times[k] += w[k] * f;
             }
@@ -96,9 +107,9 @@ int accumulate_sumsq(const matrix *x, float *out, int64_t out_stride) {
             for (int64_t col = 0; col < x->cols; col += PIECE) {
                 const int64_t n = smaller(PIECE, x->cols - col);
                 for (int k = 0; k < 4 * QUAD; k += QUAD) load_quad(x, i + k, col, n, buffer + k, from + k);
-                for (int64_t j = 0; j < n; j += LANES) {
-                    floats sum[QUAD] = {0};
-                    for (int k = 0; k < 4 * QUAD; k++) sum[k % QUAD] += get(from[k] + j) * get(from[k] + j);
+                for (int64_t j = 0; j < n; j += SUMS) {
+                    terms sum[QUAD] = {0};
+                    for (int k = 0; k < 4 * QUAD; k++) sum[k % QUAD] += get_terms(from[k] + j) * get_terms(from[k] + j);
                     add_columns(partial + b * x->cols + col + j, (sum[0] + sum[1]) + (sum[2] + sum[3]), n - j);
                 }
             }
