@@ -55,14 +55,12 @@ def test_a_library_cut_short_is_compiled_again(cache):
     (kept,) = cache.iterdir()
     whole = kept.read_bytes()
     key = kept.name.removeprefix("native-").split(".")[0]
+    # a new file each time, since this process has the old one open
+    kept.unlink()
     for length in (0, 100, 4096):
-        # a new file, since this process has the old one open
-        kept.unlink()
         kept.write_bytes(whole[:length])
         assert compiler._open_cached(key) is None
         assert list(cache.iterdir()) == []
-        kept.write_bytes(b"")
-    kept.unlink()
     kept.write_bytes(whole[:-1])
     process = use_in_new_process()
     assert process.communicate()[0] == "native\n"
