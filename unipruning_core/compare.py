@@ -10,7 +10,7 @@ from typing import Any
 from unipruning_core.bench_plot import check_drawer
 from unipruning_core.compare_plan import CompareChoice, Plan, make_plan
 from unipruning_core.compare_run import Workshop, lines_of, locked
-from unipruning_core.compare_table import Row, rows_of, to_text, write_csv, write_results
+from unipruning_core.compare_table import rows_of, to_text, write_csv, write_results
 from unipruning_core.errors import ConfigError
 from unipruning_core.processes import apart
 from unipruning_core.progress import Progress
@@ -41,7 +41,7 @@ def run_compare(choice: CompareChoice, remarks: Mapping[str, str], *, plot: bool
             from unipruning_core.compare_plot import plot as draw
 
             draw(rows, choice.out / PLOT_FILE, f"{choice.model}: {choice.eval_text.source}")
-    return "\n".join([to_text(rows, remarks), *_said(choice, plan, rows)])
+    return "\n".join([to_text(rows, remarks), *_said(choice, plan)])
 
 
 def _about(choice: CompareChoice, plan: Plan) -> dict[str, Any]:
@@ -56,12 +56,11 @@ def _about(choice: CompareChoice, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _said(choice: CompareChoice, plan: Plan, rows: list[Row]) -> list[str]:
+def _said(choice: CompareChoice, plan: Plan) -> list[str]:
     seeds = "the median over seeds " + ", ".join(map(str, choice.seeds)) if len(choice.seeds) > 1 else "one seed"
-    first = next(row.method for row in rows[1:])
     return [
         f"Perplexity: {seeds}; {plan.windows} windows of {plan.eval_seq_len} tokens of {choice.eval_text.source}.",
-        f"Intervals: 95 % of bootstrap samples of the windows; ratio: to {first} at the same sparsity and windows.",
+        "Intervals: 95 % of bootstrap samples of the windows; ratio: to the first row of each sparsity, same windows.",
         "Seconds and memory: of whole commands; a search is made once for all its sparsities.",
         f"Files: {CSV_FILE}, {JSON_FILE} in {choice.out}.",
     ]

@@ -34,7 +34,7 @@ class Row:
     perplexity: float  # the median over seeds
     low: float  # of the interval
     high: float
-    ratio: float | None  # to the first method at the same sparsity
+    ratio: float | None  # to the first row of the same sparsity
     ratio_low: float | None
     ratio_high: float | None
     least: float  # of the seeds' perplexities
