@@ -24,8 +24,9 @@ same way are then pruned together.  The product of all factors is a sum of logar
 Only D is held: W0 is the model's weight and stays, and D in a half precision keeps steps that W0 + D would round away.
 Where nothing drifts (``learning_rate`` 0) F is a dual of its own, with S = (W0 g)^2 and tau = 0.
 
-Along the ramp each weight is judged near the sparsity at which it would go, which is what makes one search serve every
-sparsity: the regularisation path of split linearised Bregman iteration (Huang et al., NeurIPS 2016).  With a
+Along the ramp each weight is judged near the sparsity at which it would go, as on the regularisation path of split
+linearised Bregman iteration (Huang et al., NeurIPS 2016).  Measured, its rise is a trade: low sparsities seem
+to gain, its end loses the samples that they take (docs/results.md).  With a
 ``pattern`` N:M the ramp takes only what the pattern would: of each M the M - N weakest, weakest of all groups first.
 """
 

@@ -82,6 +82,16 @@ def test_every_method_has_a_row_a_sparsity_under_its_own_budget(words, commands,
         assert [(row["method"], row["sparsity"]) for row in csv.DictReader(file)] == list(rows)
 
 
+def test_a_ratio_is_to_the_first_method_that_is_made_for_the_sparsity(words, commands, tmp_path, capsys):
+    # OWL makes no N:M, so at 2:4 the second method is the first row
+    assert main([*words, "--methods", "owl:spread=0.2,wanda,ria", "--sparsity", "50%", "2:4"]) == 0
+    rows = table(tmp_path / "out")
+    for own, first in (("50%/row", rows["owl:spread=0.2", "50%"]), ("2:4", rows["wanda", "2:4"])):
+        assert first["ratio"] == 1.0
+        assert rows["ria", own]["ratio"] == pytest.approx(rows["ria", own]["perplexity"] / first["perplexity"])
+    assert "ratio: to the first row of each sparsity" in capsys.readouterr().out
+
+
 def test_a_figure_is_what_the_commands_by_hand_give(home, words, commands, tmp_path, capsys):
     assert main([*words, "--methods", "ria:exponent=0.5:samples=2", "--sparsity", "60%"]) == 0
     text = str(home / "text.txt")
