@@ -50,7 +50,7 @@ gpu-sim: conform-cuda
 npu-sim: $(NPU)/.ready $(NPUSIM)/.ready
 	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python --soc Ascend910B2
 	# fetched outside the simulation, where nothing else is loaded
-	$(BIN)/python -c 'from unipruning_core.assets import demo_model, demo_texts; demo_model(); demo_texts()'
+	$(BIN)/python -c 'from unipruning_core.tools.demo.assets import demo_model, demo_texts; demo_model(); demo_texts()'
 	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/npusim --npusim $(NPUSIM)
 
 # what is said where torch_npu is broken: without CANN, beside another torch, or not there

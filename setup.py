@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 PACKAGES = {
-    "unipruning_core": "unipruning_core",
-    "unipruning_core.testing": "unipruning_core/testing",
+    **{name: name.replace(".", "/") for name in find_packages(include=["unipruning_core", "unipruning_core.*"])},
     "unipruning_cpu": "backends/cpu/unipruning_cpu",
     "unipruning_cuda": "backends/cuda/unipruning_cuda",
     "unipruning_npu": "backends/npu/unipruning_npu",
@@ -55,7 +54,7 @@ setup(
         ],
     },
     entry_points={
-        "console_scripts": ["unipruning = unipruning_core.cli:main"],
+        "console_scripts": ["unipruning = unipruning_core.cli.main:main"],
         "unipruning.backends": ["cpu = unipruning_cpu", "cuda = unipruning_cuda", "npu = unipruning_npu"],
     },
 )

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unipruning_core.bench_environment import without_paths
 from unipruning_core.registry import Catalogue
+from unipruning_core.tools.environment import without_paths
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = "unipruning-certificate-1"

@@ -38,7 +38,7 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     if options.model is None or options.data is None:
-        from unipruning_core.assets import demo_model, demo_texts
+        from unipruning_core.tools.demo.assets import demo_model, demo_texts
 
         options.model, options.data = options.model or str(demo_model()), options.data or str(demo_texts()[0])
     passed = ["--model", options.model, "--data", options.data]
@@ -61,13 +61,13 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    from unipruning_core.calibration import calibration_batches
-    from unipruning_core.checkpoint import Checkpoint
+    from unipruning_core.data.calibration import calibration_batches
+    from unipruning_core.data.text import load_text
+    from unipruning_core.models.targets import find_targets
     from unipruning_core.registry import Catalogue
-    from unipruning_core.search import SEARCHES
-    from unipruning_core.settings import SearchSettings
-    from unipruning_core.targets import find_targets
-    from unipruning_core.text import load_text
+    from unipruning_core.search.loop import SEARCHES
+    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.storage.checkpoint import Checkpoint
 
     logging.disable_progress_bar()
     mode, metric = options.child.split("/")
@@ -118,8 +118,8 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 def bare_work(model, mode: str):  # type: ignore[no-untyped-def]
     import torch
 
-    from unipruning_core.checkpoint import Checkpoint
-    from unipruning_core.targets import find_targets
+    from unipruning_core.models.targets import find_targets
+    from unipruning_core.storage.checkpoint import Checkpoint
 
     model.eval().requires_grad_(False)
     if mode == "frozen":

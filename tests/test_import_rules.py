@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,24 @@ CORE = {
     "huggingface_hub",
     "unipruning_core",
 }
+# the rooms of the core and who may know whom; every room knows the contract, the modules beside the rooms
+ROOMS: dict[str, set[str]] = {
+    "storage": set(),
+    "selection": set(),
+    "sparsity": {"storage"},
+    "models": {"storage"},
+    "data": {"models"},
+    "search": {"storage", "selection", "sparsity", "models", "data"},
+    "projection": {"storage", "selection", "sparsity", "search"},
+    "jobs": {"storage", "sparsity", "models", "data", "search", "projection"},
+    "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
+    "compare": {"storage", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools"},
+    "testing": set(),
+    "cli": {"storage", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare", "testing"},
+}
+CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}
 ALLOWED = {
-    "unipruning_core": CORE,
+    **dict.fromkeys(sorted(CORE_PACKAGES), CORE),
     "unipruning_core/testing": CORE | {"pytest", "unipruning_kernels"},
     "kernels/unipruning_kernels": {"torch", "triton", "unipruning_kernels"},
     "backends/cpu/unipruning_cpu": BACKEND | {"unipruning_cpu"},
@@ -35,11 +52,11 @@ ALLOWED = {
 # one module each may import what the rest of its package may not
 EXTRA = {
     # the demonstration's model arrives in the format that gguf reads; its download is locked as huggingface_hub's are
-    "unipruning_core/assets.py": {"gguf", "filelock"},
+    "unipruning_core/tools/demo/assets.py": {"gguf", "filelock"},
     # only the picture of a benchmark needs it, and says so where it is missing
-    "unipruning_core/bench_plot.py": {"matplotlib"},
+    "unipruning_core/tools/bench/plot.py": {"matplotlib"},
     # only a model over several devices needs it
-    "unipruning_core/placement.py": {"accelerate"},
+    "unipruning_core/models/placement.py": {"accelerate"},
 }
 VENDOR = re.compile(r"\b(cuda|npu|triton|torch_npu)\b", re.IGNORECASE)
 # string literals of the core in which a vendor's word is not a device
@@ -63,17 +80,35 @@ every_core_module = pytest.mark.parametrize("path", IN_CORE, ids=name_of)
 
 
 def is_command_line(path: Path) -> bool:
-    """The command line is ``cli.py`` and the parts it has outgrown, ``cli_*.py``."""
-    return path.parent == ROOT / "unipruning_core" and re.fullmatch(r"cli(_\w+)?\.py", path.name) is not None
+    return room_of(path) == "cli"
+
+
+def room_of(path: Path) -> str:
+    """The room of a module of the core; "" for the contract, the modules beside the rooms."""
+    inner = path.relative_to(ROOT / "unipruning_core").parts
+    return inner[0] if len(inner) > 1 else ""
 
 
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Dotted names of all modules imported anywhere in the file; ``from a import b`` counts as a.b."""
-    for node in ast.walk(tree_of(path)):
+def imports_of(path: Path, *, at_run_time: bool = False) -> Iterator[str]:
+    """Dotted names of all modules imported anywhere in the file; ``from a import b`` counts as a.b.
+
+    ``at_run_time`` leaves out what only a type checker reads.
+    """
+    tree = tree_of(path)
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+        if at_run_time
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,6 +116,18 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
             yield from (arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant))
+
+
+def core_modules_behind(names: Iterable[str]) -> Iterator[Path]:
+    """The modules of the core that these imports reach; a package counts as its ``__init__.py``."""
+    for name in names:
+        if name.split(".")[0] != "unipruning_core":
+            continue
+        for dotted in (name, name.rpartition(".")[0]):
+            path = ROOT.joinpath(*dotted.split("."))
+            if (module := path.with_suffix(".py")) in IN_CORE or (module := path / "__init__.py") in IN_CORE:
+                yield module
+                break
 
 
 def literals_of(path: Path) -> Iterator[ast.Constant]:
@@ -99,8 +146,8 @@ def literals_of(path: Path) -> Iterator[ast.Constant]:
 
 def test_every_package_has_modules_to_check():
     assert all(modules_of(package) for package in ALLOWED)
-    packages = {path.parent for top in ("unipruning_core", *CONTAINERS) for path in (ROOT / top).rglob("__init__.py")}
-    assert {ROOT / package for package in ALLOWED} == packages
+    packages = {path.parent for top in CONTAINERS for path in (ROOT / top).rglob("__init__.py")}
+    assert {ROOT / package for package in ALLOWED if not package.startswith("unipruning_core")} == packages
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -128,16 +175,32 @@ def test_core_reaches_for_no_vendor_attribute(path):
     assert not found, f"{name_of(path)}:{found[0].lineno} reaches for .{found[0].attr}; ask torch.accelerator"
 
 
-@every_module
-def test_no_module_imports_the_command_line(path):
-    reaches = {name for name in imports_of(path) if name.startswith("unipruning_core.cli")}
-    assert not reaches or is_command_line(path)
+@every_core_module
+def test_room_knows_only_the_rooms_below_it(path):
+    room = room_of(path)
+    reached = {room_of(module) for module in core_modules_behind(imports_of(path))} - {"", room}
+    strangers = reached - ROOMS.get(room, set())
+    assert not strangers, f"{name_of(path)} is in {room or 'the contract'!r} and may not know {sorted(strangers)}"
 
 
-@pytest.mark.parametrize("path", [path for path in IN_CORE if path.parent.name != "testing"], ids=name_of)
-def test_only_the_command_line_knows_the_suite(path):
-    reaches = {name for name in imports_of(path) if name.startswith("unipruning_core.testing")}
-    assert not reaches or is_command_line(path)
+def test_every_room_has_its_rule():
+    assert {path.parent.name for path in (ROOT / "unipruning_core").glob("*/__init__.py")} == set(ROOMS)
+
+
+def test_rooms_lie_on_floors():
+    assert list(TopologicalSorter(ROOMS).static_order())[-1] == "cli"
+
+
+def test_no_module_of_the_core_is_in_a_circle():
+    graph = {path: set(core_modules_behind(imports_of(path, at_run_time=True))) - {path} for path in IN_CORE}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(IN_CORE)
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_only_the_core_knows_its_command_line(package):
+    if not package.startswith("unipruning_core"):
+        reaches = {name for path in modules_of(package) for name in imports_of(path) if ".cli" in name}
+        assert not reaches
 
 
 @every_module
@@ -170,7 +233,7 @@ def test_container_is_no_package(folder):
     "code",
     [
         "import unipruning_core",
-        "import unipruning_core.cli",
+        "import unipruning_core.cli.main",
         "import unipruning_core.registry",
         "import unipruning_core.testing.runner",
         "from unipruning_core.registry import Catalogue; assert {'cpu', 'cuda', 'npu'} <= set(Catalogue().specs)",

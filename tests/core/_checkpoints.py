@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unipruning_core.checkpoint import Checkpoint, Target
-from unipruning_core.sparsity import Sparsity, Unstructured, parse_sparsity
+from unipruning_core.sparsity.forms import Sparsity, Unstructured
+from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONV1D = ("c_attn", "c_proj", "c_fc")

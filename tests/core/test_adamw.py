@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from unipruning_core.adamw import BETAS, EPSILON, Moments, schedule
+from unipruning_core.search.adamw import BETAS, EPSILON, Moments, schedule
 from unipruning_cpu.backend import CpuBackend
 
 OPTIONS = {"betas": BETAS, "epsilon": EPSILON}

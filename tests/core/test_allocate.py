@@ -11,16 +11,16 @@ import torch
 from _checkpoints import save_gpt2, save_llama, targets_of
 from transformers import AutoModelForCausalLM
 
-from unipruning_core.allocate import blocks_of, fisher_rows, outlier_ratios, owl, owl_shares, row_budgets
-from unipruning_core.checkpoint import Checkpoint, Target
-from unipruning_core.cli import main
+from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
-from unipruning_core.gamma import Run, write_run
-from unipruning_core.mode_base import Outcome
-from unipruning_core.search import SEARCHES
-from unipruning_core.settings import SearchSettings
-from unipruning_core.sparsity import KeptRows, kept_weights
-from unipruning_core.targets import find_targets
+from unipruning_core.models.targets import find_targets
+from unipruning_core.projection.allocate import blocks_of, fisher_rows, outlier_ratios, owl, owl_shares, row_budgets
+from unipruning_core.search.base import Outcome
+from unipruning_core.search.loop import SEARCHES
+from unipruning_core.search.run_folder import Run, write_run
+from unipruning_core.search.settings import SearchSettings
+from unipruning_core.sparsity.forms import KeptRows, kept_weights
+from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unipruning_core import assets
-from unipruning_core.assets import Member, Wheel, default_cache, demo_model, demo_texts
+from unipruning_core.data.perplexity import perplexity
+from unipruning_core.data.text import load_text
 from unipruning_core.errors import ConfigError, DataError, OutputError
-from unipruning_core.evaluation import perplexity
-from unipruning_core.text import load_text
+from unipruning_core.tools.demo import assets
+from unipruning_core.tools.demo.assets import Member, Wheel, default_cache, demo_model, demo_texts
 
 CONTENTS = {"package/calibration.txt": b"some text", "package/evaluation.txt": b"other text"}
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unipruning_core import bench_baseline, bench_words
 from unipruning_core.backend import OPERATIONS
-from unipruning_core.bench import Bench, Copies, Line, known_operations, measure, run, summed
-from unipruning_core.bench_cases import Case, Inputs, calls_of, parts_of, ready
-from unipruning_core.bench_report import DERIVED
-from unipruning_core.cli import main
+from unipruning_core.cli import choose_bench as bench_words
+from unipruning_core.cli.main import main
 from unipruning_core.errors import ConfigError
 from unipruning_core.testing import oracle
+from unipruning_core.tools.bench import baseline as bench_baseline
+from unipruning_core.tools.bench.cases import Case, Inputs, calls_of, parts_of, ready
+from unipruning_core.tools.bench.report import DERIVED
+from unipruning_core.tools.bench.run import Bench, Copies, Line, known_operations, measure, run, summed
 from unipruning_cpu.backend import CpuBackend
 
 PLAIN = oracle.plain_torch("cpu")
@@ -176,7 +177,7 @@ def test_a_short_run_is_repeated_inside_a_sample():
 
 def test_a_copy_of_one_size_is_measured_once(monkeypatch):
     calls = []
-    monkeypatch.setattr("unipruning_core.bench.measure", lambda *_, **__: calls.append(1) or (1.0, 2.0, 3.0))
+    monkeypatch.setattr("unipruning_core.tools.bench.run.measure", lambda *_, **__: calls.append(1) or (1.0, 2.0, 3.0))
     copies = Copies("cpu", 2)
     assert [copies.seconds(800), copies.seconds(800), copies.seconds(1600)] == [2.0, 2.0, 2.0]
     assert len(calls) == 2

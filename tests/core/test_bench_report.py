@@ -15,13 +15,14 @@ import pytest
 import torch
 from _checkpoints import save_llama
 
-from unipruning_core import bench_plot, bench_words
-from unipruning_core.bench import Line, known_operations
-from unipruning_core.bench_environment import environment, without_paths
-from unipruning_core.bench_report import compare, read_earlier, to_csv, to_json
-from unipruning_core.cli import main
+from unipruning_core.cli import choose_bench as bench_words
+from unipruning_core.cli.main import main
 from unipruning_core.errors import ConfigError
 from unipruning_core.testing import oracle
+from unipruning_core.tools.bench import plot as bench_plot
+from unipruning_core.tools.bench.report import compare, read_earlier, to_csv, to_json
+from unipruning_core.tools.bench.run import Line, known_operations
+from unipruning_core.tools.environment import environment, without_paths
 
 LINE = Line("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, median=2e-3, p20=1e-3, p80=3e-3, copy=1e-3, baseline=8e-3)
 

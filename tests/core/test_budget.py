@@ -9,14 +9,15 @@ import pytest
 import torch
 from _checkpoints import FakeScores, content, save_gpt2, save_llama
 
-from unipruning_core.apportion import apportion
 from unipruning_core.backend import Backend
-from unipruning_core.budget import Budget
-from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import ConfigError
-from unipruning_core.masks import read_masks
-from unipruning_core.project import project
-from unipruning_core.sparsity import Dense, Kept, KeptRows, SemiStructured, Unstructured, kept_weights, parse_sparsity
+from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.projection.project import project
+from unipruning_core.sparsity.apportion import apportion
+from unipruning_core.sparsity.budget import Budget
+from unipruning_core.sparsity.forms import Dense, Kept, KeptRows, SemiStructured, Unstructured, kept_weights
+from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_cpu.backend import CpuBackend
 from unipruning_kernels import reference
 

@@ -10,10 +10,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
-from unipruning_core.calibration import calibration_batches, check_seq_len
+from unipruning_core.data.calibration import calibration_batches
+from unipruning_core.data.text import Text
 from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.models.loading import check_seq_len
 from unipruning_core.progress import Progress
-from unipruning_core.text import Text
 
 WORDS = 4000
 BOS = WORDS

@@ -10,9 +10,9 @@ from _checkpoints import save_gpt2
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress, Task
+from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 
 @pytest.mark.parametrize("fixture", ["single", "sharded"])

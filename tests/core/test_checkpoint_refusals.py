@@ -9,8 +9,8 @@ import shutil
 import pytest
 from _checkpoints import write_raw
 
-from unipruning_core.checkpoint import Checkpoint
 from unipruning_core.errors import CheckpointError
+from unipruning_core.storage.checkpoint import Checkpoint
 
 
 def refusal_of(folder):

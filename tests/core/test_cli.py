@@ -8,7 +8,7 @@ from _checkpoints import save_llama
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from unipruning_core.cli import main
+from unipruning_core.cli.main import main
 
 
 def files(folder):
@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_pruned_is_refused_before_it_is_loaded(
     shutil.copytree(home / "model", tmp_path / "model")
     damage(tmp_path / "model", kind)
     monkeypatch.setattr(
-        "unipruning_core.jobs.load_for_evaluation", lambda *_, **__: pytest.fail("the model was loaded")
+        "unipruning_core.jobs.jobs.load_for_evaluation", lambda *_, **__: pytest.fail("the model was loaded")
     )
     words = ["prune", str(tmp_path / "model"), *search_words[1:], "--sparsity", "50%", "--out", str(tmp_path / "out")]
     refused(words, says, tmp_path, capsys)
@@ -155,7 +155,7 @@ def test_a_calibration_file_that_is_no_text_costs_one_sentence(search_words, tmp
 def test_an_output_that_holds_something_is_refused_at_once(search_words, tmp_path, capsys, monkeypatch, command):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("dear")
-    monkeypatch.setattr("unipruning_core.jobs.load_text", lambda *_, **__: pytest.fail("work had begun"))
+    monkeypatch.setattr("unipruning_core.jobs.jobs.load_text", lambda *_, **__: pytest.fail("work had begun"))
     words = [
         command,
         *search_words,
@@ -216,7 +216,7 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked(home, search_words
 
 
 def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("unipruning_core.memory.free_bytes", lambda _: 1000)
+    monkeypatch.setattr("unipruning_core.search.memory.free_bytes", lambda _: 1000)
     refused(
         ["search", *search_words, "--out", str(tmp_path / "run")], "GiB are free on the cpu device", tmp_path, capsys
     )

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from unipruning_core.cli import build_parser, main
+from unipruning_core.cli.main import build_parser, main
 
 
 def test_backends_lists_what_is_optimised_and_why_not(capsys):
@@ -26,9 +26,9 @@ def test_backends_lists_what_is_optimised_and_why_not(capsys):
 def test_light_commands_import_no_torch(words):
     code = f"""
 import sys
-import unipruning_core.cli
+import unipruning_core.cli.main
 try:
-    unipruning_core.cli.main({words!r})
+    unipruning_core.cli.main.main({words!r})
 except SystemExit:
     pass
 print("torch" in sys.modules)
@@ -62,7 +62,7 @@ def test_a_device_extension_that_breaks_torch_is_explained(monkeypatch, capsys):
     def broken(_):
         raise RuntimeError("Failed to load the backend extension: torch_npu.") from ImportError("libhccl.so: not found")
 
-    monkeypatch.setattr("unipruning_core.cli._backends", broken)
+    monkeypatch.setattr("unipruning_core.cli.main._backends", broken)
     assert main(["backends"]) == 2
     error = capsys.readouterr().err
     assert "libhccl.so" in error

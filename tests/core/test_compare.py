@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
-from unipruning_core import compare, compare_run
-from unipruning_core.cli import main
-from unipruning_core.processes import Stage
+from unipruning_core.cli.main import main
+from unipruning_core.compare import job as compare
+from unipruning_core.compare import runner as compare_run
+from unipruning_core.tools.processes import Stage
 
 
 @pytest.fixture

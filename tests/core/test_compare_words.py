@@ -6,12 +6,12 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from unipruning_core import compare_plot
-from unipruning_core.compare_methods import PRESETS, RECIPES, parse_method, parse_methods
-from unipruning_core.compare_plan import search_settings
-from unipruning_core.compare_table import Row, interval, resampled
+from unipruning_core.compare import plot as compare_plot
+from unipruning_core.compare.methods import PRESETS, RECIPES, parse_method, parse_methods
+from unipruning_core.compare.plan import search_settings
+from unipruning_core.compare.table import Row, interval, resampled
 from unipruning_core.errors import ConfigError
-from unipruning_core.sparsity import parse_sparsity
+from unipruning_core.sparsity.parse import parse_sparsity
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -26,7 +26,7 @@ RANK = """
 import sys
 import torch
 import torch.distributed as dist
-from unipruning_core.distributed import kth_largest_over_ranks
+from unipruning_core.selection.ranks import kth_largest_over_ranks
 from unipruning_cpu.backend import CpuBackend
 
 rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]

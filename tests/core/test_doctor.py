@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from unipruning_core import doctor
 from unipruning_core.backend import OPERATIONS, Probe
-from unipruning_core.cli import main
-from unipruning_core.doctor import Check
+from unipruning_core.cli.main import main
 from unipruning_core.registry import Catalogue
 from unipruning_core.testing import conformance
 from unipruning_core.testing.inputs import FLOATS
+from unipruning_core.tools import doctor
+from unipruning_core.tools.doctor import Check
 
 WELL = [Check("vectors cpu", True, "3 pass in 1 s")]
 

@@ -19,11 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from unipruning_core import evaluation
+from unipruning_core.data import perplexity as evaluation
+from unipruning_core.data.perplexity import perplexity
+from unipruning_core.data.text import Text
 from unipruning_core.errors import CheckpointError, ConfigError, DataError
-from unipruning_core.evaluation import load_for_evaluation, perplexity
+from unipruning_core.models.loading import load_for_evaluation
 from unipruning_core.progress import Progress, Task
-from unipruning_core.text import Text
 
 VOCABULARY = 50
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

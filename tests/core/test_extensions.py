@@ -10,8 +10,8 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from unipruning_core import extensions
-from unipruning_core.cli import main
-from unipruning_core.doctor import examine
+from unipruning_core.cli.main import main
+from unipruning_core.tools.doctor import examine
 
 BROKEN = 'try:\n    import libvendor\nexcept ImportError as error:\n    raise RuntimeError("long\\nstory") from error\n'
 
@@ -65,7 +65,7 @@ def test_the_listing_says_which_extension_stops_every_command(installed, capsys)
 
 
 def test_the_doctor_does_not_call_such_a_machine_well(installed, monkeypatch):
-    monkeypatch.setattr("unipruning_core.doctor.conformance", lambda _: iter(()))
+    monkeypatch.setattr("unipruning_core.tools.doctor.conformance", lambda _: iter(()))
     (check,) = (check for check in examine(extensions.load_extensions()).checks if check.ok is False)
     assert check.name == "torch with fails"
     assert "set TORCH_DEVICE_BACKEND_AUTOLOAD=0" in check.detail

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unipruning_core.checkpoint import Target
 from unipruning_core.errors import RunError
-from unipruning_core.gamma import DUAL_FILE, INPUTS_FILE, RUN_FILE, Run, write_run
-from unipruning_core.mode_base import Outcome
+from unipruning_core.search.base import Outcome
+from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE, RUN_FILE, Run, write_run
+from unipruning_core.storage.checkpoint import Target
 
 TARGETS = [Target("a.weight", (3, 8)), Target("b.weight", (5, 4), transposed=True)]
 DESCRIPTION = {"settings": {}, "model": {"fingerprint": "f"}, "data": {}, "backend": "cpu", "versions": {}}

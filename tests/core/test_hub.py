@@ -3,7 +3,7 @@
 import pytest
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.hub import resolve_model
+from unipruning_core.models.hub import resolve_model
 
 
 def test_a_local_folder_is_the_model_it_is(single, monkeypatch):

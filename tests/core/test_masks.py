@@ -11,11 +11,12 @@ import torch
 from _checkpoints import write_raw
 from safetensors.torch import load_file
 
-from unipruning_core import masks
-from unipruning_core.checkpoint import Target
 from unipruning_core.errors import CheckpointError
-from unipruning_core.masks import MASK_FILE, mask_stream, pack, packed_bytes, read_masks, unpack
-from unipruning_core.sparsity import SemiStructured, parse_sparsity
+from unipruning_core.projection import mask_file as masks
+from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes, read_masks, unpack
+from unipruning_core.sparsity.forms import SemiStructured
+from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.checkpoint import Target
 from unipruning_kernels import reference
 
 HALF = parse_sparsity("50%")

@@ -10,15 +10,16 @@ import pytest
 import torch
 from _checkpoints import save_llama, targets_of
 
-from unipruning_core import memory, placement
-from unipruning_core.calibration import Calibration
-from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import ConfigError
-from unipruning_core.memory import check_memory, held_bytes, loaded_bytes, memory_errors_as_config_errors
-from unipruning_core.mode_loss import DriftSearch
+from unipruning_core.models import placement
 from unipruning_core.registry import Catalogue
-from unipruning_core.search import SearchTask, search
-from unipruning_core.settings import SearchSettings
+from unipruning_core.search import memory
+from unipruning_core.search.drift import DriftSearch
+from unipruning_core.search.loop import SearchTask, search
+from unipruning_core.search.memory import check_memory, held_bytes, loaded_bytes, memory_errors_as_config_errors
+from unipruning_core.search.settings import SearchSettings
+from unipruning_core.storage.checkpoint import Checkpoint
 
 BACKEND: Any = SimpleNamespace(name="some", device_type="some")
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from _checkpoints import FakeScores, content, save_llama
 
-from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import ConfigError
-from unipruning_core.knapsack import Option, choose
-from unipruning_core.masks import read_masks
-from unipruning_core.mix import Mix
-from unipruning_core.plan import pruned_weights
-from unipruning_core.project import project
-from unipruning_core.sparsity import Dense, SemiStructured, Unstructured, check_distinct, kept_weights, parse_sparsity
+from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.projection.project import project
+from unipruning_core.sparsity.forms import Dense, SemiStructured, Unstructured, kept_weights
+from unipruning_core.sparsity.knapsack import Option, choose
+from unipruning_core.sparsity.mix import Mix
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.tools.plan.plan import pruned_weights
 from unipruning_cpu.backend import CpuBackend
 from unipruning_kernels import reference
 

@@ -8,7 +8,7 @@ import torch
 from test_modes import batches, keep_largest, run, start
 from transformers import AutoModelForCausalLM, get_constant_schedule_with_warmup
 
-from unipruning_core.masked_forward import substituted_weights
+from unipruning_core.models.substituted_weights import substituted_weights
 
 PULL = 0.3
 RAMP = {"ramp_sparsity": 0.6, "ramp_share": 0.5, "feedback_step": 0.2, "pull": PULL}
@@ -127,8 +127,8 @@ def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
 
 @pytest.mark.parametrize("pattern", ["", "2:4"])
 def test_the_threshold_of_a_large_model_is_that_of_some_rows_drawn_anew_for_each_sample(folder, monkeypatch, pattern):
-    monkeypatch.setattr("unipruning_core.mode_feedback.LEAST_WEIGHTS", 1)
-    monkeypatch.setattr("unipruning_core.mode_feedback.ROWS_SHARE", 0.5)
+    monkeypatch.setattr("unipruning_core.search.feedback.LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("unipruning_core.search.feedback.ROWS_SHARE", 0.5)
     search = start(folder, mode="feedback", pattern=pattern, **RAMP)
     drawn = [search._drawn_rows(0, sample).tolist() for sample in range(3)]
     assert all(len(set(rows)) == len(search.duals[0]) / 2 for rows in drawn)

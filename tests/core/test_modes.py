@@ -9,12 +9,12 @@ import torch
 from _checkpoints import save_llama
 from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
 
-from unipruning_core.activations import watch_inputs
-from unipruning_core.checkpoint import Checkpoint
 from unipruning_core.errors import DataError
-from unipruning_core.search import SEARCHES
-from unipruning_core.settings import SearchSettings
-from unipruning_core.targets import find_targets
+from unipruning_core.models.activations import watch_inputs
+from unipruning_core.models.targets import find_targets
+from unipruning_core.search.loop import SEARCHES
+from unipruning_core.search.settings import SearchSettings
+from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 
 SAMPLES = 6

@@ -18,8 +18,8 @@ from _checkpoints import content, save_text, save_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from unipruning_core.cli import main
-from unipruning_core.plan_model import load_config, outline
+from unipruning_core.cli.main import main
+from unipruning_core.models.outline import load_config, outline
 
 CODE = Path(__file__).parent / "openpangu"
 CONFIGURATION = "configuration_openpangu_dense.py"

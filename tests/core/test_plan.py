@@ -10,19 +10,19 @@ from _checkpoints import save_gpt2, save_llama
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.backend import OPERATIONS
-from unipruning_core.bench_cases import Case
-from unipruning_core.checkpoint import Checkpoint
-from unipruning_core.cli import main
-from unipruning_core.jobs import ModelChoice
-from unipruning_core.jobs import outline as outline_of_checkpoint
-from unipruning_core.memory import held_bytes
-from unipruning_core.plan import Machine, left_to_reference, plan_search, pruned_weights
-from unipruning_core.plan_model import built_in_configs, load_config, outline
-from unipruning_core.plan_trace import LiveMemory, trace_sample
+from unipruning_core.cli.main import main
+from unipruning_core.models.loading import ModelChoice
+from unipruning_core.models.loading import outline as outline_of_checkpoint
+from unipruning_core.models.outline import built_in_configs, load_config, outline
 from unipruning_core.registry import Catalogue
-from unipruning_core.search import SEARCHES
-from unipruning_core.settings import SearchSettings
-from unipruning_core.sparsity import parse_sparsity
+from unipruning_core.search.loop import SEARCHES
+from unipruning_core.search.memory import held_bytes
+from unipruning_core.search.settings import SearchSettings
+from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.tools.bench.cases import Case
+from unipruning_core.tools.plan.plan import Machine, left_to_reference, plan_search, pruned_weights
+from unipruning_core.tools.plan.trace import LiveMemory, trace_sample
 
 PARAMETERS = {
     "llama-2-7b": 6_738_415_616,

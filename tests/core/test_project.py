@@ -11,11 +11,12 @@ from _checkpoints import FakeScores, content, parsed, save_gpt2, save_llama, tar
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from unipruning_core.checkpoint import Checkpoint
-from unipruning_core.masks import read_masks
 from unipruning_core.progress import Progress
-from unipruning_core.project import project
-from unipruning_core.sparsity import SemiStructured, Unstructured, parse_sparsity
+from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.projection.project import project
+from unipruning_core.sparsity.forms import SemiStructured, Unstructured
+from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 from unipruning_kernels import reference
 

@@ -11,8 +11,8 @@ import torch
 from _checkpoints import FakeScores, content, parsed, save_llama
 from safetensors.torch import save_file
 
-from unipruning_core.checkpoint import Checkpoint
-from unipruning_core.project import project
+from unipruning_core.projection.project import project
+from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()
@@ -28,9 +28,9 @@ CHILD = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
 from _checkpoints import FakeScores
-from unipruning_core.checkpoint import Checkpoint
-from unipruning_core.project import project
-from unipruning_core.sparsity import parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.projection.project import project
+from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_cpu.backend import CpuBackend
 checkpoint = Checkpoint.open({model!r})
 class Deadly(FakeScores):
@@ -67,8 +67,8 @@ import sys
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from _checkpoints import FakeScores, parsed
-from unipruning_core.checkpoint import Checkpoint, Target
-from unipruning_core.project import project
+from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.projection.project import project
 from unipruning_cpu.backend import CpuBackend
 
 def kilobytes(field):

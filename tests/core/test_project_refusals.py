@@ -12,9 +12,9 @@ import torch
 from _checkpoints import FakeScores, content, parsed, save_llama, targets_of
 from safetensors.torch import load_file, save_file
 
-from unipruning_core.checkpoint import Checkpoint, Target
 from unipruning_core.errors import CheckpointError, ConfigError, OutputError, RunError
-from unipruning_core.project import project
+from unipruning_core.projection.project import project
+from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()

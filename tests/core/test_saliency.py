@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unipruning_core.saliency import METRICS, SUBSET_SHARE, saliency_factors
+from unipruning_core.search.saliency import METRICS, SUBSET_SHARE, saliency_factors
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()

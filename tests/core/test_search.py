@@ -12,12 +12,12 @@ import torch
 from _checkpoints import save_llama
 from transformers import AutoModelForCausalLM
 
-from unipruning_core.calibration import Calibration
-from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, OutputError, RunError
-from unipruning_core.gamma import DUAL_FILE, INPUTS_FILE, RUN_FILE
-from unipruning_core.search import SearchTask, check_run_folder, search
-from unipruning_core.settings import SearchSettings
+from unipruning_core.search.loop import SearchTask, check_run_folder, search
+from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE, RUN_FILE
+from unipruning_core.search.settings import SearchSettings
+from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 
 
@@ -158,7 +158,7 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_the_last_saved_state(model, tmp_path, monkeypatch):
-    from unipruning_core import resume
+    from unipruning_core.search import resume
 
     class Full(resume.TensorStream):
         def append(self, tensor):

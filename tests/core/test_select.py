@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unipruning_core.select import choose_digit, kth_largest, kth_largest_many, share_ties
+from unipruning_core.selection.radix import choose_digit, kth_largest, kth_largest_many, share_ties
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()

@@ -7,16 +7,16 @@ import torch
 from _checkpoints import save_gpt2, save_llama
 from transformers import AutoModelForCausalLM
 
-from unipruning_core.blockwise import enter, hessians
-from unipruning_core.calibration import Calibration
-from unipruning_core.checkpoint import Checkpoint
+from unipruning_core.compare.blockwise import enter, hessians
+from unipruning_core.compare.sparsegpt import SparseGptSettings, inverse_factor, sparsify
+from unipruning_core.compare.sparsegpt_job import check_sparsity, prune_model, write_changed
+from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, ConfigError, DataError
-from unipruning_core.masks import read_masks
+from unipruning_core.models.targets import decoder_blocks, find_targets
 from unipruning_core.progress import Progress
-from unipruning_core.sparsegpt import SparseGptSettings, inverse_factor, sparsify
-from unipruning_core.sparsegpt_job import check_sparsity, prune_model, write_changed
-from unipruning_core.sparsity import parse_sparsity
-from unipruning_core.targets import decoder_blocks, find_targets
+from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()

@@ -6,9 +6,10 @@ from fractions import Fraction
 
 import pytest
 
-from unipruning_core.checkpoint import Target
 from unipruning_core.errors import ConfigError
-from unipruning_core.sparsity import SemiStructured, Unstructured, check_distinct, parse_sparsity
+from unipruning_core.sparsity.forms import SemiStructured, Unstructured
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.storage.checkpoint import Target
 
 
 @pytest.mark.parametrize(

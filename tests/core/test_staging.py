@@ -12,7 +12,7 @@ import pytest
 
 from unipruning_core.errors import OutputError
 from unipruning_core.progress import Progress
-from unipruning_core.staging import check_space, clean_up, staged
+from unipruning_core.storage.staging import check_space, clean_up, staged
 
 
 class Notes(Progress):

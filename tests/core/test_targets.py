@@ -12,9 +12,9 @@ from transformers import (
     Qwen2MoeForCausalLM,
 )
 
-from unipruning_core.checkpoint import Checkpoint
 from unipruning_core.errors import CheckpointError
-from unipruning_core.targets import find_targets
+from unipruning_core.models.targets import find_targets
+from unipruning_core.storage.checkpoint import Checkpoint
 
 
 def found(folder):

@@ -11,9 +11,9 @@ import datasets
 import huggingface_hub.utils as hub
 import pytest
 
-from unipruning_core import text as text_module
+from unipruning_core.data import text as text_module
+from unipruning_core.data.text import load_text
 from unipruning_core.errors import DataError
-from unipruning_core.text import load_text
 
 ROWS = [{"text": "one fish"}, {"text": ""}, {"text": "two\nfish"}]
 

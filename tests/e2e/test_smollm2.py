@@ -8,12 +8,12 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from unipruning_core.assets import demo_model, demo_texts
-from unipruning_core.calibration import calibration_batches
-from unipruning_core.cli import main
-from unipruning_core.gamma import Run
-from unipruning_core.masks import read_masks
-from unipruning_core.text import load_text
+from unipruning_core.cli.main import main
+from unipruning_core.data.calibration import calibration_batches
+from unipruning_core.data.text import load_text
+from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.search.run_folder import Run
+from unipruning_core.tools.demo.assets import demo_model, demo_texts
 
 pytestmark = pytest.mark.e2e
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from unipruning_core.assets import demo_model, demo_texts
+from unipruning_core.tools.demo.assets import demo_model, demo_texts
 
 pytestmark = pytest.mark.e2e
 

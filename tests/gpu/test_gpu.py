@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from unipruning_core.backend import OPERATIONS, Backend
-from unipruning_core.bench import Bench, known_operations, run
-from unipruning_core.bench_cases import SAMPLED_ROWS, Inputs, calls_of, ready
-from unipruning_core.bench_report import HEADER, table_row
 from unipruning_core.registry import Catalogue
 from unipruning_core.testing import oracle
+from unipruning_core.tools.bench.cases import SAMPLED_ROWS, Inputs, calls_of, ready
+from unipruning_core.tools.bench.report import HEADER, table_row
+from unipruning_core.tools.bench.run import Bench, known_operations, run
 
 pytestmark = pytest.mark.gpu
 

@@ -37,11 +37,11 @@ from unipruning_core import extensions
 load = extensions.load_extensions
 def load_and_shorten():
     failed = load()
-    from unipruning_core import doctor
+    from unipruning_core.tools import doctor
     doctor.VECTORS = "manifest"
     return failed
 extensions.load_extensions = load_and_shorten
-from unipruning_core.cli import main
+from unipruning_core.cli.main import main
 sys.exit(main(["doctor", "--json", "doctor.json"]))
 """
 # the real torch_npu asks this function, and refuses what it answers where a CUDA build of torch finds a GPU
@@ -51,7 +51,7 @@ os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
 import torch
 torch._C._get_accelerator = lambda *_: torch.device("cuda")
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "1"
-from unipruning_core.cli import main
+from unipruning_core.cli.main import main
 sys.exit(main(["backends", "--json"]))
 """
 

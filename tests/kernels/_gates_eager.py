@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from unipruning_core.bench_baseline import baseline
-from unipruning_core.bench_cases import Inputs, ready
 from unipruning_core.testing.oracle import plain_torch
+from unipruning_core.tools.bench.baseline import baseline
+from unipruning_core.tools.bench.cases import Inputs, ready
 from unipruning_cuda.backend import CudaBackend
 
 STEPS = ("step ria", "step drift")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from unipruning_core.gamma import Run
-from unipruning_core.masks import read_masks
-from unipruning_core.tensorfile import read_tensor
+from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.search.run_folder import Run
+from unipruning_core.storage.tensorfile import read_tensor
 
 SPARSITIES = {"60%": "60", "60%/row": "60-row", "60%/global": "60-global", "2:4": "2-4"}
 WORDS = [f"word{number}" for number in range(30)]
@@ -20,7 +20,7 @@ COMMANDS = """
 import json
 from pathlib import Path
 from _jobs import make_pretrained, make_tiny
-from unipruning_core.cli import main
+from unipruning_core.cli.main import main
 {make}
 for words in json.loads({commands!r}):
     assert main(words) == 0, words
@@ -79,7 +79,7 @@ def make_pretrained(folder: Path, blocks: int) -> None:
     """SmolLM2-135M cut after its first blocks: real weights, few enough to be simulated in a minute or two."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from unipruning_core.assets import demo_model, demo_texts
+    from unipruning_core.tools.demo.assets import demo_model, demo_texts
 
     model = AutoModelForCausalLM.from_pretrained(demo_model())
     model.model.layers = model.model.layers[:blocks]

@@ -13,8 +13,8 @@ Simulated = Callable[..., str]
 
 FAILS = """
 import contextlib, io, json
-from unipruning_core import jobs
-from unipruning_core.cli import main
+from unipruning_core.jobs.jobs import jobs
+from unipruning_core.cli.main import main
 
 load = jobs.load_for_evaluation
 def load_and_fill(*arguments, **options):
@@ -30,8 +30,9 @@ OUT.write_text(json.dumps([status, said.getvalue().splitlines()[-1]]))
 # the search is told that it does not fit the first device, and has two
 SPREADS = """
 import json
-from unipruning_core import memory, jobs
-from unipruning_core.cli import main
+from unipruning_core.search import memory
+from unipruning_core.jobs.jobs import jobs
+from unipruning_core.cli.main import main
 
 memory.free_bytes = lambda device: 1000
 find, found = jobs.search, set()
@@ -75,9 +76,8 @@ def test_memory_that_runs_out_is_said_with_numbers_and_nothing_is_left(
 @pytest.mark.parametrize("mode", ["frozen", "feedback"])
 def test_a_search_over_two_devices_gives_the_bytes_of_one(simulated: Simulated, home: Path, mode: str) -> None:
     one, two = f"{mode}-one", f"{mode}-two"
-    run = (
-        "import json\nfrom unipruning_core.cli import main\nassert main(json.loads({words!r})) == 0\nOUT.write_text('')"
-    )
+    imports = "import json\nfrom unipruning_core.cli.main import main\n"
+    run = imports + "assert main(json.loads({words!r})) == 0\nOUT.write_text('')"
     simulated(run.format(words=json.dumps(words(home, one, mode))))
     devices = json.loads(simulated(SPREADS.format(words=json.dumps(words(home, two, mode)))))
     assert devices == ["npu:0", "npu:1"]

@@ -105,7 +105,7 @@ def test_extra_brings_its_package(metadata, requirements, extra, name):
 
 
 def test_console_script_is_the_command_line(entry_points):
-    assert dict(entry_points["console_scripts"]) == {"unipruning": "unipruning_core.cli:main"}
+    assert dict(entry_points["console_scripts"]) == {"unipruning": "unipruning_core.cli.main:main"}
 
 
 def test_entry_points_name_the_three_backends(entry_points):

@@ -1,0 +1,1 @@
+"""Methods side by side in one resumable table, and SparseGPT to compare with."""

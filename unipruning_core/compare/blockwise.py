@@ -1,0 +1,122 @@
+"""One decoder block at a time: what enters the blocks, and what one computes of it, for whatever architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unipruning_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from unipruning_core.models.targets import Layer
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the model calls one block on one sample; the hidden states come first, by position or by name."""
+
+    args: tuple[Any, ...]  # after the hidden states
+    kwargs: dict[str, Any]  # the hidden states not included
+    name: str | None  # of the hidden states, where they come by name
+
+    def on(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """What the block makes of hidden states, (1, tokens, width)."""
+        if self.name is None:
+            return first_of(block(hidden, *self.args, **self.kwargs))
+        return first_of(block(**{self.name: hidden}, **self.kwargs))
+
+
+@dataclass
+class Sample:
+    """Where one sample stands between two blocks."""
+
+    hidden: Tensor  # (1, tokens, width), what enters the next block
+    calls: list[Call]  # one a block
+
+
+@torch.no_grad()
+def enter(model: PreTrainedModel, blocks: Sequence[nn.Module], input_ids: Tensor) -> Sample:
+    """Run the model once and see how it calls its blocks; nothing is assumed of the arguments but which is first.
+
+    Raises:
+        CheckpointError: a block is skipped, called twice, or reads something else than what the one before it made.
+    """
+    entered: list[Tensor] = []
+    left: list[Tensor] = []
+    calls: list[Call] = []
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = None if args else next(iter(kwargs))
+        entered.append(args[0] if name is None else kwargs[name])
+        calls.append(Call(args[1:], {key: value for key, value in kwargs.items() if key != name}, name))
+
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        left.append(first_of(output))
+
+    handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
+    handles += [block.register_forward_hook(after) for block in blocks]
+    try:
+        decoder = getattr(model, model.base_model_prefix, model)
+        decoder(input_ids=input_ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    chained = all(torch.equal(made, read) for made, read in zip(left, entered[1:], strict=False))
+    if len(calls) != len(blocks) or not chained:
+        raise CheckpointError(
+            f"{type(model).__name__} does not hand each block's output to the next one alone, so it cannot be pruned "
+            "block by block; compare methods that search instead"
+        )
+    return Sample(entered[0], calls)
+
+
+def first_of(output: Any) -> Tensor:
+    """The hidden states of what a block returns: the tensor, or the first of a tuple."""
+    hidden: Tensor = output[0] if isinstance(output, tuple) else output
+    return hidden
+
+
+def layers_by_block(layers: Sequence[Layer], blocks: Sequence[nn.Module]) -> list[list[Layer]]:
+    """The target layers of each block."""
+    inside = [{id(module) for module in block.modules()} for block in blocks]
+    return [[layer for layer in layers if id(layer.module) in modules] for modules in inside]
+
+
+@contextmanager
+def hessians(layers: Sequence[Layer]) -> Iterator[dict[str, Tensor]]:
+    r"""Yield H = 2/T sum_t x_t x_t^T of each layer's inputs, (in, in) float32, complete when the block ends.
+
+    Layers that read the same tensor share the product of one sample.
+    """
+    sums: dict[str, Tensor] = {}
+    tokens: dict[str, int] = {}
+    last: list[Any] = [None, None]
+
+    def hook_for(name: str) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x: Tensor = args[0] if args else next(iter(kwargs.values()))
+            if x is not last[0]:
+                flat = x.detach().flatten(0, -2).float()
+                last[:] = x, flat.t() @ flat
+            # a sum of its own for each layer: another may see other tokens
+            sums[name] = sums[name].add_(last[1]) if name in sums else last[1].clone()
+            tokens[name] = tokens.get(name, 0) + x.numel() // x.shape[-1]
+
+        return hook
+
+    handles = [layer.module.register_forward_pre_hook(hook_for(layer.name), with_kwargs=True) for layer in layers]
+    try:
+        yield sums
+        for name, product in sums.items():
+            product.mul_(2 / max(tokens[name], 1))
+    finally:
+        last.clear()
+        for handle in handles:
+            handle.remove()

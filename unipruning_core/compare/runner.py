@@ -1,0 +1,287 @@
+"""Run a comparison: one search a method and seed, one checkpoint and one evaluation a sparsity, only what is missing.
+
+``FOLDER/searches/<slug>/run`` is a run folder and ``search.json`` beside it what it took; ``FOLDER/evaluations`` holds
+one JSON file a checkpoint that was measured.  A slug ends in a hash of everything that decides the result, so a result
+is found again by what it is of, and a changed option makes new ones beside it.  Every stage is a command of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.compare.countdown import Countdown
+from unipruning_core.compare.methods import Method
+from unipruning_core.compare.plan import CompareChoice, Plan
+from unipruning_core.errors import ConfigError, OutputError
+from unipruning_core.progress import Progress
+from unipruning_core.projection.output import REPORT_FILE
+from unipruning_core.sparsity.forms import Sparsity
+from unipruning_core.storage.files import write_json
+from unipruning_core.tools.processes import Stage, run_command
+
+RUN_FILE = "run.json"
+KEEPS = ("results", "runs", "checkpoints")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What one method makes of one text: a search, or where weights change, what stands in its place."""
+
+    method: Method
+    seed: int
+    facts: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        return f"{_word(self.method.label)}-s{self.seed}-{_key(self.facts)}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One perplexity of the table: a search at a sparsity, or the dense model."""
+
+    method: Method | None
+    search: Search | None
+    judge: Search | None  # the search that the budget is made from, where it is another one
+    sparsity: Sparsity | None
+    facts: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        if self.method is None or self.search is None or self.sparsity is None:
+            return f"dense-{_key(self.facts)}"
+        return f"{_word(self.method.label)}-s{self.search.seed}-{self.sparsity.slug}-{_key(self.facts)}"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table before it is measured: a method at a sparsity, with a cell a seed."""
+
+    method: Method | None
+    nominal: Sparsity | None  # as asked for, without a budget
+    sparsity: Sparsity | None
+    cells: Sequence[Cell]
+
+
+def lines_of(choice: CompareChoice, plan: Plan) -> list[Line]:
+    """Every row, the dense one first, then sparsity by sparsity in the order of the methods; none twice."""
+    measured = {"text": plan.eval_sha256, "windows": plan.windows, "seq_len": plan.eval_seq_len}
+    dense = Cell(None, None, None, None, {**plan.common, "search": None, **measured})
+    lines = {("", ""): Line(None, None, None, [dense])}
+    for nominal in choice.sparsities:
+        for method in choice.methods:
+            if (sparsity := method.at(nominal)) is None or (method.label, str(sparsity)) in lines:
+                continue
+            seeds = choice.seeds if method.scores.recipe.uses_text else choice.seeds[:1]
+            cells = [_cell(choice, plan, method, sparsity, seed, measured) for seed in seeds]
+            lines[method.label, str(sparsity)] = Line(method, nominal, sparsity, cells)
+    if len(lines) == 1:
+        raise ConfigError("no method is made for any sparsity asked for; add a sparsity, such as 2:4 for prox")
+    return list(lines.values())
+
+
+def _cell(
+    choice: CompareChoice, plan: Plan, method: Method, sparsity: Sparsity, seed: int, measured: dict[str, Any]
+) -> Cell:
+    search = _search(choice, plan, method.scores, seed)
+    judge = _search(choice, plan, method.judge, seed) if method.judge else None
+    facts = {**plan.common, "search": _key(search.facts), "sparsity": str(sparsity), **measured}
+    if method.allocation:
+        facts["allocation"] = {**method.allocation, "judge": _key(judge.facts) if judge else None}
+    return Cell(method, search, judge, sparsity, facts)
+
+
+def _search(choice: CompareChoice, plan: Plan, method: Method, seed: int) -> Search:
+    data = {
+        "text": plan.text_sha256,
+        "samples": method.calibration("samples", choice.samples),
+        "seq_len": method.calibration("seq_len", plan.seq_len),
+        "packing": choice.packing,
+    }
+    settings = {**plan.settings[method.label], "seed": seed}
+    return Search(method, seed, {**plan.common, "settings": settings, "data": data})
+
+
+class Workshop:
+    """The folder of a comparison, and the commands that fill it."""
+
+    def __init__(self, choice: CompareChoice, plan: Plan, lock: int, progress: Progress) -> None:
+        self.choice, self.plan, self.lock, self.progress = choice, plan, lock, progress
+        self.searches, self.evaluations = choice.out / "searches", choice.out / "evaluations"
+        self.checkpoints = choice.out / "checkpoints"
+        for folder in (self.searches, self.evaluations):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._model = ["--dtype", choice.dtype, *(["--trust-remote-code"] if choice.trust_remote_code else [])]
+        self._backend = ["--backend", plan.common["backend"]]
+
+    def fill(self, lines: Sequence[Line]) -> None:
+        """Make what is missing, search by search."""
+        cells = [cell for line in lines for cell in line.cells]
+        missing = [cell for cell in cells if not self._evaluation(cell).is_file()]
+        # all sparsities of one search together, so that its run folder is needed no longer than that
+        groups: dict[str, list[Cell]] = {}
+        for cell in missing:
+            groups.setdefault(cell.search.slug if cell.search else "", []).append(cell)
+        wanted = {search.slug: search for cell in missing for search in (cell.search, cell.judge) if search}
+        countdown = Countdown(
+            [f"search {search.method.label}" for search in wanted.values() if not self._is_searched(search)],
+            ["evaluation"] * len(missing),
+            len(cells) - len(missing),
+            self.progress,
+        )
+        for group in groups.values():
+            searches = {search.slug: search for cell in group for search in (cell.search, cell.judge) if search}
+            for search in searches.values():
+                if not self._is_searched(search):
+                    with countdown.step(f"search {search.method.label}", f"seed {search.seed}"):
+                        self._make_search(search)
+            for cell in group:
+                with countdown.step("evaluation", cell.slug.rpartition("-")[0]):
+                    self._evaluate(cell)
+            for slug in searches if self.choice.keep == "results" else ():
+                shutil.rmtree(self.searches / slug / "run", ignore_errors=True)
+
+    def result(self, cell: Cell) -> dict[str, Any]:
+        """What was measured of a cell, and of its search."""
+        found: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
+        if cell.search is not None and "search" not in found:
+            found["search"] = self._record(cell.search)
+            if cell.judge is not None:
+                found["search"] = _together(found["search"], self._record(cell.judge))
+        return found
+
+    def _record(self, search: Search) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.searches / search.slug / "search.json").read_text(encoding="utf-8"))
+        return record
+
+    def _evaluation(self, cell: Cell) -> Path:
+        return self.evaluations / f"{cell.slug}.json"
+
+    def _is_searched(self, search: Search) -> bool:
+        folder = self.searches / search.slug
+        if search.method.recipe.changes_weights:
+            return True
+        return (folder / "search.json").is_file() and (folder / "run" / RUN_FILE).is_file()
+
+    def _make_search(self, search: Search) -> None:
+        folder = self.searches / search.slug
+        run, stage = folder / "run", None
+        if run.is_dir() and not (run / RUN_FILE).is_file() and not any(run.glob("resume*")):
+            shutil.rmtree(run)  # killed before it had saved anything
+        begun_before = run.is_dir()
+        if not (run / RUN_FILE).is_file():
+            folder.mkdir(exist_ok=True)
+            words = self._search_words(search)
+            stage = self._command("search", self.choice.model, "--out", str(run), *words, *self._model)
+        tokens = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["data"]["tokens"]
+        # of a search that went on where another process had stopped, nobody knows the whole time
+        whole = stage is not None and not begun_before
+        write_json(
+            folder / "search.json",
+            {
+                "facts": search.facts,
+                "method": search.method.label,
+                "seconds": stage.seconds if stage and whole else None,
+                "peak_mib": stage.peak_mib if stage else None,
+                "tokens": tokens if search.method.recipe.uses_text else 0,
+            },
+        )
+
+    def _evaluate(self, cell: Cell) -> None:
+        checkpoint = self.choice.model
+        content: dict[str, Any] = {"facts": cell.facts}
+        if cell.search is not None:
+            folder = self.checkpoints / cell.slug
+            checkpoint = str(folder)
+            made = self._prune(cell, cell.search, ["--out", checkpoint, "--overwrite"])
+            report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+            content |= {**made, "pruned": report["overall"]}
+            if "search" in made:
+                content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
+        words = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
+        stage = self._command("perplexity", checkpoint, *self.choice.eval_text.words, *words, *self._model)
+        measured = json.loads(stage.output)
+        write_json(self._evaluation(cell), {**content, "evaluate": _cost(stage), "measured": measured})
+        self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {measured['perplexity']:.2f}")
+        if cell.search is not None and self.choice.keep != "checkpoints":
+            shutil.rmtree(checkpoint)
+
+    def _prune(self, cell: Cell, search: Search, words: list[str]) -> dict[str, Any]:
+        """Write one checkpoint; return what it took."""
+        asked, model = ["--sparsity", str(cell.sparsity)], self.choice.model
+        if search.method.recipe.changes_weights:
+            words += [*asked, *self._search_words(search)]
+            return {"search": _cost(self._command("reference-sparsegpt", model, *words, *self._model))}
+        run = self.searches / search.slug / "run"
+        cost = {"seconds": 0.0, "peak_mib": 0.0}
+        if cell.method is not None and cell.method.allocation:
+            budget = self.searches / search.slug / f"{cell.slug}.json"
+            judged = self.searches / (cell.judge or search).slug / "run"
+            scheme = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
+            scheme += [*asked, "--out", str(budget), "--overwrite"]
+            cost = _cost(self._command("allocate", model, str(judged), *scheme, *self._model))
+            asked = ["--sparsity", f"@{budget}"]
+        stage = self._command("project", model, str(run), *asked, *words, *self._model)
+        return {"project": _together(cost, _cost(stage))}
+
+    def _search_words(self, search: Search) -> list[str]:
+        data, settings = search.facts["data"], search.method.said | {"seed": str(search.seed)}
+        words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+        words += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
+        return words + self.choice.text.words
+
+    def _command(self, *words: str) -> Stage:
+        return run_command([*words, *self._backend], self.progress, (self.lock,))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int]:
+    """Hold a folder for this comparison and for every command it starts, to the end of the last of them.
+
+    Raises:
+        OutputError: it is a file, holds something else, or another comparison or a command of one is at work in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
+    lock = folder / "lock"
+    if folder.is_dir() and any(folder.iterdir()) and not lock.is_file():
+        raise OutputError(f"output folder {str(folder)!r} holds something else than a comparison; choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"another comparison, or the last command of one that was killed, is at work in {str(folder)!r}; "
+                "wait for it, or end it"
+            ) from error
+        yield file.fileno()
+
+
+def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What two steps took, one after the other; unknown where one of them is."""
+    known = one["seconds"] is not None and other["seconds"] is not None
+    peaks = [cost["peak_mib"] for cost in (one, other) if cost["peak_mib"] is not None]
+    seconds = one["seconds"] + other["seconds"] if known else None
+    return {**one, "seconds": seconds, "peak_mib": max(peaks, default=None)}
+
+
+def _cost(stage: Stage) -> dict[str, float]:
+    return {key: value for key, value in asdict(stage).items() if key != "output"}
+
+
+def _key(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _word(label: str) -> str:
+    return re.sub(r"[^\w.=]+", "_", label)

@@ -1,0 +1,112 @@
+r"""SparseGPT, the reference that changes weights: the arithmetic on one matrix.
+
+Layer by layer it minimises the squared error of the outputs, whose second derivative is the same for every row,
+
+.. math:: H = \frac{2}{T} \sum_t x_t x_t^T + \lambda I, \qquad
+          \lambda = \text{dampening} \cdot \operatorname{mean}(\operatorname{diag} H)
+
+Columns are visited from left to right.  Where a weight of column j goes, the weights to its right in its row make up
+for it as optimal brain surgery says, with F = {j, j+1, ...} the columns not yet visited:
+
+.. math:: \delta_F = -\frac{w_j}{[H_F^{-1}]_{jj}} [H_F^{-1}]_{:,j}, \qquad \varepsilon_j = \frac{w_j^2}{[H_F^{-1}]_{jj}}
+
+All these inverses are one Cholesky factor: with H^-1 = U^T U, U upper triangular, row j of H_F^-1 is U_jj U_j:.  A
+mask is chosen by the least epsilon, for ``block`` columns at a time (for N:M, for a group of M), when the visit reaches
+them; columns right of the block are updated once a block.  Source: Frantar and Alistarh, arXiv 2301.00774, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.selection.radix import kth_largest
+from unipruning_core.sparsity.forms import SemiStructured, Unstructured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.backend import Backend
+
+
+@dataclass(frozen=True)
+class SparseGptSettings:
+    """Everything that decides the outcome besides model, text, sparsity and backend; the paper's values."""
+
+    block: int = 128  # columns whose mask is chosen together
+    dampening: float = 0.01  # of the mean diagonal of H
+    seed: int = 0  # of the order of the text
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise ConfigError(f"block is a number of columns from 1 up, not {self.block}; the published value is 128")
+        if not 0.0 < self.dampening < float("inf"):
+            raise ConfigError(f"dampening must be above 0, not {self.dampening}; the published value is 0.01")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mode": "sparsegpt", **asdict(self)}
+
+
+def inverse_factor(hessian: Tensor, dampening: float, name: str) -> Tensor:
+    """U, float32 upper triangular with (H + lambda I)^-1 = U^T U, on the device of ``hessian`` (in, in).
+
+    Computed in double precision on the host, because not every accelerator has either.
+
+    Raises:
+        DataError: no token came to the layer, or what came was not finite.
+    """
+    H = hessian.double().cpu()
+    mean = H.diagonal().mean()
+    if not bool(mean > 0) or not bool(mean.isfinite()):
+        raise DataError(f"layer {name!r} was reached by no finite input; calibrate on more text (--samples)")
+    H.diagonal().add_(dampening * mean)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True).float()
+    return factor.to(hessian.device)
+
+
+def sparsify(
+    weight: Tensor,  # (out, in), float32, changed in place
+    factor: Tensor,  # (in, in), float32, U
+    sparsity: Unstructured | SemiStructured,
+    backend: Backend,
+    block: int,
+) -> Tensor:  # (out, in), bool, what is kept
+    """Prune one matrix and make up for what went; the count of kept weights is exact over the matrix."""
+    rows, columns = weight.shape
+    if isinstance(sparsity, SemiStructured):
+        block = max(1, block // sparsity.m) * sparsity.m
+    mask = torch.ones_like(weight, dtype=torch.bool)
+    for start in range(0, columns, block):
+        stop = min(start + block, columns)
+        U = factor[start:stop, start:stop]
+        part, kept = weight[:, start:stop].clone(), mask[:, start:stop]
+        errors = torch.empty_like(part)
+        if not isinstance(sparsity, SemiStructured):
+            # shares of the columns so far, so that rounding adds up to the matrix's own count
+            keep = sparsity.keep(rows * stop) - sparsity.keep(rows * start)
+            kept.copy_(_largest(_losses(part, U), keep, backend))
+        for column in range(stop - start):
+            if isinstance(sparsity, SemiStructured) and column % sparsity.m == 0:
+                group = slice(column, column + sparsity.m)
+                losses = _losses(part[:, group], U[group, group])
+                kept[:, group] = backend.nm_mask(losses, sparsity.n, sparsity.m)
+            error = part[:, column].masked_fill(kept[:, column], 0.0) / U[column, column]
+            part[:, column + 1 :] -= error[:, None] * U[column, column + 1 :]
+            errors[:, column] = error
+        weight[:, start:stop] = part.masked_fill_(~kept, 0.0)
+        weight[:, stop:] -= errors @ factor[start:stop, stop:]
+    return mask
+
+
+def _losses(weight: Tensor, factor: Tensor) -> Tensor:  # (out, n), (n, n) -> (out, n) float32, contiguous
+    return (weight / factor.diagonal()).square()
+
+
+def _largest(losses: Tensor, keep: int, backend: Backend) -> Tensor:
+    selection = kth_largest(lambda: [losses], keep, backend)
+    ties = torch.tensor(selection.ties_per_tensor[0], device=losses.device)
+    return backend.threshold_mask(losses, selection.threshold.to(losses.device), ties)

@@ -1,0 +1,176 @@
+"""SparseGPT on a whole model, block by block, and the pruned checkpoint with its changed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.compare.blockwise import enter, hessians, layers_by_block
+from unipruning_core.compare.sparsegpt import SparseGptSettings, inverse_factor, sparsify
+from unipruning_core.data.calibration import Calibration, calibration_batches
+from unipruning_core.data.text import load_text
+from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.jobs.jobs import DataChoice, report_targets
+from unipruning_core.models.hub import resolve_model
+from unipruning_core.models.loading import (
+    ModelChoice,
+    choose_dtype,
+    load_config_and_tokenizer,
+    load_for_evaluation,
+    outline,
+    window_length,
+)
+from unipruning_core.models.targets import decoder_blocks, find_targets
+from unipruning_core.projection.output import REPORT_FILE, PrunedFolder
+from unipruning_core.projection.project import Projected, check_output
+from unipruning_core.registry import Catalogue
+from unipruning_core.sparsity.forms import Cut, SemiStructured, Sparsity, Unstructured
+from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.staging import staged
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.progress import Progress
+
+
+def run_sparsegpt(
+    choice: ModelChoice,
+    data: DataChoice,
+    settings: SparseGptSettings,
+    sparsity: Sparsity,
+    out: Path,
+    *,
+    backend: str | None = None,
+    overwrite: bool = False,
+    progress: Progress,
+) -> Projected:
+    """Prune at one sparsity and write the checkpoint; what can be wrong is looked at before the model is loaded."""
+    cut = check_sparsity(sparsity)
+    out = out.resolve()
+    device = Catalogue().select(backend)
+    progress.note(f"backend {device.name}")
+    checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
+    config, tokenizer = load_config_and_tokenizer(checkpoint, choice)
+    targets, left_out = outline(checkpoint, config, choice)
+    sparsity.check(targets)
+    check_output(checkpoint, targets, [sparsity], out, overwrite=overwrite, progress=progress)
+    report_targets(targets, left_out, progress)
+    text = load_text(data.source, split=data.split, field=data.field)
+    seq_len = window_length(config, data.seq_len)
+    sampling = {"samples": data.samples, "seq_len": seq_len, "packing": data.packing}
+    calibration = calibration_batches(text, tokenizer, **sampling, seed=settings.seed, progress=progress)  # type: ignore[arg-type]
+    model, _ = load_for_evaluation(
+        checkpoint.folder,
+        choose_dtype(choice, checkpoint, device, progress),
+        device.device_type,
+        trust_remote_code=choice.trust_remote_code,
+    )
+    layers, _ = find_targets(model, checkpoint)
+    masks = prune_model(model, layers, calibration, settings, cut, device, progress)
+    described = {"source": data.source, "sha256": text.sha256, **sampling, "tokens": calibration.tokens}
+    provenance: dict[str, object] = {
+        "settings": settings.to_json(),
+        "data": {**described, "fingerprint": calibration.fingerprint},
+        "versions": {package: version(package) for package in ("unipruning", "torch", "transformers")},
+    }
+    return write_changed(checkpoint, layers, masks, cut, out, device, provenance, overwrite, progress)
+
+
+def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
+    """Refuse a budget that the reference does not have.
+
+    Raises:
+        ConfigError: it is no share of each matrix and no N:M.
+    """
+    if isinstance(sparsity, SemiStructured) or (
+        isinstance(sparsity, Unstructured) and sparsity.scope in ("suited", "matrix")
+    ):
+        return sparsity
+    raise ConfigError(f"SparseGPT prunes a share of each matrix, such as 60%, or N:M, not {str(sparsity)!r}")
+
+
+@torch.no_grad()
+def prune_model(
+    model: PreTrainedModel,
+    layers: Sequence[Layer],
+    calibration: Calibration,
+    settings: SparseGptSettings,
+    sparsity: Unstructured | SemiStructured,
+    backend: Backend,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """Prune the model's layers in place and return their masks, (out, in) bool on the host.
+
+    A block's Hessians are of what the pruned blocks before it make; its outputs are made anew once it is pruned.
+
+    Raises:
+        DataError: a layer that no calibration token reached.
+    """
+    blocks = list(decoder_blocks(model)[1])
+    masks: dict[str, Tensor] = {}
+    samples = []
+    with progress.task("entering", len(calibration.batches), "sample") as task:
+        for batch in calibration.batches:
+            samples.append(enter(model, blocks, batch.to(model.device)))
+            task.advance()
+    with progress.task("sparsegpt", len(blocks), "block") as task:
+        for number, (block, own) in enumerate(zip(blocks, layers_by_block(layers, blocks), strict=True)):
+            with hessians(own) as found:
+                for sample in samples:
+                    sample.calls[number].on(block, sample.hidden)
+            for layer in own:
+                if layer.name not in found:
+                    raise DataError(f"layer {layer.name!r} received no token; calibrate on more text (--samples)")
+                weight = layer.weight.float()  # a copy: other dtypes are rounded once, at the end
+                weight = weight.clone() if weight.dtype == layer.weight.dtype else weight
+                factor = inverse_factor(found.pop(layer.name), settings.dampening, layer.name)
+                masks[layer.name] = sparsify(weight, factor, sparsity, backend, settings.block).cpu()
+                layer.weight.copy_(weight)
+            for sample in samples:
+                sample.hidden = sample.calls[number].on(block, sample.hidden)
+            task.advance()
+    return masks
+
+
+def write_changed(
+    checkpoint: Checkpoint,
+    layers: Sequence[Layer],
+    masks: dict[str, Tensor],
+    sparsity: Unstructured | SemiStructured,
+    out: Path,
+    backend: Backend,
+    provenance: dict[str, object],
+    overwrite: bool,
+    progress: Progress,
+) -> Projected:
+    """Write the checkpoint with the layers' weights as they are now, in the dtype of the source, and their masks."""
+    files, left_out = checkpoint.files_to_copy()
+    files = [Path(shard.name) for shard in checkpoint.shards] + [path for path in files if path.name != REPORT_FILE]
+    targets = tuple(layer.target for layer in layers)
+    cuts: dict[str, Cut] = dict.fromkeys((target.name for target in targets), sparsity)
+    with staged(out, replace=overwrite) as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts) as output:
+        with progress.task("copying", checkpoint.total_bytes, "B") as task:
+            output.copy(files, task)
+        with progress.task("writing", len(layers), "matrix") as task:
+            for layer in layers:
+                stored = checkpoint.tensors[layer.name].dtype
+                weight = layer.parameter.detach().to("cpu", stored).contiguous()
+                mask = masks[layer.name]
+                output.prune(layer.target, weight, mask, mask.numel())
+                task.advance()
+        output.write_report(
+            backend=backend.name,
+            model_fingerprint=checkpoint.fingerprint(),
+            provenance=provenance,
+            left_out=left_out,
+        )
+        whole = output.overall
+    return Projected(out, sparsity, whole.total - whole.kept, whole.total, whole.zeros / whole.total)

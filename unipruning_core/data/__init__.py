@@ -1,0 +1,1 @@
+"""Text: calibration samples out of it, and perplexity on it."""

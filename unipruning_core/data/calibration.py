@@ -1,0 +1,117 @@
+"""Calibration batches: text to seeded windows of token ids, the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from unipruning_core.data.text import Text, token_ids
+from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Packing = Literal["packed", "document"]
+SHORTEST_DOCUMENT = 16  # tokens; less says little about a model
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The samples of one search."""
+
+    batches: list[Tensor]  # each (1, length), int64, on the CPU
+    tokens: int
+    fingerprint: str  # sha256 of the token ids and of where each sample ends
+    passed_over: int = 0  # documents that were too short to be a sample
+
+
+def calibration_batches(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    samples: int,
+    seq_len: int,
+    seed: int,
+    packing: Packing = "packed",
+    progress: Progress | None = None,
+) -> Calibration:
+    """Draw ``samples`` sequences of at most ``seq_len`` tokens from the text.
+
+    "packed": documents in seeded order, concatenated and cut into windows of exactly ``seq_len``; a single document
+    is cut first, and its windows are drawn in seeded order.  "document": one document a sample, cut at ``seq_len``.
+
+    Raises:
+        ConfigError: the numbers make no sense.
+        DataError: the text is too short for them.
+    """
+    if samples < 1 or seq_len < 2:
+        raise ConfigError(f"calibration wants samples >= 1 and seq_len >= 2, not {samples!r} and {seq_len!r}")
+    order = torch.Generator().manual_seed(seed)
+    passed_over = 0
+    if packing == "packed":
+        batches = _packed(text, tokenizer, samples, seq_len, order)
+    elif packing == "document":
+        batches, passed_over = _one_a_document(text, tokenizer, samples, seq_len, order)
+    else:
+        raise ConfigError(f"packing must be 'packed' or 'document', not {packing!r}")
+    if passed_over and progress is not None:
+        progress.note(f"passed over {passed_over} documents of {text.source!r} shorter than {SHORTEST_DOCUMENT} tokens")
+    return Calibration(batches, sum(batch.numel() for batch in batches), _fingerprint(batches), passed_over)
+
+
+def _packed(
+    text: Text, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int, order: torch.Generator
+) -> list[Tensor]:
+    wanted = samples * seq_len
+    ids: list[int] = []
+    for index in _shuffled(len(text.documents), order):
+        ids += token_ids(tokenizer, text.documents[index])
+        if len(ids) >= wanted:
+            break
+    if len(ids) < wanted:
+        raise DataError(
+            f"{samples} samples of {seq_len} tokens want {wanted} tokens, but {text.source!r} has {len(ids)}; "
+            "give fewer --samples, a shorter --seq-len or more text"
+        )
+    windows = torch.tensor(ids[: len(ids) // seq_len * seq_len], dtype=torch.int64).view(-1, 1, seq_len)
+    # the order of the documents is drawn already; one document has only the order of its windows
+    chosen = _shuffled(len(windows), order) if len(text.documents) == 1 else range(len(windows))
+    return [windows[index].clone() for index in chosen[:samples]]
+
+
+def _one_a_document(
+    text: Text, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int, order: torch.Generator
+) -> tuple[list[Tensor], int]:
+    batches: list[Tensor] = []
+    passed_over = 0
+    for index in _shuffled(len(text.documents), order):
+        ids = token_ids(tokenizer, text.documents[index])
+        if len(ids) < SHORTEST_DOCUMENT:
+            passed_over += 1
+            continue
+        batches.append(torch.tensor([ids[:seq_len]], dtype=torch.int64))
+        if len(batches) == samples:
+            return batches, passed_over
+    tokens = sum(batch.numel() for batch in batches)
+    raise DataError(
+        f"{samples} samples want as many documents of {SHORTEST_DOCUMENT} tokens or more, but {text.source!r} has "
+        f"{len(batches)} of them ({tokens} tokens); give fewer --samples, packed samples or more text"
+    )
+
+
+def _shuffled(count: int, order: torch.Generator) -> list[int]:
+    shuffled: list[int] = torch.randperm(count, generator=order).tolist()
+    return shuffled
+
+
+def _fingerprint(batches: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch.numel().to_bytes(8, "little"))
+        digest.update(batch.numpy().astype("<i8").tobytes())
+    return digest.hexdigest()

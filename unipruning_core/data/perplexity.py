@@ -1,0 +1,134 @@
+"""Perplexity, by the protocol that published pruning results use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unipruning_core.data.text import SEPARATOR, Text, token_ids
+from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.models.loading import check_seq_len
+from unipruning_core.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+LOGITS_AT_ONCE = 2**25  # 128 MiB of fp32, whatever the vocabulary
+PROBE_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """One measurement, with what is needed to repeat it."""
+
+    perplexity: float  # exp(nll); infinite or NaN where a broken model's loss is
+    nll: float  # mean over windows, in nats a token
+    tokens: int  # predicted ones: seq_len - 1 a window
+    windows: int
+    seq_len: int
+    source: str
+    data_sha256: str
+    dtype: str  # that the weights were loaded in
+    per_window_nll: list[float]
+
+
+def perplexity(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: Text,
+    *,
+    seq_len: int = 2048,
+    windows: int | None = None,
+    join: str = SEPARATOR,
+    progress: Progress | None = None,
+) -> Perplexity:
+    r"""exp of the mean negative log-likelihood of the text, in windows that do not overlap.
+
+    The documents are joined to one string and tokenised once, with the tokenizer's defaults; the tail that does not
+    fill a window is dropped.  ``windows`` stops after the first so many.  The model is put into evaluation mode.
+
+    .. math:: \exp \frac{1}{K} \sum_{k=1}^{K} \frac{1}{L-1} \sum_{t=2}^{L} -\log p(x_{k,t} \mid x_{k,1..t-1})
+
+    Raises:
+        ConfigError: the numbers make no sense for this model.
+        DataError: the text does not fill one window.
+    """
+    check_seq_len(model.config, seq_len)
+    if windows is not None and windows < 1:
+        raise ConfigError(f"perplexity wants at least 1 window, not {windows!r}")
+    progress = progress or Progress()
+    ids = torch.tensor(token_ids(tokenizer, join.join(text.documents)), dtype=torch.int64)
+    available = ids.numel() // seq_len
+    if not available:
+        raise DataError(
+            f"one window wants {seq_len} tokens, but {text.source!r} has {ids.numel()}; "
+            "give a shorter --seq-len or more text"
+        )
+    if windows is not None and windows > available:
+        progress.note(f"{text.source!r} fills {available} windows of {seq_len} tokens, not {windows}; all are used")
+    count = min(windows or available, available)
+    inputs = ids[: count * seq_len].view(count, 1, seq_len)
+
+    model.eval()
+    losses: list[float] = []
+    with torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
+        head = _separable_head(model, inputs[0, :, :PROBE_TOKENS])
+        for window in inputs:
+            losses.append(_window_nll(model, head, window.to(model.device)))
+            task.advance(1, perplexity=_exp(sum(losses) / len(losses)))
+    nll = sum(losses) / count
+    return Perplexity(
+        _exp(nll),
+        nll,
+        count * (seq_len - 1),
+        count,
+        seq_len,
+        text.source,
+        text.sha256,
+        str(model.dtype).removeprefix("torch."),
+        losses,
+    )
+
+
+def _separable_head(model: PreTrainedModel, ids: Tensor) -> torch.nn.Module | None:
+    """The module that makes logits of hidden states, if nothing else does: then they can be made a few at a time.
+
+    Models that cap or scale their logits, say, give themselves away on a few tokens.
+    """
+    head = model.get_output_embeddings()
+    if head is None or model.base_model is model:
+        return None
+    ids = ids.to(model.device)
+    logits = head(_hidden_states(model, ids))
+    return head if torch.equal(logits, model(ids, use_cache=False).logits[0]) else None
+
+
+def _window_nll(model: PreTrainedModel, head: torch.nn.Module | None, ids: Tensor) -> float:
+    """Mean negative log-likelihood, in fp32, of ids (1, L) after the first."""
+    make_logits: Callable[[Tensor], Tensor] = torch.nn.Identity() if head is None else head
+    states = model(ids, use_cache=False).logits[0] if head is None else _hidden_states(model, ids)
+    rows = max(1, LOGITS_AT_ONCE // model.get_input_embeddings().weight.shape[0])
+    losses = []
+    for some, targets in zip(states[:-1].split(rows), ids[0, 1:].split(rows), strict=True):
+        logits = make_logits(some).float()  # (rows, vocabulary)
+        losses.append(F.cross_entropy(logits, targets.to(logits.device), reduction="none"))
+    return torch.cat(losses).mean().item()
+
+
+def _hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    hidden: Tensor = model.base_model(ids, use_cache=False)[0]
+    return hidden[0]  # (L, hidden)
+
+
+def _exp(nll: float) -> float:
+    try:
+        return math.exp(nll)
+    # a model pruned too far can lose more than exp can hold
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,137 @@
+"""A model as its config alone tells it: no weights, no device, not even memory for them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.extensions import hide_broken_extensions
+from unipruning_core.models.loading import DTYPES, build_model
+from unipruning_core.models.targets import LeftOut, find_targets
+from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.tensorfile import TensorInfo
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+CONFIG_FILE = "config.json"
+
+
+def built_in_configs() -> dict[str, dict[str, Any]]:
+    """The models that need no file: what their published configs say about shapes."""
+    return {
+        "llama-2-7b": _llama(4096, 11008, layers=32, heads=32, kv_heads=32, vocabulary=32000),
+        "llama-2-13b": _llama(5120, 13824, layers=40, heads=40, kv_heads=40, vocabulary=32000),
+        "llama-2-70b": _llama(8192, 28672, layers=80, heads=64, kv_heads=8, vocabulary=32000),
+        "qwen2.5-7b": _llama(3584, 18944, layers=28, heads=28, kv_heads=4, vocabulary=152064) | {"model_type": "qwen2"},
+        "qwen2.5-14b": _llama(5120, 13824, layers=48, heads=40, kv_heads=8, vocabulary=152064)
+        | {"model_type": "qwen2"},
+        # shapes of openPangu-Embedded-7B; its blocks are a Llama's with biases
+        "openpangu-7b": _llama(4096, 12800, layers=34, heads=32, kv_heads=8, vocabulary=153376)
+        | {"attention_bias": True},
+    }
+
+
+def _llama(hidden: int, inner: int, *, layers: int, heads: int, kv_heads: int, vocabulary: int) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": 4096 if vocabulary == 32000 else 32768,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    }
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Everything about a model but its weights."""
+
+    name: str
+    config: PretrainedConfig
+    dtype: torch.dtype  # that the weights are loaded in
+    parameters: int
+    targets: tuple[Target, ...]  # in the order of the model
+    left_out: tuple[LeftOut, ...]
+    trust_remote_code: bool = False
+
+    def build(self) -> PreTrainedModel:
+        """The model, on the device and in the tensor mode that hold where this is called."""
+        return build_model(self.name, self.config, trust_remote_code=self.trust_remote_code, dtype=self.dtype)
+
+    @property
+    def weights(self) -> int:
+        """Elements of all targets."""
+        return sum(rows * columns for rows, columns in (target.shape for target in self.targets))
+
+    def shapes(self) -> dict[tuple[int, int], int]:
+        """How many targets have each shape."""
+        counted: dict[tuple[int, int], int] = {}
+        for target in self.targets:
+            counted[target.shape] = counted.get(target.shape, 0) + 1
+        return counted
+
+
+def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> Outline:
+    """The targets of a built-in model, a folder or file with a config, or a model of the hub.
+
+    Raises:
+        CheckpointError: there is no such config, or it is no causal language model.
+        ConfigError: a dtype that no weights are loaded in.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    config = load_config(name, trust_remote_code=trust_remote_code)
+    held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
+    held = held if isinstance(held, torch.dtype) else torch.bfloat16
+    with torch.device("meta"):
+        model = build_model(name, config, trust_remote_code=trust_remote_code, dtype=held)
+    layers, left_out = find_targets(model, Checkpoint(Path(name), (), _as_saved(model)))
+    return Outline(
+        name,
+        config,
+        held,
+        sum(parameter.numel() for parameter in model.parameters()),
+        tuple(layer.target for layer in layers),
+        tuple(left_out),
+        trust_remote_code,
+    )
+
+
+def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The config behind a name: built in, a file, a folder, or the hub's, in this order."""
+    hide_broken_extensions()
+    from transformers import AutoConfig
+
+    known = built_in_configs()
+    if name.lower() in known:
+        return AutoConfig.for_model(**known[name.lower()])
+    path = os.path.expanduser(name)
+    if os.path.isdir(path) and not os.path.isfile(os.path.join(path, CONFIG_FILE)):
+        raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")
+    try:
+        return AutoConfig.from_pretrained(path if os.path.exists(path) else name, trust_remote_code=trust_remote_code)
+    # what transformers lets through for a config that is damaged, unknown to it or out of reach
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise CheckpointError(
+            f"model {name!r} has no usable config: {reason}; give a folder, a {CONFIG_FILE}, a hub id, or one of "
+            f"{', '.join(known)}"
+        ) from error
+
+
+def _as_saved(model: PreTrainedModel) -> dict[str, TensorInfo]:
+    """The header that a checkpoint of this model would have."""
+    return {
+        name: TensorInfo(Path(CONFIG_FILE), parameter.dtype, tuple(parameter.shape), 0, parameter.nbytes)
+        for name, parameter in model.named_parameters()
+    }

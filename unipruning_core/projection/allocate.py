@@ -1,0 +1,251 @@
+r"""Budgets made from a search: how a share of all weights is divided among decoder blocks, or among rows.
+
+**OWL** (Yin et al., arXiv 2310.05175).  Of the Wanda scores :math:`A_{ij} = |W_{ij}| n_j` of all matrices of block l
+
+.. math:: D_l = \frac{\#\{A > M \bar A_l\}}{\#A}, \qquad
+          k_l = (1 - p) + 2 \lambda \frac{D_l - \overline{D}}{\max D - \min D}
+
+D is the outlier ratio (M = 5) and k the share kept of each row of each matrix of the block, as in Wanda.  The mean of
+k is 1 - p exactly; :math:`\overline D` is weighted by the sizes of the blocks, which are equal in most models.  The
+paper wants p_l in [p - lambda, p + lambda] (lambda = 0.08) with mean p; we scale as its authors' experiments do, to a
+range of width 2 lambda, which lies beside the centre where the ratios are skewed.
+
+**Fisher row budgets**.  The Fisher mass of a row is what the loss says of it, to first order and squared:
+:math:`m_i = \sum_j E[(W_{ij} g_{ij})^2]`, the diagonal Fisher information times the squared weights.  Of each matrix
+the share 1 - p stays, and of that row i keeps
+
+.. math:: k_i = \min(\max(c \sqrt{m_i}, (1 - p - \lambda) d), (1 - p + \lambda) d), \qquad \sum_i k_i = K
+
+of its d weights, and K is the matrix's part of what stays of all.  The square root is our choice, since it minimises
+:math:`\sum_i m_i / k_i` (Neyman's allocation), and so is the bound lambda = 0.08.  That rows may differ by Fisher mass
+under Wanda's scores is the idea of F-Wanda (arXiv 2608.00481), whose text was not at hand: this is no reproduction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from unipruning_core.errors import CheckpointError, ConfigError, RunError
+from unipruning_core.progress import Progress
+from unipruning_core.projection.decide import Scores, checked_score
+from unipruning_core.sparsity.apportion import apportion
+from unipruning_core.sparsity.budget import Budget
+from unipruning_core.sparsity.forms import Cut, KeptRows, Unstructured
+
+if TYPE_CHECKING:
+    from unipruning_core.backend import Backend
+    from unipruning_core.search.run_folder import Run
+    from unipruning_core.storage.checkpoint import Checkpoint, Target
+
+OUTLIER_MULTIPLE = 5.0  # M
+SPREAD = Fraction(8, 100)  # lambda
+CLAIM_OF_LARGEST = 1 << 40  # what the row of the largest mass is given, in whole numbers
+SHARE_DIGITS = 9  # decimals of a percentage that a budget's file holds
+
+
+@dataclass(frozen=True)
+class Block:
+    """One decoder block: the targets whose names begin with its own."""
+
+    name: str  # such as "model.layers.7"
+    targets: tuple[Target, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(rows * columns for rows, columns in (target.shape for target in self.targets))
+
+
+def blocks_of(targets: Sequence[Target]) -> list[Block]:
+    """The decoder blocks in the order of their first targets: names up to their first number.
+
+    Raises:
+        CheckpointError: a target whose name has no number.
+    """
+    found: dict[str, list[Target]] = {}
+    for target in targets:
+        name = re.match(r"(?:[^.]+\.)*?\d+(?=\.)", target.name)
+        if name is None:
+            raise CheckpointError(
+                f"target {target.name!r} has no number in its name, so its decoder block is unknown; write the budget"
+                " by hand"
+            )
+        found.setdefault(name[0], []).append(target)
+    return [Block(name, tuple(members)) for name, members in found.items()]
+
+
+def outlier_ratios(
+    checkpoint: Checkpoint,
+    input_norms: Mapping[str, Tensor],  # by target: (in,), float32, n
+    targets: Sequence[Target],
+    backend: Backend,
+    *,
+    multiple: float = OUTLIER_MULTIPLE,
+    progress: Progress | None = None,
+) -> dict[str, Fraction]:
+    """D_l by block, exact counts over the block's size; each matrix is read twice and held alone."""
+    ratios = {}
+    with (progress or Progress()).task("counting outliers", 2 * len(targets), "matrix") as task:
+
+        def scores(block: Block) -> Iterator[Tensor]:
+            for target in block.targets:
+                stored = checkpoint.read(target.name)
+                weight = (stored.t() if target.transposed else stored).to(backend.device_type)
+                yield _wanda_score(weight, input_norms[target.name].to(backend.device_type), backend)
+                task.advance()
+
+        for block in blocks_of(targets):
+            summed = sum(
+                float(backend.abs_sums(a, a.new_ones(a.shape[1]))[0].cpu().double().sum()) for a in scores(block)
+            )
+            threshold = torch.tensor(multiple * summed / block.size, dtype=torch.float32, device=backend.device_type)
+            none = torch.tensor(0, device=backend.device_type)
+            above = sum(int(backend.threshold_mask(a, threshold, none).sum()) for a in scores(block))
+            ratios[block.name] = Fraction(above, block.size)
+    return ratios
+
+
+def owl_shares(
+    ratios: Mapping[str, Fraction],  # D by block
+    sizes: Mapping[str, int],  # weights by block
+    share: Fraction,  # p
+    spread: Fraction = SPREAD,
+) -> dict[str, Fraction]:
+    """1 - k_l by block: how much of each is pruned, with mean ``share`` exactly.
+
+    Raises:
+        ConfigError: a block would be pruned by less than nothing, or whole.
+    """
+    mean = sum((ratio * sizes[name] for name, ratio in ratios.items()), Fraction(0)) / sum(sizes.values())
+    width = max(ratios.values()) - min(ratios.values())
+    slope = 2 * spread / width if width else Fraction(0)
+    pruned = {name: share - slope * (ratio - mean) for name, ratio in ratios.items()}
+    if not all(0 <= part < 1 for part in pruned.values()):
+        raise ConfigError(
+            f"a spread of {float(spread):g} around {str(Unstructured(share))!r} would prune blocks by"
+            f" {float(min(pruned.values())):.1%} to {float(max(pruned.values())):.1%}; give a smaller --spread"
+        )
+    return pruned
+
+
+def owl(
+    checkpoint: Checkpoint,
+    run: Run,
+    share: Fraction,
+    backend: Backend,
+    *,
+    multiple: float = OUTLIER_MULTIPLE,
+    spread: Fraction = SPREAD,
+    progress: Progress | None = None,
+) -> Budget:
+    """OWL's budget of a model from the input norms of a ``frozen`` search: each block's share, of each row.
+
+    Raises:
+        RunError: the run knows no input norms, or is of another model.
+        ConfigError: the spread is too large for the share.
+    """
+    _check_model(checkpoint, run)
+    _check_numbers(multiple, spread)
+    ratios = outlier_ratios(checkpoint, run.input_norms, run.targets, backend, multiple=multiple, progress=progress)
+    sizes = {block.name: block.size for block in blocks_of(run.targets)}
+    rules: list[tuple[str, Cut]] = [
+        (f"{name}.*", Unstructured(_written(pruned), "row"))
+        for name, pruned in owl_shares(ratios, sizes, share, spread).items()
+    ]
+    return Budget(f"owl-{Unstructured(share).slug}", tuple(rules), overall=share)
+
+
+def fisher_rows(
+    checkpoint: Checkpoint,
+    run: Run,
+    share: Fraction,
+    backend: Backend,
+    *,
+    spread: Fraction = SPREAD,
+    progress: Progress | None = None,
+) -> Budget:
+    """Row budgets from a run whose scores are sqrt(F): ``--mode feedback --exponent 0``.
+
+    With ``--ramp-sparsity 0 --learning-rate 0`` F is the diagonal Fisher term at the original weights.
+
+    Raises:
+        RunError: the scores of the run are no Fisher term, or the run is of another model.
+    """
+    _check_model(checkpoint, run)
+    _check_numbers(OUTLIER_MULTIPLE, spread)
+    settings = run.description["settings"]
+    if settings.get("mode") != "feedback" or settings.get("exponent") != 0:
+        raise RunError(
+            f"row budgets want a run whose scores are √F, but {str(run.folder)!r} was searched with mode"
+            f" {settings.get('mode')!r} and exponent {settings.get('exponent')!r}; search with '--mode feedback"
+            " --exponent 0 --ramp-sparsity 0 --learning-rate 0'"
+        )
+    rules = tuple(_row_rules(run, share, spread, backend, progress or Progress()))
+    return Budget(f"fisher-{Unstructured(share).slug}", rules, overall=share)
+
+
+def _row_rules(
+    scores: Scores, share: Fraction, spread: Fraction, backend: Backend, progress: Progress
+) -> Iterator[tuple[str, Cut]]:
+    sizes = [rows * columns for rows, columns in (target.shape for target in scores.targets)]
+    totals = apportion(sizes, Unstructured(share).keep(sum(sizes)), [0] * len(sizes), sizes)
+    with progress.task("summing rows", len(scores.targets), "matrix") as task:
+        for target, total in zip(scores.targets, totals, strict=True):
+            score = checked_score(scores, target, backend)
+            masses = backend.abs_sums(score * score, score.new_ones(score.shape[1]))[0].cpu()
+            yield target.name, KeptRows(tuple(row_budgets(masses, total, score.shape[1], share, spread)))
+            task.advance()
+
+
+def row_budgets(
+    masses: Tensor,  # (out,), float32, >= 0, m
+    total: int,  # K
+    columns: int,  # d
+    share: Fraction,  # p
+    spread: Fraction = SPREAD,  # lambda
+) -> list[int]:
+    """k_i by row, whole numbers that sum to ``total``, ties to the lower row."""
+    roots = masses.double().sqrt()
+    # whole numbers are fast and exact to divide by; a row of no mass, or next to none, keeps what the bound leaves it
+    largest = float(roots.max()) or 1.0
+    claims = (roots / largest * CLAIM_OF_LARGEST).round().long().clamp_min(1).tolist()
+    lowest, highest = max(Fraction(0), 1 - share - spread), min(Fraction(1), 1 - share + spread)
+    low, high = floor(lowest * columns), ceil(highest * columns)
+    return apportion(claims, total, [low] * len(claims), [high] * len(claims))
+
+
+def _wanda_score(weight: Tensor, norm: Tensor, backend: Backend) -> Tensor:  # (out, in), float32
+    """abs(W) n, as the contract's mirror step forms it: one step of length 1 from V = 0."""
+    score = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+    nothing = torch.zeros_like(norm)
+    backend.mirror_step(
+        score, weight, score.new_zeros(weight.shape[0]), nothing, norm, score.new_zeros(()), step_size=1.0, rank=None
+    )
+    return score
+
+
+def _written(share: Fraction) -> Fraction:
+    """The share as a file's decimals hold it; the overall figure makes up for what is rounded away."""
+    digits = 10 ** (SHARE_DIGITS + 2)
+    return Fraction(round(share * digits), digits)
+
+
+def _check_model(checkpoint: Checkpoint, run: Run) -> None:
+    if run.fingerprint != checkpoint.fingerprint():
+        raise RunError(
+            f"the run was made from another model than {str(checkpoint.folder)!r}; give the model it searched"
+        )
+
+
+def _check_numbers(multiple: float, spread: Fraction) -> None:
+    if not 0 < multiple < float("inf"):
+        raise ConfigError(f"--outlier-multiple must be a positive number, not {multiple:g}; the published value is 5")
+    if not 0 <= spread < 1:
+        raise ConfigError(f"--spread must lie in [0, 1), not {float(spread):g}; the published value is 0.08")

@@ -1,0 +1,211 @@
+"""From sparsities and scores to masks: what becomes of each matrix, decided first, and then its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unipruning_core.errors import RunError
+from unipruning_core.selection.radix import Selection, kth_largest, kth_largest_many
+from unipruning_core.sparsity.budget import Budget
+from unipruning_core.sparsity.forms import (
+    Cut,
+    Dense,
+    Kept,
+    KeptRows,
+    Scope,
+    SemiStructured,
+    Sparsity,
+    Unstructured,
+)
+from unipruning_core.sparsity.mix import Mix
+
+if TYPE_CHECKING:
+    from unipruning_core.backend import Backend
+    from unipruning_core.progress import Progress
+    from unipruning_core.storage.checkpoint import Target
+
+
+class Scores(Protocol):
+    """What a search leaves behind."""
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The layers that were searched, in checkpoint order."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the checkpoint that was searched."""
+
+    @property
+    def scope(self) -> Scope:
+        """What a share is of where the user does not say: matrix, row or global."""
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """Settings and versions, as JSON can hold them."""
+
+    def score(self, name: str) -> Tensor:  # (out, in), float32, finite, on the CPU
+        """abs(Gamma) of one target."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What one sparsity comes to for a model."""
+
+    sparsity: Sparsity
+    cuts: Mapping[str, Cut]  # by target
+    selection: Selection | None = None  # over all matrices, where the budget is one for them all
+
+
+def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  # (out, in), float32
+    """The score of one target on the backend's device.
+
+    Raises:
+        RunError: it is not what it should be.
+    """
+    score = scores.score(target.name)
+    if score.shape != target.shape or score.dtype != torch.float32:
+        raise RunError(
+            f"the score of {target.name!r} should be float32 of shape {target.shape!r}, but is"
+            f" {str(score.dtype)!r} of {tuple(score.shape)!r}; search again"
+        )
+    score = score.to(backend.device_type)
+    if not bool(score.isfinite().all()):
+        raise RunError(f"the score of {target.name!r} has NaN or infinite values; search again")
+    return score
+
+
+def decide(scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress) -> list[Decided]:
+    """What becomes of each matrix; scores are read only where a decision needs them all: global shares and mixes."""
+    mixes = [sparsity for sparsity in sparsities if isinstance(sparsity, Mix)]
+    mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress), strict=True))
+    ranked = _global_selections(scores, sparsities, backend, progress)
+    decided = []
+    for sparsity in sparsities:
+        if isinstance(sparsity, Mix):
+            decided.append(Decided(sparsity, mixed[sparsity]))
+        elif isinstance(sparsity, Budget):
+            decided.append(Decided(sparsity, sparsity.cuts(scores.targets)))
+        else:
+            cuts = dict.fromkeys((target.name for target in scores.targets), sparsity)
+            decided.append(Decided(sparsity, cuts, ranked.get(sparsity)))
+    return decided
+
+
+def masks_of(
+    score: Tensor,  # (out, in), float32, on the backend's device
+    position: int,  # of the target among the targets
+    name: str,
+    decided: Sequence[Decided],
+    backend: Backend,
+) -> Iterator[Tensor]:  # (out, in), bool, one a sparsity
+    """The masks of one matrix; thresholds of its own are all found by the same passes over it."""
+    keeps = [None if one.selection else _keep(cut, score.numel()) for one in decided for cut in [one.cuts[name]]]
+    wanted = sorted({keep for keep in keeps if keep is not None})
+    own = dict(zip(wanted, kth_largest_many(lambda: [score], wanted, backend) if wanted else [], strict=True))
+    for one, keep in zip(decided, keeps, strict=True):
+        if one.selection:
+            yield _threshold_mask(score, one.selection, position, backend)
+        elif keep is not None:
+            yield _threshold_mask(score, own[keep], 0, backend)
+        else:
+            yield _mask(score, one.cuts[name], backend)
+
+
+def cut_mask(
+    score: Tensor,  # (out, in), float32
+    cut: Cut,
+    backend: Backend,
+) -> Tensor:  # (out, in), bool
+    """The mask of one matrix by itself."""
+    if (keep := _keep(cut, score.numel())) is None:
+        return _mask(score, cut, backend)
+    return _threshold_mask(score, kth_largest(lambda: [score], keep, backend), 0, backend)
+
+
+def row_mask(
+    score: Tensor,  # (out, in), float32
+    keeps: Sequence[int],  # (out,), 0 <= keep <= in
+    backend: Backend,
+) -> Tensor:  # (out, in), bool
+    """Keep a number of its own of each row; rows that keep as many are handed to the backend together."""
+    # put together on the host, so that a device needs no operation beside the contract's
+    mask = torch.empty(score.shape, dtype=torch.bool)
+    counts = torch.tensor(keeps)
+    for keep in sorted(set(keeps)):
+        rows = (counts == keep).nonzero().flatten()
+        mask[rows] = backend.topk_mask(score.index_select(0, rows.to(score.device)), keep).cpu()
+    return mask.to(score.device)
+
+
+def _keep(cut: Cut, numel: int) -> int | None:
+    """How many weights of a matrix stay, where they are its largest; None for every other form."""
+    if isinstance(cut, Kept):
+        return cut.weights
+    return cut.keep(numel) if isinstance(cut, Unstructured) and cut.scope == "matrix" else None
+
+
+def _mask(score: Tensor, cut: Cut, backend: Backend) -> Tensor:
+    """The mask of a form that looks at one row at a time."""
+    if isinstance(cut, SemiStructured):
+        return backend.nm_mask(score, cut.n, cut.m)
+    if isinstance(cut, KeptRows):
+        return row_mask(score, cut.weights, backend)
+    keep = cut.keep(score.shape[1]) if isinstance(cut, Unstructured) else score.shape[1]
+    return backend.topk_mask(score, keep)
+
+
+def _threshold_mask(score: Tensor, selection: Selection, index: int, backend: Backend) -> Tensor:
+    ties = torch.tensor(selection.ties_per_tensor[index], device=score.device)
+    return backend.threshold_mask(score, selection.threshold.to(score.device), ties)
+
+
+def _global_selections(
+    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress
+) -> dict[Sparsity, Selection]:
+    """One threshold over all matrices for each sparsity that has one budget for them all."""
+    wanted = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.scope == "global"]
+    if not wanted:
+        return {}
+    total = sum(target.shape[0] * target.shape[1] for target in scores.targets)
+    with progress.task("ranking all weights", 3 * len(scores.targets), "matrix") as task:
+
+        def stream() -> Iterator[Tensor]:
+            for target in scores.targets:
+                yield checked_score(scores, target, backend)
+                task.advance()
+
+        return dict(zip(wanted, kth_largest_many(stream, [s.keep(total) for s in wanted], backend), strict=True))
+
+
+def _mixed(scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress) -> Iterator[dict[str, Cut]]:
+    """The forms that each mix chooses, from one reading of the scores for all of them."""
+    if not mixes:
+        return
+    losses: list[list[list[float]]] = [[] for _ in mixes]
+    with progress.task("weighing forms", len(scores.targets), "matrix") as task:
+        for target in scores.targets:
+            score = checked_score(scores, target, backend)
+            lost: dict[Cut, float] = {
+                cut: _lost(score, cut, backend)
+                for cut in dict.fromkeys(choice for mix in mixes for choice in mix.fitting(target))
+            }
+            for mix, known in zip(mixes, losses, strict=True):
+                known.append([lost[cut] for cut in mix.fitting(target)])
+            task.advance()
+    for mix, known in zip(mixes, losses, strict=True):
+        yield mix.choose(scores.targets, known)
+
+
+def _lost(score: Tensor, cut: Cut, backend: Backend) -> float:
+    """The sum of score**2 over what the cut prunes, in float64 on the host, where every device's sum is the same."""
+    if isinstance(cut, Dense):
+        return 0.0
+    pruned = score.masked_fill(cut_mask(score, cut, backend), 0.0).cpu().numpy().astype(np.float64)
+    return float(np.square(pruned).sum())

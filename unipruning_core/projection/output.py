@@ -1,0 +1,128 @@
+"""One pruned checkpoint while it is written: the original byte for byte, then its targets patched in place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from unipruning_core.progress import Task
+from unipruning_core.projection.mask_file import mask_stream, pack
+from unipruning_core.sparsity.forms import Cut, Sparsity
+from unipruning_core.storage.checkpoint import Checkpoint, Target
+
+REPORT_FILE = "unipruning.json"
+REPORT_FORMAT = "unipruning-checkpoint-1"
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What became of one matrix."""
+
+    cut: Cut | Sparsity  # what it was to have
+    kept: int  # by the mask
+    total: int
+    zeros: int  # in the file; more than the mask made where weights were zero before
+    tied: bool  # the mask keeps weights whose score is zero, so their position decided
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "asked": str(self.cut),
+            "kept": self.kept,
+            "total": self.total,
+            "sparsity": (self.total - self.kept) / self.total,
+            "zero_share": self.zeros / self.total,
+        }
+
+
+class PrunedFolder(AbstractContextManager["PrunedFolder"]):
+    """Filled in three steps: ``copy``, one ``prune`` a target in order, ``write_report``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sparsity: Sparsity,
+        checkpoint: Checkpoint,
+        targets: tuple[Target, ...],
+        cuts: Mapping[str, Cut],  # by target
+    ) -> None:
+        self.folder = folder
+        self.sparsity = sparsity
+        self.layers: dict[str, Layer] = {}
+        self._checkpoint = checkpoint
+        self._cuts = cuts
+        folder.mkdir(exist_ok=True)
+        self._masks = mask_stream(folder, targets, str(sparsity), cuts)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._masks.__exit__(kind, error, trace)
+
+    def copy(self, files: list[Path], task: Task) -> None:
+        """Copy the files, given relative to the model folder; no byte is interpreted."""
+        for path in files:
+            target = self.folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._checkpoint.folder / path, target)
+            task.advance(target.stat().st_size)
+
+    def prune(
+        self,
+        target: Target,
+        weight: Tensor,  # as stored, any float: the original
+        mask: Tensor,  # (out, in), bool, on the CPU
+        nonzero_scores: int,
+    ) -> None:
+        """Write zero bits where the mask is False, over the bytes of this tensor."""
+        info = self._checkpoint.tensors[target.name]
+        # integers: a product with the mask would leave -0.0, and NaN where a weight is not finite
+        bits = weight.view(INTEGERS[weight.dtype.itemsize])
+        pruned = bits.masked_fill(~(mask.t() if target.transposed else mask), 0)
+        with (self.folder / info.file.name).open("r+b") as file:
+            file.seek(info.start)
+            file.write(pruned.numpy().data)
+        self._masks.append(pack(mask, cut := self._cuts[target.name]))
+        kept = int(mask.sum())
+        zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())
+        self.layers[target.name] = Layer(cut, kept, mask.numel(), zeros, kept > nonzero_scores)
+
+    @property
+    def overall(self) -> Layer:
+        layers = self.layers.values()
+        return Layer(
+            self.sparsity,
+            sum(layer.kept for layer in layers),
+            sum(layer.total for layer in layers),
+            sum(layer.zeros for layer in layers),
+            any(layer.tied for layer in layers),
+        )
+
+    def write_report(self, **about: object) -> None:
+        """Say what this folder is; neither time nor host, so that two runs write the same bytes."""
+        report = {
+            "format": REPORT_FORMAT,
+            "sparsity": str(self.sparsity),
+            **about,
+            "overall": self.overall.as_json(),
+            "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
+        }
+        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+        (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def is_pruned_checkpoint(folder: Path) -> bool:
+    """Whether this program wrote the folder."""
+    try:
+        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(report, dict) and report.get("format") == REPORT_FORMAT

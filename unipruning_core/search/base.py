@@ -1,0 +1,126 @@
+"""What every search mode is: mirror descent of one dual variable a weight towards the local saliency.
+
+The modes themselves are in ``mode_frozen.py`` and ``mode_loss.py`` (``drift`` and ``coupled``).  The model they are
+given is a scratch copy of the weights: it is changed and must not be saved.  Source: UniPruning, arXiv 2510.03291.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import floor
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from unipruning_core.errors import DataError
+from unipruning_core.search.saliency import METRICS, Factors, saliency_factors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.activations import InputStatistics
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.saliency import Sums
+    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.storage.checkpoint import Target
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the search found for one target: V and tau, from which Gamma = sign(V) max(|V| - tau, 0)."""
+
+    target: Target
+    dual: Tensor  # (out, in), float32
+    threshold: Tensor  # 0-D, float32
+    steps: int  # mirror steps taken
+    input_norm: Tensor | None = None  # (in,), float32, n over all samples, where the search knows it
+
+
+class Search(ABC):
+    """One mode.  What ``tensors`` names is all its state, and what a resumed search starts from."""
+
+    follows_loss: ClassVar[bool]  # whether it needs the gradient
+
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
+    ) -> None:
+        self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
+        self.metric = METRICS[settings.metric]
+        self.steps = torch.zeros(len(layers), dtype=torch.int64)  # mirror steps taken by each layer
+        model.eval()  # dropout would draw random numbers of its own
+        model.requires_grad_(False)
+        for layer in layers:
+            layer.parameter.requires_grad_(self.follows_loss)
+
+    @abstractmethod
+    def consume(self, sample: int, input_ids: Tensor) -> float | None:
+        """Take calibration sample number ``sample``, (1, tokens) int64; return its loss where one is computed."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that ``consume`` changes in place, by a name that is stable between processes."""
+
+    @abstractmethod
+    def outcomes(self) -> Iterator[Outcome]:
+        """What was found for each target, in checkpoint order; each may be dropped before the next is made.
+
+        Raises:
+            DataError: a target that no calibration token reached.
+        """
+
+    def _mirror_step(
+        self,
+        position: int,
+        sample: int,
+        statistics: InputStatistics,
+        dual: Tensor,
+        threshold: Tensor,
+        sums: Sums | None = None,
+    ) -> None:
+        """V += kappa (S - Gamma) and the next exact tau, for one layer."""
+        weight = self._weight(position)
+        factors = self._factors(position, sample, statistics, weight, sums)
+        self.backend.mirror_step(
+            dual,
+            weight,
+            factors.r,
+            factors.p,
+            factors.q,
+            threshold,
+            step_size=self.settings.step_size,
+            rank=floor(self.settings.quantile * dual.numel()),
+        )
+        self.steps[position] += 1
+
+    def _weight(self, position: int) -> Tensor:
+        """The weight that S is taken of, (out, in), any float."""
+        return self.layers[position].weight
+
+    def _factors(
+        self, position: int, sample: int, statistics: InputStatistics, weight: Tensor, sums: Sums | None = None
+    ) -> Factors:
+        generator = self._generator(position, sample)
+        return saliency_factors(self.metric, weight, statistics.norm, self.backend, generator, sums)
+
+    def _generator(self, position: int, sample: int) -> torch.Generator:
+        """A stream of its own for every matrix and sample, so that resuming needs no random state."""
+        stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
+        return torch.Generator().manual_seed(stream % 2**63)
+
+    def _refuse_unreached(self, reached: Sequence[bool]) -> None:
+        missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(self.layers)} target layers received no token and so have no Γ, the first is "
+                f"{missing[0]!r}; calibrate on more or more varied text (--samples), or use --metric magnitude"
+            )
+
+
+def zero_dual(layer: Layer) -> tuple[Tensor, Tensor]:
+    """V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device."""
+    device = layer.weight.device
+    return torch.zeros(layer.target.shape, device=device), torch.zeros((), device=device)

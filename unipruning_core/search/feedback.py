@@ -1,0 +1,179 @@
+r"""The search whose saliency contains the loss, measured where it matters: at the masked weights.
+
+At sample t the mask M_t of the current score, at a sparsity that rises from 0 to ``ramp_sparsity``, is applied to the
+drifting weights W0 + D_t under one budget for all matrices, and one gradient g_t is taken there.  A weight that was
+masked early can come back, because its gradient is still measured.  The threshold of M_t is the quantile of the scores
+of some rows of every matrix, drawn anew for each sample: in a large model M_t is as sparse as the ramp says to a few
+tenths of a percent, for a fraction of the time.  The masks that are read off afterwards are exact.
+
+.. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad D \leftarrow D - \eta_t \frac{m}{v^{1/2}}, \qquad
+          V \leftarrow V + \kappa (S - \Gamma), \qquad
+          \text{score} = |W^0|\, v^{1/2}\; V^{a}\; e^{b \operatorname{sign}(W^0) D / \eta}
+
+**How much.**  Removing weight w changes the loss by about w g to first order; the mean square :math:`F = (W^0)^2 v` is
+the diagonal Fisher term (Theis et al., arXiv 1801.05787).  The unit of its root is that of the loss, so matrices
+compare and the budget may be global.  v is the second moment that AdamW keeps to drift the weights: ``feedback_step``
+is 1 - beta_2, and no gradient is clipped, since AdamW does not feel scale.  Its first moment is m.
+
+**Which way.**  Let a mask entry be a number from 0 to 1: the derivative of the loss in it is W0 g.  One step of
+exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b W0 g / F^(1/2)), which is
+exp(-b sign(W0) g / v^(1/2)).  The sum of these steps is what AdamW adds up in D: a weight that the loss drives away
+from zero stays, one that it drives to zero goes.  ``pull`` is b; a large one overshoots, since weights that pull the
+same way are then pruned together.  The product of all factors is a sum of logarithms, the dual of that mirror map.
+
+Only D is held: W0 is the model's weight and stays, and D in a half precision keeps steps that W0 + D would round away.
+Where nothing drifts (``learning_rate`` 0) F is a dual of its own, with S = (W0 g)^2 and tau = 0.
+
+Along the ramp each weight is judged near the sparsity at which it would go, as on the regularisation path of split
+linearised Bregman iteration (Huang et al., NeurIPS 2016).  Measured, its rise is a trade: low sparsities seem
+to gain, its end loses the samples that they take (docs/results.md).  With a
+``pattern`` N:M the ramp takes only what the pattern would: of each M the M - N weakest, weakest of all groups first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import ceil
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.models.substituted_weights import substituted_weights
+from unipruning_core.search.adamw import BETAS
+from unipruning_core.search.base import Outcome
+from unipruning_core.search.drift import DriftSearch, on_gradient
+from unipruning_core.selection.radix import kth_largest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.settings import SearchSettings
+
+PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps whatever the sparsity
+ROWS_SHARE, LEAST_WEIGHTS = 1 / 32, 1 << 22  # see rows_share
+
+
+def rows_share(weights: int) -> float:
+    """Of how many of a matrix's rows the ramp's threshold is taken: all where the targets have few ``weights``."""
+    return min(1.0, max(ROWS_SHARE, LEAST_WEIGHTS / weights))
+
+
+class FeedbackSearch(DriftSearch):
+    """``drift`` beside the weights, with the gradient at the masked weights and a score of what it says.
+
+    Scores, masks and masked weights are made one matrix at a time and never held.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
+    ) -> None:
+        super().__init__(model, layers, settings, backend, samples)
+        # no decay: the last samples are those at full sparsity, and the drifting weights are never kept
+        self.betas, self.decays = (BETAS[0], 1.0 - settings.feedback_step), False
+        self.total = sum(dual.numel() for dual in self.duals)
+        drifts = bool(settings.learning_rate)
+        self.drift = [torch.zeros_like(layer.parameter) for layer in layers] if drifts else []
+        self.feedback = [] if drifts else [torch.zeros_like(dual) for dual in self.duals]
+
+    def consume(self, sample: int, input_ids: Tensor) -> float:
+        threshold = self._ramp_threshold(sample)
+        with substituted_weights(self.layers, lambda position: self._masked(position, threshold)):
+            loss, seen = self._loss(input_ids)
+            one = torch.ones((), device=loss.device)
+            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)) as reached:
+                loss.backward()
+        self._refuse_without_gradient(seen, reached)
+        return float(loss.detach())
+
+    def sparsity_at(self, sample: int) -> float:
+        """How sparse the model is when it sees this sample: linear from 0, then level at the most the ramp reaches."""
+        rising = max(1.0, self.settings.ramp_share * self.samples)
+        return self.settings.most_sparse * min(1.0, sample / rising)
+
+    def _ramp_threshold(self, sample: int) -> Tensor | None:
+        """The score, 0-D float32, below which this sample's sparsity takes weights; None where it leaves all."""
+        if not round(self.sparsity_at(sample) * self.total):
+            return None
+        rows = [self._drawn_rows(position, sample) for position in range(len(self.layers))]
+        seen = sum(len(drawn) * dual.shape[1] for drawn, dual in zip(rows, self.duals, strict=True))
+        keep = seen - round(self.sparsity_at(sample) * seen)
+        return kth_largest(lambda: map(self._ranked, range(len(rows)), rows), keep, self.backend).threshold
+
+    def _drawn_rows(self, position: int, sample: int) -> Tensor:
+        """Different rows of a matrix, int64 on its device."""
+        dual = self.duals[position]
+        count = ceil(rows_share(self.total) * len(dual))
+        return torch.randperm(len(dual), generator=self._generator(position, sample))[:count].to(dual.device)
+
+    @torch.no_grad()
+    def _masked(self, position: int, threshold: Tensor | None) -> Tensor:
+        """(W0 + D) * M as the module stores it."""
+        layer = self.layers[position]
+        weight = layer.parameter + self.drift[position] if self.drift else layer.parameter.clone()
+        if threshold is not None:
+            score = self._ranked(position)
+            every_tie = torch.tensor(score.numel(), device=score.device)
+            mask = self.backend.threshold_mask(score, threshold.to(score.device), every_tie)
+            weight.mul_(self._faced(mask, position))  # torch has no vector code for masked_fill_ on a CPU
+        return weight
+
+    def _weight(self, position: int) -> Tensor:
+        weight = self.layers[position].weight
+        return weight + self._faced(self.drift[position], position) if self.drift else weight
+
+    def _moved(self, position: int) -> Tensor:
+        return self.drift[position] if self.drift else super()._moved(position)
+
+    def _descend(self, position: int, sample: int, gradient: Tensor, scale: Tensor) -> None:
+        if self.drift:
+            super()._descend(position, sample, gradient, scale)
+            return
+        layer, dual = self.layers[position], self.feedback[position]
+        nothing = dual.new_zeros(dual.shape[1])
+        self.backend.mirror_step(
+            *(dual, layer.weight, dual.new_zeros(dual.shape[0]), nothing, nothing, dual.new_zeros(())),
+            step_size=self.settings.feedback_step,
+            rank=None,
+            gradient=self._faced(gradient, position),
+            phi=1.0,
+        )
+
+    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
+        def part(tensor: Tensor) -> Tensor:
+            return tensor if rows is None else tensor.index_select(0, rows)
+
+        local, settings = part(self.duals[position]), self.settings
+        if not self.drift:
+            return self.backend.blend_scores(part(self.feedback[position]), local, settings.exponent)
+        second = self._faced(self.moments[position].second, position)
+        weight, drift = self.layers[position].weight, self._faced(self.drift[position], position)
+        return self.backend.blend_scores(
+            *(part(second), local, settings.exponent, part(weight), part(drift)),
+            pull=settings.pull / settings.learning_rate,
+        )
+
+    def _ranked(self, position: int, rows: Tensor | None = None) -> Tensor:
+        """The score by which the ramp takes weights away: the pattern's own stay to the last."""
+        score = self._score(position, rows)
+        if (pattern := self.settings.ramp_pattern) is None:
+            return score
+        return score.masked_fill_(self.backend.nm_mask(score, pattern.n, pattern.m), PROTECTED)
+
+    def _faced(self, stored: Tensor, position: int) -> Tensor:
+        """From how the module stores a matrix to (out, in), or back."""
+        return stored.t() if self.layers[position].target.transposed else stored
+
+    def tensors(self) -> dict[str, Tensor]:
+        state = super().tensors()
+        # a dual of its own only where nothing drifts
+        for layer, feedback in zip(self.layers, self.feedback, strict=not self.drift):
+            state[f"{layer.name}.feedback"] = feedback
+        return state
+
+    def outcomes(self) -> Iterator[Outcome]:
+        for position, outcome in enumerate(super().outcomes()):
+            score = self._score(position)
+            yield Outcome(outcome.target, score, score.new_zeros(()), outcome.steps)

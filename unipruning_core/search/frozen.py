@@ -1,0 +1,67 @@
+"""The search that changes no weight: Wanda, RIA and averaged stochRIA at the cost of one forward a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.models.activations import InputStatistics, watch_inputs
+from unipruning_core.search.base import Outcome, Search, zero_dual
+from unipruning_core.search.saliency import whole_sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.settings import SearchSettings
+
+
+class FrozenSearch(Search):
+    """The weights stay, so S depends on the text through the input norms alone: they are pooled over all samples first.
+
+    A metric without random subsets then takes one mirror step, since more would only scale V: this is Wanda or RIA
+    exactly.  ``stochria`` takes one a sample, each with subsets of its own.  Held besides the weights: one matrix.
+    """
+
+    follows_loss = False
+
+    def __init__(
+        self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
+    ) -> None:
+        super().__init__(model, layers, settings, backend, samples)
+        self.sumsq = {
+            layer.name: layer.weight.new_zeros(layer.target.shape[1], dtype=torch.float32) for layer in layers
+        }
+        self.tokens = torch.zeros(len(layers), dtype=torch.int64)
+
+    @torch.no_grad()
+    def consume(self, sample: int, input_ids: Tensor) -> None:
+        # the head would cost a fifth of a small model's time and tell nothing that is used here
+        decoder = getattr(self.model, self.model.base_model_prefix, self.model)
+        with watch_inputs(self.layers, self.backend) as seen:
+            decoder(input_ids=input_ids, use_cache=False)
+        for position, layer in enumerate(self.layers):
+            if layer.name in seen:
+                self.sumsq[layer.name] += seen[layer.name].sumsq
+                self.tokens[position] += seen[layer.name].tokens
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {f"{name}.sumsq": sumsq for name, sumsq in self.sumsq.items()} | {"tokens": self.tokens}
+
+    @torch.no_grad()
+    def outcomes(self) -> Iterator[Outcome]:
+        if self.metric.uses_inputs:
+            self._refuse_unreached([tokens > 0 for tokens in self.tokens.tolist()])
+        for position, layer in enumerate(self.layers):
+            dual, threshold = zero_dual(layer)
+            statistics = InputStatistics(self.sumsq[layer.name], int(self.tokens[position]))
+            # neither weights nor norms change any more, so one pass over W serves all steps
+            sums = whole_sums(self.metric, layer.weight, statistics.norm, self.backend)
+            for step in range(self.samples if self.metric.random_subsets else 1):
+                self._mirror_step(position, step, statistics, dual, threshold, sums)
+            norm = statistics.norm if statistics.tokens else None
+            yield Outcome(layer.target, dual, threshold, int(self.steps[position]), norm)

@@ -1,0 +1,188 @@
+"""One search from model and text to a run folder: the loop, its progress, and its resumption."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipruning_core.errors import OutputError, RunError
+from unipruning_core.models.targets import find_targets
+from unipruning_core.progress import Progress, Task
+from unipruning_core.search.base import Outcome, Search
+from unipruning_core.search.drift import CoupledSearch, DriftSearch
+from unipruning_core.search.feedback import FeedbackSearch
+from unipruning_core.search.frozen import FrozenSearch
+from unipruning_core.search.resume import Resume
+from unipruning_core.search.run_folder import RUN_FILE, Run, write_run
+from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.files import disk_errors_as_output_errors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.data.calibration import Calibration
+    from unipruning_core.search.settings import SearchSettings
+
+SEARCHES: dict[str, type[Search]] = {
+    "drift": DriftSearch,
+    "frozen": FrozenSearch,
+    "coupled": CoupledSearch,
+    "feedback": FeedbackSearch,
+}
+SAVE_EVERY = 300.0  # seconds
+
+
+@dataclass(frozen=True)
+class SearchTask:
+    """What one search works on.  ``data`` describes the calibration for the record: source, samples, seed and so on."""
+
+    checkpoint: Checkpoint
+    calibration: Calibration
+    settings: SearchSettings
+    model_name: str
+    data: dict[str, Any]
+
+    def description(self, backend: Backend) -> dict[str, Any]:
+        """What the run folder says of the search, and what a resumed one must agree with."""
+        return {
+            "settings": self.settings.to_json(),
+            "model": {"name": self.model_name, "fingerprint": self.checkpoint.fingerprint()},
+            "data": {**self.data, "tokens": self.calibration.tokens, "fingerprint": self.calibration.fingerprint},
+            "backend": backend.name,
+            "versions": {
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("unipruning", "torch", "transformers")},
+            },
+        }
+
+
+def check_run_folder(folder: Path, *, overwrite: bool, finished_ok: bool = False) -> None:
+    """Refuse an output folder that holds anything but an unfinished search, before any work is done.
+
+    ``finished_ok`` lets a finished search pass too, for a command that can go on from it.
+
+    Raises:
+        OutputError: it exists and is not empty, is a file, or (with ``overwrite``) was not made by a search.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    ours = (folder / RUN_FILE).is_file() or any(folder.glob("resume*"))
+    if overwrite:
+        if not ours:
+            raise OutputError(f"{str(folder)!r} was not made by a search, so it is not overwritten; remove it yourself")
+    elif (folder / RUN_FILE).is_file() and not finished_ok:
+        raise OutputError(
+            f"{str(folder)!r} already holds a finished search; use it, choose another, or pass --overwrite"
+        )
+    elif not ours:
+        raise OutputError(f"output folder {str(folder)!r} is not empty; choose another")
+
+
+def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | None:
+    """What ``search`` would return, where ``folder`` holds it already; None where it holds no finished search.
+
+    Raises:
+        RunError: it holds the result of another search.
+    """
+    if not (folder / RUN_FILE).is_file():
+        return None
+    run = Run.open(folder)
+    for key, wanted in task.description(backend).items():
+        if (found := run.description[key]) != wanted:
+            raise RunError(
+                f"{str(folder)!r} holds a finished search with another {key} ({found!r}, not {wanted!r}); "
+                "choose another folder, or discard it with --overwrite"
+            )
+    return run
+
+
+def search(
+    task: SearchTask,
+    model: PreTrainedModel,
+    backend: Backend,
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    save_every: float = SAVE_EVERY,
+    progress: Progress | None = None,
+) -> Run:
+    """Run mirror descent over the calibration batches and write the run folder.
+
+    A search that was killed is taken up where it last saved, and ends with the same bytes.
+
+    Raises:
+        OutputError: the folder cannot be used.  RunError: its unfinished search is another one.
+        CheckpointError: no target, or one the checkpoint does not hold.  DataError: a target got no Gamma.
+    """
+    progress = progress or Progress()
+    check_run_folder(folder, overwrite=overwrite)
+    layers, left_out = find_targets(model, task.checkpoint)
+    targets = [layer.target for layer in layers]
+    batches = task.calibration.batches
+    run = SEARCHES[task.settings.mode](model, layers, task.settings, backend, len(batches))
+    description = task.description(backend)
+    with disk_errors_as_output_errors(folder), _gone_if_empty(folder):
+        # only now: a model that cannot be searched must not cost the result of an earlier search
+        if overwrite and folder.is_dir():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        losses = _consume_all(run, batches, Resume(folder, description), save_every, progress)
+        content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
+        with progress.task("writing", len(targets), "matrix") as bar:
+            write_run(folder, targets, _counted(run.outcomes(), bar), content)
+        Resume(folder, description).discard()
+    return Run.open(folder)
+
+
+@contextmanager
+def _gone_if_empty(folder: Path) -> Iterator[None]:
+    """A search that fails before anything was saved leaves no folder behind."""
+    try:
+        yield
+    except BaseException:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        raise
+
+
+def _consume_all(run: Search, batches: list[Any], resume: Resume, save_every: float, progress: Progress) -> list[float]:
+    losses: list[float] = []
+    start = 0
+    if (saved := resume.found()) is not None:
+        resume.restore(run.tensors())
+        start, losses = saved["sample"], saved["losses"]
+        progress.note(f"resuming after sample {start} of {len(batches)}")
+    device = run.layers[0].weight.device
+    began = time.monotonic()
+    next_save = began + save_every
+    tokens = 0
+    with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
+        for sample in range(start, len(batches)):
+            loss = run.consume(sample, batches[sample].to(device))
+            tokens += batches[sample].numel()
+            shown: dict[str, object] = {"tokens/s": round(tokens / (time.monotonic() - began))}
+            if loss is not None:
+                losses.append(loss)
+                shown["loss"] = f"{loss:.3f}"
+            bar.advance(1, **shown)
+            if (now := time.monotonic()) >= next_save and sample + 1 < len(batches):
+                resume.save(sample + 1, run.tensors(), losses)
+                # the state of a large model takes minutes to write: never more than a twentieth of the time
+                next_save = time.monotonic() + max(save_every, 20 * (time.monotonic() - now) if save_every else 0.0)
+    return losses
+
+
+def _counted(outcomes: Iterator[Outcome], bar: Task) -> Iterator[Outcome]:
+    for outcome in outcomes:
+        yield outcome
+        bar.advance()

@@ -1,0 +1,1 @@
+"""Exact selection: the k-th largest of many tensors, on one machine or over ranks."""

@@ -1,0 +1,240 @@
+"""A budget: how sparse each matrix is, from a file, with an exact figure over all of them.
+
+The file is one JSON object::
+
+    {
+      "overall": "60%",
+      "default": "60%",
+      "sparsity": {
+        "model.layers.0.*": "dense",
+        "*.mlp.down_proj.weight": "50%",
+        "*.self_attn.*": "2:4",
+        "model.layers.1.mlp.up_proj.weight": "70%/row"
+      }
+    }
+
+``sparsity`` names targets, as the checkpoint does, or patterns with ``*``, ``?`` and ``[...]``; ``*`` matches dots too.
+A target's own name goes before every pattern, and of the patterns the first that matches decides.  What none decides
+has the ``default``.  A value is ``dense``, a share of the matrix (``60%``) or of each row (``60%/row``), N:M, or exact
+numbers of kept weights, ``{"keep": 1000}`` of the matrix or ``{"keep_rows": [10, 12, ...]}`` of its rows.
+
+With ``overall`` the kept counts of the shares are scaled by one common factor, so that over all targets together
+exactly round((1 - p) * size) weights stay; ``dense``, N:M and exact numbers are left as they are.  A matrix that the
+factor would take beyond its size stays dense, and the others take what is left.  Rounding is by largest remainders,
+ties to the earlier target; within a matrix cut by rows, the first rows keep one weight more where rows do not come out
+even.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.sparsity.apportion import apportion
+from unipruning_core.sparsity.forms import (
+    Cut,
+    Kept,
+    KeptRows,
+    SemiStructured,
+    Unstructured,
+    kept_weights,
+    parse_cut,
+)
+
+if TYPE_CHECKING:
+    from unipruning_core.storage.checkpoint import Target
+
+FORMS = "'dense', a share such as '60%' or '60%/row', N:M such as '2:4', {'keep': N} or {'keep_rows': [N, ...]}"
+NAMES = ("overall", "default", "sparsity")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the file says.  ``rules`` are tried in order, after exact names."""
+
+    name: str  # of the file, for messages and folders
+    rules: tuple[tuple[str, Cut], ...]  # target name or pattern, and what becomes of those it matches
+    default: Cut | None = None
+    overall: Fraction | None = None  # pruned of all targets together
+
+    def __str__(self) -> str:
+        return f"@{self.name}"
+
+    @property
+    def slug(self) -> str:
+        """The name of this sparsity's folder."""
+        return Path(self.name).stem.lstrip(".") or "budget"
+
+    @classmethod
+    def read(cls, path: str | Path) -> Budget:
+        """Read a file of the form above.
+
+        Raises:
+            ConfigError: it is missing, no JSON, or says what makes no sense.
+        """
+        path = Path(path)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+        except OSError as error:
+            raise ConfigError(
+                f"budget {str(path)!r} cannot be read: {error.strerror}; give the file that 'unipruning allocate' or"
+                " you wrote"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"budget {str(path)!r} is no JSON: {error}; correct the file") from error
+        return cls.from_json(path.name, content)
+
+    @classmethod
+    def from_json(cls, name: str, content: Any) -> Budget:
+        """Take the object that the file holds; ``name`` is what messages call it."""
+        rules = content.get("sparsity") if isinstance(content, dict) else None
+        if not isinstance(rules, dict) or set(content) - set(NAMES):
+            raise ConfigError(
+                f"budget {name!r} must be an object with 'sparsity', an object of patterns, and at most 'overall' and"
+                " 'default' beside it; correct the file"
+            )
+        overall = parse_cut(content["overall"]) if isinstance(content.get("overall"), str) else None
+        if "overall" in content and not (isinstance(overall, Unstructured) and overall.scope != "row"):
+            raise ConfigError(f"'overall' in budget {name!r} must be a share such as '60%', not {content['overall']!r}")
+        return cls(
+            name,
+            tuple((pattern, _cut(value, pattern, name)) for pattern, value in rules.items()),
+            _cut(content["default"], "default", name) if "default" in content else None,
+            overall.share if isinstance(overall, Unstructured) else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What a file would hold that reads back as this budget."""
+        content: dict[str, Any] = {}
+        if self.overall is not None:
+            content["overall"] = str(Unstructured(self.overall))
+        if self.default is not None:
+            content["default"] = _value(self.default)
+        return {**content, "sparsity": {pattern: _value(cut) for pattern, cut in self.rules}}
+
+    def to_text(self) -> str:
+        """The same as a file: a line for each rule."""
+        content = self.to_json()
+        rules = [f"  {json.dumps(pattern)}: {json.dumps(value)}" for pattern, value in content.pop("sparsity").items()]
+        heads = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items()]
+        return "\n".join(["{", *heads, ' "sparsity": {', ",\n".join(rules), " }", "}"]) + "\n"
+
+    def check(self, targets: Iterable[Target]) -> None:
+        """Refuse targets that the budget does not fit."""
+        self.cuts(tuple(targets))
+
+    def cuts(self, targets: Sequence[Target]) -> dict[str, Cut]:
+        """What becomes of each target, by name and in their order; with ``overall`` no shares are left, only counts.
+
+        Raises:
+            ConfigError: a target without a rule, a rule without a target, one that does not fit its matrix, or an
+                overall share that cannot be met.
+        """
+        cuts = self._decided(targets)
+        for target in targets:
+            self._check_fit(target, cuts[target.name])
+        return cuts if self.overall is None else self._scaled(targets, cuts, self.overall)
+
+    def _decided(self, targets: Sequence[Target]) -> dict[str, Cut]:
+        exact, used = dict(self.rules), set()
+        cuts: dict[str, Cut] = {}
+        for target in targets:
+            matches = (pattern for pattern, _ in self.rules if fnmatchcase(target.name, pattern))
+            decisive = target.name if target.name in exact else next(matches, None)
+            if decisive is not None:
+                used.add(decisive)
+                cuts[target.name] = exact[decisive]
+            elif self.default is not None:
+                cuts[target.name] = self.default
+            else:
+                raise ConfigError(
+                    f"budget {self.name!r} says nothing of target {target.name!r}; add a pattern for it or a 'default'"
+                )
+        if idle := [pattern for pattern, _ in self.rules if pattern not in used]:
+            raise ConfigError(
+                f"pattern {idle[0]!r} of budget {self.name!r} decides no target: none has such a name, or earlier"
+                " patterns take them all; correct, move or remove it"
+            )
+        return cuts
+
+    def _check_fit(self, target: Target, cut: Cut) -> None:
+        rows, columns = target.shape
+        if isinstance(cut, SemiStructured):
+            cut.check([target])
+        fits = True
+        if isinstance(cut, Kept):
+            fits = cut.weights <= rows * columns
+        elif isinstance(cut, KeptRows):
+            fits = len(cut.weights) == rows and max(cut.weights) <= columns
+        if not fits:
+            raise ConfigError(
+                f"budget {self.name!r} asks for other numbers of kept weights than target {target.name!r} of {rows}"
+                f" rows and {columns} inputs can have; make it for this model"
+            )
+
+    def _scaled(self, targets: Sequence[Target], cuts: Mapping[str, Cut], overall: Fraction) -> dict[str, Cut]:
+        total = sum(rows * columns for rows, columns in (target.shape for target in targets))
+        wanted = Unstructured(overall).keep(total)
+        free = {t.name: cut for t in targets if isinstance(cut := cuts[t.name], Unstructured)}
+        fixed = sum(kept_weights(cuts[target.name], target.shape) for target in targets if target.name not in free)
+        sizes = {target.name: target.shape[0] * target.shape[1] for target in targets if target.name in free}
+        if not fixed <= wanted <= fixed + sum(sizes.values()):
+            raise ConfigError(
+                f"budget {self.name!r} cannot meet 'overall' {str(Unstructured(overall))!r}, {wanted} weights of"
+                f" {total}: what is dense, N:M or counted keeps {fixed}, and shares can add {sum(sizes.values())} at"
+                " most; change one of them"
+            )
+        counts = apportion(
+            [(1 - cut.share) * sizes[name] for name, cut in free.items()],
+            wanted - fixed,
+            [0] * len(free),
+            list(sizes.values()),
+        )
+        kept = dict(zip(free, counts, strict=True))
+        return {
+            target.name: _counted(free[target.name], kept[target.name], target.shape[0])
+            if target.name in free
+            else cuts[target.name]
+            for target in targets
+        }
+
+
+def _counted(cut: Unstructured, weights: int, rows: int) -> Cut:
+    if cut.scope == "matrix":
+        return Kept(weights)
+    each, more = divmod(weights, rows)
+    return KeptRows(tuple(each + (row < more) for row in range(rows)))
+
+
+def _cut(value: Any, where: str, name: str) -> Cut:
+    found = parse_cut(value) if isinstance(value, str) else None
+    match value:
+        case {"keep": weights, **more} if not more and _is_count(weights):
+            return Kept(weights)
+        case {"keep_rows": [_, *_] as rows, **more} if not more and all(map(_is_count, rows)):
+            return KeptRows(tuple(rows))
+    if found is None:
+        raise ConfigError(f"{where!r} in budget {name!r} must be {FORMS}, not {value!r}")
+    return found
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _value(cut: Cut) -> Any:
+    if isinstance(cut, Kept):
+        return {"keep": cut.weights}
+    return {"keep_rows": list(cut.weights)} if isinstance(cut, KeptRows) else str(cut)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) != len(pairs):
+        raise ValueError("an object names something twice")
+    return found

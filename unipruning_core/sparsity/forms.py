@@ -1,0 +1,159 @@
+"""Sparsity: how much is pruned, and in what shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+
+from unipruning_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unipruning_core.sparsity.budget import Budget
+    from unipruning_core.sparsity.mix import Mix
+    from unipruning_core.storage.checkpoint import Target
+
+LARGEST_GROUP = 32
+
+# "suited" is what suits the search that is projected, and becomes one of the others
+Scope: TypeAlias = Literal["suited", "matrix", "row", "global"]
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """A share of the weights of each matrix, of each output row, or of all matrices together."""
+
+    share: Fraction  # pruned, 0 <= share < 1
+    scope: Scope = "suited"
+
+    def __str__(self) -> str:
+        return f"{self._percent}%" if self.scope == "suited" else f"{self._percent}%/{self.scope}"
+
+    @property
+    def slug(self) -> str:
+        """The name of this sparsity's folder."""
+        return f"{self._percent}-{self.scope}" if self.scope in ("row", "global") else self._percent
+
+    @property
+    def _percent(self) -> str:
+        percent = self.share * 100
+        return format((Decimal(percent.numerator) / Decimal(percent.denominator)).normalize(), "f")
+
+    def keep(self, numel: int) -> int:
+        """How many of ``numel`` weights stay: the exact product, halves to the even neighbour."""
+        return round((1 - self.share) * numel)
+
+    def within(self, scope: Scope) -> Unstructured:
+        """This share with ``scope`` as its own where it has none."""
+        return replace(self, scope=scope) if self.scope == "suited" else self
+
+    def check(self, targets: Iterable[Target]) -> None:
+        """Every matrix takes a share."""
+
+
+@dataclass(frozen=True)
+class SemiStructured:
+    """N:M: of every ``m`` consecutive inputs of a row, ``n`` stay."""
+
+    n: int
+    m: int
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    @property
+    def slug(self) -> str:
+        """The name of this sparsity's folder."""
+        return f"{self.n}-{self.m}"
+
+    def keep(self, numel: int) -> int:
+        """How many of ``numel`` weights stay; ``m`` divides ``numel``."""
+        return numel // self.m * self.n
+
+    def check(self, targets: Iterable[Target]) -> None:
+        """Refuse a layer whose inputs do not divide into groups."""
+        for target in targets:
+            if target.shape[1] % self.m:
+                raise ConfigError(
+                    f"sparsity {str(self)!r} needs a multiple of {self.m} inputs, but {target.name!r} has"
+                    f" {target.shape[1]}; choose another group size or a share such as '50%'"
+                )
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One matrix that is left alone."""
+
+    def __str__(self) -> str:
+        return "dense"
+
+    @property
+    def slug(self) -> str:
+        """As a part of a folder's name."""
+        return "dense"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An exact number of weights of one matrix: the largest."""
+
+    weights: int
+
+    def __str__(self) -> str:
+        return f"{self.weights} kept"
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """An exact number of weights of each output row of one matrix: the largest of the row."""
+
+    weights: tuple[int, ...]  # (out,)
+
+    def __str__(self) -> str:
+        fewest, most = min(self.weights), max(self.weights)
+        return f"{fewest} kept a row" if fewest == most else f"{fewest} to {most} kept a row"
+
+
+# what is done to one matrix; the global scope is none, it binds all of them
+Cut: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
+# what the user asks for
+Sparsity: TypeAlias = "Unstructured | SemiStructured | Budget | Mix"
+
+
+def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:
+    """How many weights of an (out, in) matrix a cut keeps; a share of all matrices is taken as one of this matrix."""
+    rows, columns = shape
+    if isinstance(cut, Dense):
+        return rows * columns
+    if isinstance(cut, Kept):
+        return cut.weights
+    if isinstance(cut, KeptRows):
+        return sum(cut.weights)
+    if isinstance(cut, Unstructured) and cut.scope == "row":
+        return rows * cut.keep(columns)
+    return cut.keep(rows * columns)
+
+
+def parse_cut(text: str) -> Unstructured | SemiStructured | Dense | None:
+    """Read what one matrix can have: "dense", "60%", "60%/row" or "2:4"; None where it is none of them."""
+    if text == "dense":
+        return Dense()
+    share = parse_share(text)
+    return parse_pattern(text) if share is None or share.scope == "global" else share.within("matrix")
+
+
+def parse_share(text: str) -> Unstructured | None:
+    share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global))?", text)
+    if share is None or (ratio := Fraction(share[1]) / 100) >= 1:
+        return None
+    return Unstructured(ratio, cast("Scope", share[2] or "suited"))
+
+
+def parse_pattern(text: str) -> SemiStructured | None:
+    pattern = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", text)
+    if pattern is None or not 1 <= int(pattern[1]) < int(pattern[2]) <= LARGEST_GROUP:
+        return None
+    return SemiStructured(int(pattern[1]), int(pattern[2]))

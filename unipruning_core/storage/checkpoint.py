@@ -1,0 +1,200 @@
+"""A model folder, read as files: what tensors it has, one tensor at a time, and what else lies beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unipruning_core.errors import CheckpointError
+from unipruning_core.progress import Progress
+from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, read_header, read_tensor
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+FINGERPRINT_SAMPLE = 4096  # bytes, at the start, middle and end of each tensor
+SAVE_SAFELY = "save it as safetensors with model.save_pretrained(folder, safe_serialization=True)"
+# first match decides why a file stays behind
+LEFT_OUT = (
+    ("*.safetensors", "weights that are no part of the model"),
+    ("*.safetensors.index.json", "an index of weights that are no part of the model"),
+    ("*.bin.index.json", "an index of pickled weights"),
+    ("*.bin", "pickled weights"),
+    ("*.pt", "pickled weights"),
+    ("*.pth", "pickled weights"),
+    ("*.h5", "weights for another framework"),
+    ("*.msgpack", "weights for another framework"),
+    ("*.gguf", "weights for another framework"),
+    ("*.onnx", "weights for another framework"),
+    ("*.onnx_data", "weights for another framework"),
+)
+FOLDERS_LEFT_OUT = (".git", ".cache")
+
+
+@dataclass(frozen=True)
+class Target:
+    """One linear layer that is pruned, by the name its weight has in the checkpoint."""
+
+    name: str
+    shape: tuple[int, int]  # (out, in) of the layer
+    transposed: bool = False  # the checkpoint stores (in, out), as GPT-2's Conv1D does
+
+    @property
+    def stored_shape(self) -> tuple[int, int]:
+        return self.shape[::-1] if self.transposed else self.shape
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model folder whose safetensors headers have been read and checked; no model is built from it."""
+
+    folder: Path
+    shards: tuple[Path, ...]
+    tensors: dict[str, TensorInfo]  # shard by shard, in the order of the bytes
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Checkpoint:
+        """Read the headers of a folder's weights.
+
+        Raises:
+            CheckpointError: the folder is no model, holds pickled weights only, or is incomplete or damaged.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"{str(folder)!r} is not a model folder: it has no config.json; check the path")
+        index = folder / INDEX_FILE
+        # transformers prefers the single file too where both lie in one folder
+        if (folder / SINGLE_FILE).is_file():
+            return cls(folder, (folder / SINGLE_FILE,), read_header(folder / SINGLE_FILE)[0])
+        if index.is_file():
+            return cls._open_shards(folder, _weight_map(index))
+        if pickled := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
+            raise CheckpointError(f"{str(folder)!r} has pickled weights only ({pickled[0]!r}); {SAVE_SAFELY}")
+        raise CheckpointError(f"{str(folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}; {SAVE_SAFELY}")
+
+    @classmethod
+    def _open_shards(cls, folder: Path, weight_map: dict[str, str]) -> Checkpoint:
+        shards = tuple(folder / name for name in sorted(set(weight_map.values())))
+        if missing := [shard.name for shard in shards if not shard.is_file()]:
+            raise CheckpointError(
+                f"{str(folder)!r} lacks {missing[0]!r}, one of {len(missing)} missing of {len(shards)} shards named by"
+                f" {INDEX_FILE}; download it again"
+            )
+        tensors: dict[str, TensorInfo] = {}
+        for shard in shards:
+            found = read_header(shard)[0]
+            if twice := sorted(found.keys() & tensors.keys()):
+                raise CheckpointError(
+                    f"tensor {twice[0]!r} is in {tensors[twice[0]].file.name!r} and in {shard.name!r}; keep one save"
+                )
+            tensors |= found
+        for name, file in weight_map.items():
+            if name not in tensors or tensors[name].file.name != file:
+                raise CheckpointError(f"{INDEX_FILE} places {name!r} in {file!r}, which lacks it; download both again")
+        return cls(folder, shards, tensors)
+
+    @property
+    def total_bytes(self) -> int:
+        """Of the tensors, without headers."""
+        return sum(info.nbytes for info in self.tensors.values())
+
+    def read(self, name: str) -> Tensor:
+        """One tensor as it is stored: exact dtype, shape of the file."""
+        return read_tensor(self.tensors[name])
+
+    def fingerprint(self) -> str:
+        """A sha256 that tells this model from any other, at the cost of 12 KiB a tensor.
+
+        It covers the name, dtype and shape of every tensor and FINGERPRINT_SAMPLE bytes from its start, middle and
+        end, in the order of the names, so it is the same for another division into shards.  A fine-tune changes
+        every matrix all over and so the fingerprint; an edit of a few weights between the samples goes unseen.
+        """
+        words = {dtype: word for word, dtype in DTYPES.items()}
+        digest = hashlib.sha256()
+        for name, info in sorted(self.tensors.items()):
+            digest.update(json.dumps([name, words[info.dtype], info.shape]).encode())
+            middle = info.start + (info.nbytes - FINGERPRINT_SAMPLE) // 2
+            try:
+                with info.file.open("rb") as file:
+                    for position in (info.start, middle, info.end - FINGERPRINT_SAMPLE):
+                        file.seek(max(position, info.start))
+                        digest.update(file.read(min(FINGERPRINT_SAMPLE, info.nbytes)))
+            except OSError as error:
+                raise CheckpointError(f"{str(info.file)!r} cannot be read: {error.strerror}; check the disk") from error
+        return digest.hexdigest()
+
+    def check_finite(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Read each tensor named and stop at the first that is not finite.
+
+        Raises:
+            CheckpointError: a tensor holds NaN or infinity.
+        """
+        wanted = list(names)
+        with (progress or Progress()).task("checking weights", len(wanted), "tensor") as task:
+            for name in wanted:
+                tensor = self.read(name)
+                if tensor.dtype.itemsize == 1:
+                    tensor = tensor.float()  # isfinite knows no 8-bit floats
+                if bad := tensor.numel() - int(torch.isfinite(tensor).sum()):
+                    raise CheckpointError(
+                        f"tensor {name!r} holds {bad} values of {tensor.numel()} that are NaN or infinite;"
+                        " take a checkpoint whose weights are finite"
+                    )
+                task.advance()
+
+    def files_to_copy(self) -> tuple[list[Path], dict[str, str]]:
+        """What belongs to the model beside its shards, relative to the folder; and what does not, with the reason."""
+        copied: list[Path] = []
+        left_out: dict[str, str] = {}
+        shards = {Path(shard.name) for shard in self.shards}
+        index = None if Path(SINGLE_FILE) in shards else Path(INDEX_FILE)
+        for root, folders, files in os.walk(self.folder):
+            here = Path(root).relative_to(self.folder)
+            for name in sorted(folders):
+                if reason := _why_folder_left_out(Path(root) / name):
+                    left_out[f"{(here / name).as_posix()}/"] = reason
+            folders[:] = sorted(name for name in folders if not _why_folder_left_out(Path(root) / name))
+            for path in (here / name for name in sorted(files)):
+                if path in shards:
+                    continue
+                if path != index and (reason := _why_file_left_out(self.folder / path)):
+                    left_out[path.as_posix()] = reason
+                else:
+                    copied.append(path)
+        return copied, left_out
+
+
+def _why_folder_left_out(folder: Path) -> str | None:
+    if folder.name in FOLDERS_LEFT_OUT:
+        return "bookkeeping of a download"
+    return "a link to a folder" if folder.is_symlink() else None
+
+
+def _why_file_left_out(path: Path) -> str | None:
+    if not path.is_file():
+        return "neither a file nor a link to one"
+    return next((reason for pattern, reason in LEFT_OUT if fnmatch(path.name.lower(), pattern)), None)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        parsed = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{str(index)!r} is damaged: {error}; download it again") from error
+    weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{str(index)!r} has no weight_map; download it again")
+    for name, file in weight_map.items():
+        # a shard elsewhere would be read, and written to, outside the folder
+        if not isinstance(file, str) or file != Path(file).name:
+            raise CheckpointError(
+                f"{str(index)!r} places {name!r} in {file!r}, not in a file beside it; download it again"
+            )
+    return weight_map

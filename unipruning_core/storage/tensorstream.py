@@ -1,0 +1,60 @@
+"""Write a safetensors file one tensor at a time, so that no more than one is ever in memory twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+from unipruning_core.storage.tensorfile import header_for
+
+
+class TensorStream:
+    """A safetensors file whose tensors are known by name, dtype and shape before their values exist.
+
+    Tensors are appended in the order of ``contents``.  On leaving the ``with`` block the bytes are on the disk and
+    ``sha256`` is that of the whole file.
+    """
+
+    def __init__(
+        self, path: Path, contents: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]
+    ) -> None:
+        self._waiting = list(contents.items())[::-1]
+        self._digest = hashlib.sha256()
+        self._file = path.open("xb")
+        self._write(header_for(dict(contents), metadata))
+
+    def append(self, tensor: Tensor) -> None:
+        """Write the next tensor; raises ValueError where it is not of the dtype and shape announced."""
+        name, announced = self._waiting.pop()
+        if (tensor.dtype, tuple(tensor.shape)) != announced:
+            raise ValueError(
+                f"tensor {name!r} was announced as {announced}, but is {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        self._write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        self._file.write(data)
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def __enter__(self) -> TensorStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file as file:
+            if error is None:
+                if self._waiting:
+                    raise ValueError(f"{len(self._waiting)} tensors were announced but never written")
+                file.flush()
+                os.fsync(file.fileno())

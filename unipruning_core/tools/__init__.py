@@ -1,0 +1,1 @@
+"""Tools that measure, plan, diagnose and demonstrate."""

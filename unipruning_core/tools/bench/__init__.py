@@ -1,0 +1,1 @@
+"""Benchmarks of a backend's operations, each verified before it is timed."""

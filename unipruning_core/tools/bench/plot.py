@@ -1,0 +1,54 @@
+"""The achieved bandwidth by operation and backend as a picture."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.tools.bench.run import Line
+
+BAR_HEIGHT = 0.8
+
+
+def check_drawer() -> Any:
+    """The drawing library, asked for before anything is measured.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("matplotlib.figure")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "--plot needs matplotlib, which is not installed; pip install 'unipruning[plot]', or take --csv"
+        ) from error
+
+
+def plot(lines: Sequence[Line], path: Path, title: str) -> None:
+    """Write a PNG: a bar for each right result, and beside it what a copy of the same bytes reaches."""
+    figure = check_drawer().Figure(figsize=(9, 1.5 + 0.35 * max(1, len(lines))), layout="constrained")
+    draw(figure.add_subplot(), lines, title)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def draw(axes: Any, lines: Sequence[Line], title: str) -> None:
+    """The bars, one group an operation and shape, one colour a backend."""
+    right = [line for line in lines if line.median is not None and line.copy is not None]
+    groups = list(dict.fromkeys((line.operation, line.shape, line.dtype) for line in right))
+    backends = list(dict.fromkeys(line.backend for line in right))
+    height = BAR_HEIGHT / max(1, len(backends))
+    for number, backend in enumerate(backends):
+        own = [line for line in right if line.backend == backend]
+        places = [groups.index((line.operation, line.shape, line.dtype)) + number * height for line in own]
+        axes.barh(places, [line.gb_per_second for line in own], height, label=backend)
+        copies = [line.gb_per_second * 100 / line.percent_of_copy for line in own]  # type: ignore[operator]
+        axes.plot(copies, places, "k|", label=f"{backend}: a copy of the same bytes")
+    middle = BAR_HEIGHT / 2 - height / 2
+    axes.set_yticks([place + middle for place in range(len(groups))], [" ".join(group) for group in groups])
+    axes.invert_yaxis()
+    axes.set_xlabel("GB/s, of the fewest bytes that any implementation moves")
+    axes.set_title(title)
+    axes.legend()

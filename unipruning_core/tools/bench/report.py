@@ -1,0 +1,115 @@
+"""What a benchmark leaves behind: a table, JSON, CSV, and the comparison with an earlier JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.tools.bench.cases import OPERATION_KINDS, Case
+from unipruning_core.tools.bench.run import Line
+
+SCHEMA = "unipruning-bench-1"
+DERIVED = ("ns_per_element", "gb_per_second", "percent_of_copy", "bytes_at_copy_speed", "speedup")
+HEADER = (
+    f"{'backend':8} {'operation':20} {'shape':>12} {'dtype':8} {'median ms':>10} {'p20':>9} {'p80':>9} {'ns/el':>7} "
+    f"{'GB/s':>8} {'% of copy':>9} {'B/el':>6} {'at copy':>8}"
+)
+EXPLAINED = (
+    "B/el: the fewest bytes an element that any implementation moves, which GB/s counts; at copy: what a copy moves in "
+    "this time"
+)
+
+
+def table_row(line: Line) -> str:
+    """One line of the table, without a time where the result is wrong."""
+    start = f"{line.backend:8} {line.operation:20} {_shape(line):>12} {line.dtype:8}"
+    if line.median is None or line.p20 is None or line.p80 is None:
+        return f"{start} WRONG: {line.wrong}"
+    times = f"{line.median * 1e3:10.3f} {line.p20 * 1e3:9.3f} {line.p80 * 1e3:9.3f} {line.ns_per_element:7.3f}"
+    memory = f"{line.gb_per_second:8.1f} {line.percent_of_copy:9.1f} {line.least_bytes:6.2f}"
+    ratio = f"   {line.speedup:.1f}x" if line.speedup else ""
+    return f"{start} {times} {memory} {line.bytes_at_copy_speed:8.2f}{ratio}"
+
+
+def _shape(line: Line) -> str:
+    return f"{line.layers} layers" if line.shape == "sum" else line.shape
+
+
+def to_json(lines: Sequence[Line], environment: dict[str, Any], *, model: str | None, baseline: str | None) -> Any:
+    """The versioned document that ``--compare`` reads."""
+    rows = [asdict(line) | {name: getattr(line, name) for name in DERIVED} for line in lines]
+    return {"schema": SCHEMA, "environment": environment, "model": model, "baseline": baseline, "lines": rows}
+
+
+def to_csv(lines: Sequence[Line]) -> str:
+    """One row a line."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [*(field.name for field in fields(Line)), *DERIVED]
+    writer.writerow(names)
+    writer.writerows([getattr(line, name) for name in names] for line in lines)
+    return text.getvalue()
+
+
+def read_earlier(path: Path) -> dict[str, Any]:
+    """What an earlier ``--json`` wrote.
+
+    Raises:
+        ConfigError: the file is missing, or another kind of file.
+    """
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{str(path)!r} cannot be compared with: {error}; give what --json wrote") from error
+    if not isinstance(earlier, dict) or earlier.get("schema") != SCHEMA:
+        raise ConfigError(f"{str(path)!r} is not of the kind {SCHEMA!r}; give what --json wrote")
+    return earlier
+
+
+def compare(lines: Sequence[Line], earlier: dict[str, Any]) -> list[str]:
+    """A sentence a line: how often it fits into the earlier time; where p20 to p80 overlap no difference is claimed."""
+    before = {_key(row): row for row in earlier["lines"]}
+    said = []
+    for line in lines:
+        label = f"{line.backend:8} {line.operation:20} {_shape(line):>12} {line.dtype:8}"
+        old = before.get(_key(asdict(line)))
+        if line.median is None or line.p20 is None or line.p80 is None:
+            said.append(f"{label} wrong now")
+        elif old is None or old["median"] is None:
+            said.append(f"{label} has no earlier time")
+        else:
+            then = {name: old[name] * line.layers / old["layers"] for name in ("median", "p20", "p80")}
+            apart = "slower" if line.p20 > then["p80"] else "faster" if line.p80 < then["p20"] else None
+            ratio = then["median"] / line.median
+            said.append(
+                f"{label} {then['median'] * 1e3:10.3f} ms before, {ratio:5.2f}x, {apart or 'no difference shown'}"
+            )
+    return said
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    # a layer compares with the same layer of another model, a sum only with a sum over as many
+    layers = row["layers"] if row["shape"] == "sum" else None
+    return row["backend"], row["operation"], row["shape"], row["dtype"], layers
+
+
+def listing(cases: Sequence[Case]) -> list[str]:
+    """What can be measured, with the bytes an element that no implementation can do without."""
+    rows = [f"{case.operation:20} {case.least_bytes:6.2f} bytes an element" for case in cases]
+    return [*rows, f"{len(OPERATION_KINDS)} in all; a step is the metric and the mirror step, in drift AdamW too"]
+
+
+def static_table(bar: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """The costs of the kernels that need no device to be known, a line a kernel."""
+    said = []
+    for section, kernels in bar.items():
+        said.append(section)
+        for kernel, figures in kernels.items():
+            said.append(f"  {kernel:52} " + "  ".join(f"{name} {value:g}" for name, value in figures.items()))
+    return said

@@ -1,0 +1,123 @@
+"""The demonstration: one search on a real model, several sparsities from it, what each costs, in one table.
+
+Every stage is a command of its own, run as a user would run it, so the table's seconds and peak memory are those of
+whole commands, and what is printed can be repeated by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipruning_core.progress import Progress
+from unipruning_core.projection.output import REPORT_FILE
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.tools.demo.assets import demo_model, demo_texts
+from unipruning_core.tools.processes import Stage, apart, run_command
+
+EVALUATION_WINDOW = 1024  # tokens
+
+
+@dataclass(frozen=True)
+class DemoChoice:
+    """What the demonstration prunes and measures; None takes the small model and texts it fetches itself."""
+
+    model: str | None
+    data: str | None
+    eval_data: str | None
+    sparsities: Sequence[str]
+    samples: int
+    seq_len: int
+    windows: int
+    mode: str
+    out: Path | None
+    backend: str | None
+
+
+def run_demo(choice: DemoChoice, progress: Progress) -> str:
+    """Search, project, evaluate; return the table and what to try next.
+
+    Raises:
+        UnipruningError: a stage failed; its own sentence is shown.
+    """
+    parsed = [parse_sparsity(text) for text in choice.sparsities]
+    check_distinct(parsed)
+    if choice.model is None:
+        progress.note("model: SmolLM2-135M-Instruct; fetched (93 MB) and converted the first time")
+    model = choice.model or str(apart(demo_model))
+    calibration, evaluation = choice.data, choice.eval_data
+    if calibration is None or evaluation is None:
+        texts = apart(demo_texts)
+        calibration, evaluation = calibration or str(texts[0]), evaluation or str(texts[1])
+    backend = ["--backend", choice.backend] if choice.backend else []
+    folder = choice.out or Path(tempfile.mkdtemp(prefix="unipruning-demo-"))
+    run, pruned = folder / "run", folder / "pruned"
+    try:
+        measure = [
+            "--data",
+            evaluation,
+            "--seq-len",
+            str(EVALUATION_WINDOW),
+            "--windows",
+            str(choice.windows),
+            "--json",
+        ]
+
+        def evaluate(checkpoint: str) -> tuple[float, Stage]:
+            stage = run_command(["perplexity", checkpoint, *measure, *backend], progress)
+            return json.loads(stage.output)["perplexity"], stage
+
+        dense_perplexity, dense = evaluate(model)
+        searching = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
+        searching += ["--mode", choice.mode]
+        search = run_command(["search", model, "--out", str(run), *searching, *backend], progress)
+        asked = [word for text in choice.sparsities for word in ("--sparsity", text)]
+        project = run_command(["project", model, str(run), *asked, "--out", str(pruned), *backend], progress)
+        rows = [
+            _row("dense", dense_perplexity, "", dense),
+            _row("one search", None, "", search),
+            _row(f"{len(parsed)} checkpoints", None, "", project),
+        ]
+        for sparsity in parsed:
+            checkpoint = pruned / sparsity.slug if len(parsed) > 1 else pruned
+            perplexity, stage = evaluate(str(checkpoint))
+            report = json.loads((checkpoint / REPORT_FILE).read_text(encoding="utf-8"))
+            rows.append(_row(str(sparsity), perplexity, f"{report['overall']['zero_share']:.2%}", stage))
+    finally:
+        if choice.out is None:
+            shutil.rmtree(folder)
+    return "\n".join([_heading(), *rows, "", _next(choice, model, run)])
+
+
+def _heading() -> str:
+    return f"\n{'':16} {'perplexity':>10} {'zeros':>8} {'seconds':>8} {'peak memory':>12}"
+
+
+def _row(label: str, perplexity: float | None, zeros: str, stage: Stage) -> str:
+    shown = "" if perplexity is None else f"{perplexity:.2f}"
+    return f"{label:16} {shown:>10} {zeros:>8} {stage.seconds:8.1f} {stage.peak_mib:8.0f} MiB"
+
+
+def _next(choice: DemoChoice, model: str, run: Path) -> str:
+    lines = [
+        f"Perplexity: the first {choice.windows} windows of {EVALUATION_WINDOW} tokens; zeros: share of the target",
+        "weights, counted in the files; seconds and memory: of each whole command.  One search gave every row.",
+        "",
+        "Try next:",
+    ]
+    if choice.out is not None:
+        lines.append(f"  unipruning project {model} {run} --sparsity 70%/global --out {choice.out / '70-global'}")
+    else:
+        lines.append(
+            "  unipruning demo --out demo                                      keep run folder and checkpoints"
+        )
+    lines += [
+        "  unipruning demo --sparsity 50%/matrix --sparsity 60%/matrix     a budget for each matrix",
+        "  unipruning demo --mode frozen                                   forward only, worse masks",
+        "  unipruning prune YOUR-MODEL --sparsity 60% --out DIR --data YOUR-TEXT.jsonl",
+    ]
+    return "\n".join(lines)

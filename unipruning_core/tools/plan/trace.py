@@ -1,0 +1,111 @@
+"""What a model's forward and backward cost, found by running them on tensors that have shapes and no values."""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from unipruning_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from unipruning_core.models.outline import Outline
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One calibration sample on the model."""
+
+    flops: int  # of matrix products and attention, a multiply-add counted as two
+    activations: int  # bytes, the most that live at once besides parameters and their gradients
+
+
+def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
+    """Run one sample of ``seq_len`` tokens, without and with backward; gradients of weights are dropped when made.
+
+    Fused attention is taken as it is on the host; an accelerator's own kernels may hold a little more or less.
+
+    Raises:
+        ConfigError: the model's forward asks for the values of its tensors.
+    """
+    names = {target.name for target in outline.targets}
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = outline.build()
+            model.eval().requires_grad_(False)
+            for name, parameter in model.named_parameters() if backward else ():
+                if name in names:
+                    parameter.requires_grad_(True)
+                    parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            ids = torch.zeros(1, seq_len, dtype=torch.int64)
+            flops = FlopCounterMode(display=False, custom_mapping=_host_attention())
+            memory = LiveMemory(list(model.parameters()))
+            with nullcontext() if backward else torch.no_grad(), flops, memory:
+                if backward:
+                    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+                else:
+                    getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
+    # what fake tensors raise when a forward looks at values; every model may have its own way
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(
+            f"the forward of {outline.name!r} cannot be planned without weights: {reason}; plan a model of the same "
+            "family, or measure a search"
+        ) from error
+    return Trace(flops.get_total_flops(), memory.peak)
+
+
+class LiveMemory(TorchDispatchMode):
+    """The bytes of every storage made inside, from its birth to its end."""
+
+    def __init__(self, known: list[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+
+    def __torch_dispatch__(
+        self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if not isinstance(leaf, Tensor):
+                continue
+            storage = leaf.untyped_storage()
+            if storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
+        return result
+
+    def _freed(self, key: int, nbytes: int) -> None:
+        self._known.discard(key)
+        self.live -= nbytes
+
+
+def _host_attention() -> dict[Any, Any]:
+    """What torch's counter lacks: the attention that is fused on the host."""
+    aten = torch.ops.aten
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+        return sdpa_flop_count(query, key, value)
+
+    def backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    return {
+        aten._scaled_dot_product_flash_attention_for_cpu: forward,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+
+
+def _drop_gradient(parameter: Tensor) -> None:
+    parameter.grad = None
