@@ -65,8 +65,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     from unipruning_core.data.text import load_text
     from unipruning_core.models.targets import find_targets
     from unipruning_core.registry import Catalogue
-    from unipruning_core.search.loop import SEARCHES
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.modes import MODES
     from unipruning_core.storage.checkpoint import Checkpoint
 
     logging.disable_progress_bar()
@@ -80,10 +79,10 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     dtype = backend.loading_dtype(torch.bfloat16)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype)
     layers, _ = find_targets(model, Checkpoint.open(options.model))
-    search = SEARCHES[mode](model, layers, SearchSettings(mode=mode, metric=metric), backend, len(batches))
+    search = MODES[mode](metric=metric).start(model, layers, backend, len(batches))
     weights = sum(layer.weight.numel() for layer in layers)
 
-    search.consume(0, batches[0])
+    search.step(0, batches[0])
     peak = memory("VmHWM") - before
     ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed activations is not held by the search
     held = memory("VmRSS") - before
@@ -98,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     bare_seconds = search_seconds = 0.0
     for sample, batch in enumerate(batches[1:], start=1):
         bare_seconds += timed(lambda batch=batch: bare(batch))
-        search_seconds += timed(lambda sample=sample, batch=batch: search.consume(sample, batch))
+        search_seconds += timed(lambda sample=sample, batch=batch: search.step(sample, batch))
     # of what is done once, at the end, the share of the samples that were timed
     search_seconds += timed(lambda: [None for _ in search.outcomes()]) * (len(batches) - 1) / len(batches)
     return {

@@ -16,9 +16,8 @@ from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.models.targets import find_targets
 from unipruning_core.projection.allocate import blocks_of, fisher_rows, outlier_ratios, owl, owl_shares, row_budgets
 from unipruning_core.search.base import Outcome
-from unipruning_core.search.loop import SEARCHES
+from unipruning_core.search.modes.frozen import FrozenSettings
 from unipruning_core.search.run_folder import Run, write_run
-from unipruning_core.search.settings import SearchSettings
 from unipruning_core.sparsity.forms import KeptRows, kept_weights
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_cpu.backend import CpuBackend
@@ -131,13 +130,13 @@ def test_a_target_outside_all_blocks_is_named():
 def test_a_frozen_search_keeps_the_input_norms_of_all_samples(checkpoint):
     model = AutoModelForCausalLM.from_pretrained(checkpoint.folder)
     layers, _ = find_targets(model, checkpoint)
-    search = SEARCHES["frozen"](model, layers, SearchSettings(mode="frozen", metric="wanda"), BACKEND, 3)
+    search = FrozenSettings(metric="wanda").start(model, layers, BACKEND, 3)
     seen = {layer.name: [] for layer in layers}
     for layer in layers:
         layer.module.register_forward_pre_hook(lambda _, args, name=layer.name: seen[name].append(args[0].detach()))
     generator = torch.Generator().manual_seed(0)
     for sample in range(3):
-        search.consume(sample, torch.randint(48, (1, 5 + sample), generator=generator))
+        search.step(sample, torch.randint(48, (1, 5 + sample), generator=generator))
     for outcome in search.outcomes():
         x = torch.cat([x.flatten(0, -2) for x in seen[outcome.target.name]]).double()
         assert len(x) == 18
@@ -179,7 +178,7 @@ def test_rows_of_no_mass_and_equal_rows_are_settled():
 
 
 def test_fisher_rows_divide_each_matrix_by_the_squares_of_the_scores(checkpoint, tmp_path):
-    run = write(tmp_path / "run", checkpoint, {"mode": "feedback", "exponent": 0.0})
+    run = write(tmp_path / "run", checkpoint, {"mode": "feedback", "local_exponent": 0.0})
     budget = fisher_rows(checkpoint, run, SIXTY, BACKEND, spread=Fraction(1, 5))
     cuts, total = budget.cuts(run.targets), sum(r * c for r, c in (t.shape for t in run.targets))
     assert sum(sum(cuts[t.name].weights) for t in run.targets) == round(Fraction(2, 5) * total)
@@ -196,8 +195,14 @@ def test_fisher_rows_divide_each_matrix_by_the_squares_of_the_scores(checkpoint,
     ("scheme", "settings", "norms", "error", "fault"),
     [
         (owl, {"mode": "drift"}, False, RunError, "holds no input norms; search with '--mode frozen'"),
-        (fisher_rows, {"mode": "frozen"}, True, RunError, "want a run whose scores are √F, .* mode 'frozen'"),
-        (fisher_rows, {"mode": "feedback", "exponent": 1.0}, False, RunError, "and exponent 1.0; search with"),
+        (fisher_rows, {"mode": "frozen"}, True, RunError, "need a run whose scores are √F, .* mode 'frozen'"),
+        (
+            fisher_rows,
+            {"mode": "feedback", "local_exponent": 1.0},
+            False,
+            RunError,
+            "and local exponent 1.0; search",
+        ),
     ],
 )
 def test_a_run_that_cannot_tell_is_refused(scheme, settings, norms, error, fault, checkpoint, tmp_path):
@@ -208,7 +213,7 @@ def test_a_run_that_cannot_tell_is_refused(scheme, settings, norms, error, fault
 
 @pytest.mark.parametrize("scheme", ["owl", "fisher"])
 def test_the_command_writes_a_budget_that_projects_to_the_exact_figure(scheme, checkpoint, tmp_path, capsys):
-    settings = {"mode": "feedback", "exponent": 0} if scheme == "fisher" else {"mode": "frozen"}
+    settings = {"mode": "feedback", "local_exponent": 0} if scheme == "fisher" else {"mode": "frozen"}
     run = write(tmp_path / "run", checkpoint, settings)
     words = [str(checkpoint.folder), str(run.folder), "--sparsity", "61%", "--out", str(tmp_path / "b.json")]
     assert main(["allocate", *words, "--scheme", scheme, "--outlier-multiple", "3"]) == 0

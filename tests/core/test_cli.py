@@ -123,7 +123,7 @@ def refused(words, says, folder, capsys):
         (["--sparsity", "50%", "--samples", "4000"], "want 64000 tokens, but"),
         (["--sparsity", "50%", "--samples", "0"], "calibration wants samples >= 1"),
         (["--sparsity", "50%", "--seq-len", "4096"], "--seq-len 4096 is more than the model's 2048 positions"),
-        (["--sparsity", "50%", "--step-size", "0"], "step size must lie in (0, 1]"),
+        (["--sparsity", "50%", "--step-size", "0"], "step size must be in (0, 1]"),
         (["--sparsity", "50%", "--prox-strength", "1"], "--prox-strength is for --mode drift"),
         (
             ["--sparsity", "50%", "--mode", "drift", "--prox-strength", "1", "--prox-pattern", "3:16"],
@@ -131,7 +131,10 @@ def refused(words, says, folder, capsys):
         ),
         (["--sparsity", "50%", "--mode", "feedback", "--pattern", "3:16"], "needs a multiple of 16 inputs"),
         (["--sparsity", "50%", "--mode", "feedback", "--pattern", "50%"], "must be N:M, such as 2:4, not '50%'"),
-        (["--sparsity", "50%", "--mode", "drift", "--pattern", "2:4"], "--pattern is for the ramp of --mode feedback"),
+        (
+            ["--sparsity", "50%", "--mode", "drift", "--pattern", "2:4"],
+            "--pattern is for --mode feedback; settings",
+        ),
         (["--sparsity", "50%", "--data", "nowhere.txt"], "nowhere.txt"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

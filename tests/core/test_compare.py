@@ -94,15 +94,27 @@ def test_a_ratio_is_to_the_first_method_that_is_made_for_the_sparsity(words, com
 
 
 def test_a_figure_is_what_the_commands_by_hand_give(home, words, commands, tmp_path, capsys):
-    assert main([*words, "--methods", "ria:exponent=0.5:samples=2", "--sparsity", "60%"]) == 0
+    assert main([*words, "--methods", "ria:quantile=0.5:samples=2", "--sparsity", "60%"]) == 0
     text = str(home / "text.txt")
-    by_hand = ["--data", text, "--samples", "2", "--seq-len", "16", "--mode", "frozen", "--metric", "ria"]
+    by_hand = [
+        "--data",
+        text,
+        "--samples",
+        "2",
+        "--seq-len",
+        "16",
+        "--mode",
+        "frozen",
+        "--metric",
+        "ria",
+        "--quantile=0.5",
+    ]
     out = str(tmp_path / "by-hand")
     assert main(["prune", str(home / "model"), *by_hand, "--sparsity", "60%/row", "--out", out]) == 0
     capsys.readouterr()
     assert main(["perplexity", out, "--data", text, "--seq-len", "32", "--windows", "5", "--json"]) == 0
     wanted = json.loads(capsys.readouterr().out)["perplexity"]
-    row = table(tmp_path / "out")["ria:exponent=0.5:samples=2", "60%/row"]
+    row = table(tmp_path / "out")["ria:quantile=0.5:samples=2", "60%/row"]
     assert (row["perplexity"], row["tokens"]) == (wanted, 32)
 
 
@@ -236,15 +248,16 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
         (["--methods", "wanda/planet"], "the budget of 'wanda' is one of matrix, row, global, not 'planet'"),
         (["--methods", "drift:seed=1"], "seeds are the same for all methods"),
         (["--methods", "drift:samples=few"], "samples of method 'drift:samples=few' must be a whole number"),
-        (["--methods", "drift:speed=1"], "sets 'speed', but settings are mode, metric"),
-        (["--methods", "drift:quantile=high"], "quantile of method 'drift:quantile=high' must be a float, not 'high'"),
+        (["--methods", "drift:speed=1"], "speed of method 'drift:speed=1' does not exist; settings of method"),
+        (["--methods", "drift:quantile=high"], "quantile of method 'drift:quantile=high' must be a number, not 'high'"),
         (["--methods", "sparsegpt/row"], "the budget of 'sparsegpt' is one of matrix, not 'row'"),
-        (["--methods", "sparsegpt:metric=ria"], "sets 'metric', but settings are block, dampening, seed"),
-        (["--methods", "sparsegpt:block=0"], "block is a number of columns from 1 up"),
+        (["--methods", "sparsegpt:metric=ria"], "settings of method 'sparsegpt:metric=ria' are block, dampening, seed"),
+        (["--methods", "sparsegpt:block=0"], "block must be 1 or more, not 0; the published value is 128"),
         (["--methods", "owl:spread=wide"], "spread of method 'owl:spread=wide' must be a number, not 'wide'"),
-        (["--methods", "wanda:spread=0.1"], "sets 'spread', but settings are mode, metric"),
+        (["--methods", "wanda:spread=0.1"], "spread of method 'wanda:spread=0.1' does not exist"),
         (["--methods", "feedback:pattern=2:4"], "no method is made for any sparsity asked for"),
-        (["--methods", "drift:quantile=2"], "quantile must lie in [0, 1)"),
+        (["--methods", "drift:quantile=2"], "quantile must be in [0, 1)"),
+        (["--methods", "ria:coupling=1"], "coupling of method 'ria:coupling=1' is for --mode coupled; settings of"),
         (["--methods", "drift:samples=4000"], "want 64000 tokens, but"),
         (["--methods", "prox"], "no method is made for any sparsity asked for"),
         (["--methods", "wanda", "--sparsity", "60%/row"], "names a budget, which belongs to the method here"),

@@ -8,7 +8,7 @@ import pytest
 
 from unipruning_core.compare import plot as compare_plot
 from unipruning_core.compare.methods import PRESETS, RECIPES, parse_method, parse_methods
-from unipruning_core.compare.plan import search_settings
+from unipruning_core.compare.plan import settings_of_method
 from unipruning_core.compare.table import Row, interval, resampled
 from unipruning_core.errors import ConfigError
 from unipruning_core.sparsity.parse import parse_sparsity
@@ -20,8 +20,8 @@ def test_a_preset_names_settings_that_exist(name):
     assert len(methods) == len(PRESETS[name])
     assert set(remarks) <= {text for text, _ in PRESETS[name]}
     for method in methods:
-        search_settings(method.scores)
-        assert method.judge is None or search_settings(method.judge)
+        settings_of_method(method.scores)
+        assert method.judge is None or settings_of_method(method.judge)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -35,8 +35,8 @@ def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
 
 
 def test_a_search_for_a_pattern_is_compared_at_that_pattern():
-    method = parse_method("feedback:pattern=2:4:exponent=2")
-    assert method.overrides == {"pattern": "2:4", "exponent": "2"}
+    method = parse_method("feedback:pattern=2:4:local_exponent=2")
+    assert method.overrides == {"pattern": "2:4", "local_exponent": "2"}
     assert method.at(parse_sparsity("2:4")) == parse_sparsity("2:4")
     assert method.at(parse_sparsity("4:8")) is method.at(parse_sparsity("50%")) is None
 
@@ -105,5 +105,5 @@ def test_the_plot_has_a_line_a_budget_and_n_of_m_stands_apart():
 def test_no_two_rows_of_a_preset_are_one_search_under_two_names(name):
     methods = parse_methods([], [name])[0]
     searches = [(m.budget, m.calibration("samples", 64), m.calibration("seq_len", 1024), m.name) for m in methods]
-    made = [(*search, search_settings(m)) for search, m in zip(searches, methods, strict=True)]
+    made = [(*search, settings_of_method(m.scores)) for search, m in zip(searches, methods, strict=True)]
     assert all(first != second for i, first in enumerate(made) for second in made[:i])

@@ -18,7 +18,7 @@ from unipruning_core.search import memory
 from unipruning_core.search.drift import DriftSearch
 from unipruning_core.search.loop import SearchTask, search
 from unipruning_core.search.memory import check_memory, held_bytes, loaded_bytes, memory_errors_as_config_errors
-from unipruning_core.search.settings import SearchSettings
+from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Checkpoint
 
 BACKEND: Any = SimpleNamespace(name="some", device_type="some")
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def checked(model: Checkpoint, monkeypatch: pytest.MonkeyPatch, shares: list[float]) -> list[int]:
     """The room for a search on devices that have these shares free of what it holds."""
-    task = model, targets_of(model), SearchSettings(), torch.bfloat16
+    task = model, targets_of(model), MODES["feedback"](), torch.bfloat16
     each = [int(share * held_bytes(*task)) for share in shares]
     monkeypatch.setattr(memory, "free_bytes", lambda _: each[0])
     monkeypatch.setattr(memory, "free_bytes_each", lambda _: each)
@@ -70,7 +70,7 @@ def test_memory_that_runs_out_is_told_with_the_numbers_of_torch() -> None:
     assert str(told.value).startswith(f"the some device ran out of memory ({numbers}); give a shorter --seq-len")
 
 
-@pytest.mark.parametrize(("mode", "part"), [("drift", "consume"), ("drift", "outcomes")])
+@pytest.mark.parametrize(("mode", "part"), [("drift", "step"), ("drift", "outcomes")])
 def test_a_search_that_fails_before_anything_is_saved_leaves_no_folder(
     model: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, part: str
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_search_that_fails_before_anything_is_saved_leaves_no_folder(
 
     monkeypatch.setattr(DriftSearch, part, fail)
     batches = [torch.arange(16).view(1, 16)]
-    task = SearchTask(model, Calibration(batches, 16, "text", 0), SearchSettings(mode=mode), "model", {})
+    task = SearchTask(model, Calibration(batches, 16, "text", 0), MODES[mode](), "model", {})
     loaded = AutoModelForCausalLM.from_pretrained(model.folder)
     with pytest.raises(torch.OutOfMemoryError):
         search(task, loaded, Catalogue().select("cpu"), tmp_path / "run")

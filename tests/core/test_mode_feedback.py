@@ -5,13 +5,13 @@ import weakref
 
 import pytest
 import torch
-from test_modes import batches, keep_largest, run, start
+from _modes import batches, keep_largest, run, start
 from transformers import AutoModelForCausalLM, get_constant_schedule_with_warmup
 
 from unipruning_core.models.substituted_weights import substituted_weights
 
-PULL = 0.3
-RAMP = {"ramp_sparsity": 0.6, "ramp_share": 0.5, "feedback_step": 0.2, "pull": PULL}
+DRIFT_WEIGHT = 0.3
+RAMP = {"ramp_sparsity": 0.6, "ramp_fraction": 0.5, "second_moment_rate": 0.2, "drift_weight": DRIFT_WEIGHT}
 
 
 def keep_in_groups(score, n, m):
@@ -48,7 +48,7 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
     def score_of(name):
         score = F[name].sqrt() * V[name] ** exponent
         drift = facing(name, modules[name].weight.detach()) - W0[name]
-        return score * torch.exp(PULL * W0[name].sign() * drift / learning_rate) if learning_rate else score
+        return score * torch.exp(DRIFT_WEIGHT * W0[name].sign() * drift / learning_rate) if learning_rate else score
 
     for t, ids in enumerate(data):
         most = min(0.6, 1 - pattern[0] / pattern[1]) if pattern else 0.6
@@ -88,7 +88,7 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
 def test_feedback_equals_a_plain_transcription(folder, exponent, learning_rate, pattern):
     expected, expected_losses = transcription(folder, batches(), exponent, learning_rate, pattern)
     options = {
-        "exponent": exponent,
+        "local_exponent": exponent,
         "learning_rate": learning_rate,
         "pattern": "{}:{}".format(*pattern) if pattern else "",
     }
@@ -109,7 +109,7 @@ def zeros_seen(search):
             zeros[sample] += int((module.weight == 0).sum())
 
         handles = [layer.module.register_forward_hook(count) for layer in search.layers]
-        search.consume(sample, ids)
+        search.step(sample, ids)
         for handle in handles:
             handle.remove()
     return zeros
@@ -127,8 +127,8 @@ def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
 
 @pytest.mark.parametrize("pattern", ["", "2:4"])
 def test_the_threshold_of_a_large_model_is_that_of_some_rows_drawn_anew_for_each_sample(folder, monkeypatch, pattern):
-    monkeypatch.setattr("unipruning_core.search.feedback.LEAST_WEIGHTS", 1)
-    monkeypatch.setattr("unipruning_core.search.feedback.ROWS_SHARE", 0.5)
+    monkeypatch.setattr("unipruning_core.search.modes.feedback.LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("unipruning_core.search.modes.feedback.ROWS_SHARE", 0.5)
     search = start(folder, mode="feedback", pattern=pattern, **RAMP)
     drawn = [search._drawn_rows(0, sample).tolist() for sample in range(3)]
     assert all(len(set(rows)) == len(search.duals[0]) / 2 for rows in drawn)
@@ -145,7 +145,7 @@ def test_the_weights_of_the_model_stay(folder, learning_rate):
     search = start(folder, mode="feedback", learning_rate=learning_rate, **RAMP)
     before = [layer.weight.clone() for layer in search.layers]
     for sample, ids in enumerate(batches()):
-        search.consume(sample, ids)
+        search.step(sample, ids)
     for layer, weight in zip(search.layers, before, strict=True):
         assert torch.equal(layer.weight, weight)
 
@@ -154,9 +154,9 @@ def test_a_forward_that_fails_leaves_the_weights_unmasked(folder):
     search = start(folder, mode="feedback", **RAMP)
     before = [layer.weight.clone() for layer in search.layers]
     for sample, ids in enumerate(batches()[:4]):
-        search.consume(sample, ids)
+        search.step(sample, ids)
     with pytest.raises(IndexError):
-        search.consume(4, torch.tensor([[10_000]]))
+        search.step(4, torch.tensor([[10_000]]))
     for layer, weight in zip(search.layers, before, strict=True):
         assert torch.equal(layer.weight, weight)
 

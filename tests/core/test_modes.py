@@ -7,45 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 from _checkpoints import save_llama
+from _modes import SAMPLES, batches, gamma, keep_largest, run, start
 from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
 
 from unipruning_core.errors import DataError
 from unipruning_core.models.activations import watch_inputs
 from unipruning_core.models.targets import find_targets
-from unipruning_core.search.loop import SEARCHES
-from unipruning_core.search.settings import SearchSettings
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
-
-SAMPLES = 6
-
-
-def batches(count=SAMPLES, length=16, vocabulary=48):
-    generator = torch.Generator().manual_seed(11)
-    return [torch.randint(vocabulary, (1, length), generator=generator) for _ in range(count)]
-
-
-def start(folder, samples=SAMPLES, **settings):
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    layers, _ = find_targets(model, Checkpoint.open(folder))
-    settings = SearchSettings(**settings)
-    return SEARCHES[settings.mode](model, layers, settings, CpuBackend(), samples)
-
-
-def run(folder, data, **settings):
-    search = start(folder, len(data), **settings)
-    losses = [search.consume(sample, ids) for sample, ids in enumerate(data)]
-    return {outcome.target.name: outcome for outcome in search.outcomes()}, losses
-
-
-def gamma(outcome):
-    return torch.nn.functional.softshrink(outcome.dual, float(outcome.threshold))
-
-
-def keep_largest(score, share):
-    keep = round(share * score.numel())
-    order = score.flatten().sort(descending=True, stable=True).indices
-    return torch.zeros(score.numel(), dtype=torch.bool).index_fill_(0, order[:keep], True).view_as(score)
 
 
 def transcription(folder, data, metric, coupled=None):
@@ -138,7 +107,7 @@ def test_drift_without_clipping_frees_gradients_during_the_backward_and_finds_th
         ),
     )
     for sample, ids in enumerate(batches()):
-        search.consume(sample, ids)
+        search.step(sample, ids)
     assert set(held) == {1}
     for outcome in search.outcomes():
         assert torch.equal(outcome.dual, clipped[outcome.target.name].dual)
@@ -189,7 +158,7 @@ def test_each_sample_costs_one_forward(folder, mode):
     calls = []
     search.layers[0].module.register_forward_hook(lambda *_: calls.append(1))
     for sample, ids in enumerate(batches()):
-        search.consume(sample, ids)
+        search.step(sample, ids)
     list(search.outcomes())
     assert len(calls) == SAMPLES
 
@@ -199,13 +168,13 @@ def test_a_search_taken_up_from_its_tensors_ends_the_same(folder, mode):
     whole, _ = run(folder, batches(), mode=mode, metric="stochria")
     first = start(folder, mode=mode, metric="stochria")
     for sample in range(3):
-        first.consume(sample, batches()[sample])
+        first.step(sample, batches()[sample])
     saved = {name: tensor.clone() for name, tensor in first.tensors().items()}
     second = start(folder, mode=mode, metric="stochria")
     for name, tensor in second.tensors().items():
         tensor.copy_(saved[name])
     for sample in range(3, SAMPLES):
-        second.consume(sample, batches()[sample])
+        second.step(sample, batches()[sample])
     for outcome in second.outcomes():
         assert torch.equal(outcome.dual, whole[outcome.target.name].dual)
         assert torch.equal(outcome.threshold, whole[outcome.target.name].threshold)
@@ -214,14 +183,14 @@ def test_a_search_taken_up_from_its_tensors_ends_the_same(folder, mode):
 def test_the_state_is_float32_for_weights_in_half_precision(tmp_path):
     folder = save_llama(tmp_path / "half", dtype=torch.bfloat16)
     search = start(folder, mode="drift")
-    search.consume(0, batches()[0])
+    search.step(0, batches()[0])
     assert search.model.dtype == torch.bfloat16
     assert all(outcome.dual.dtype == torch.float32 for outcome in search.outcomes())
 
 
 def test_drift_holds_what_it_says_and_no_gradient_between_samples(tmp_path):
     search = start(save_llama(tmp_path / "half", dtype=torch.bfloat16), mode="drift")
-    search.consume(0, batches()[0])
+    search.step(0, batches()[0])
     weights = sum(layer.weight.numel() for layer in search.layers)
     held = sum(tensor.nbytes for tensor in search.tensors().values())
     assert all(parameter.grad is None for parameter in search.model.parameters())
@@ -230,7 +199,7 @@ def test_drift_holds_what_it_says_and_no_gradient_between_samples(tmp_path):
 
 def test_the_regulariser_makes_the_scratch_weights_two_of_four(tmp_path):
     search = start(save_llama(tmp_path / "m", dtype=torch.float32), mode="drift", prox_strength=1e4)
-    search.consume(0, batches()[0])
+    search.step(0, batches()[0])
     groups = search.layers[0].weight.unflatten(1, (-1, 4))
     assert (groups.count_nonzero(dim=-1) <= 2).all()
 
@@ -249,7 +218,7 @@ def test_a_regulariser_that_acts_falls_sample_by_sample_and_makes_groups_two_of_
 
     states = [state()]
     for sample, ids in enumerate(batches()):
-        search.consume(sample, ids)
+        search.step(sample, ids)
         states.append(state())
     falling, rising = zip(*states, strict=True)
     assert all(after < before for before, after in pairwise(falling))
@@ -266,7 +235,7 @@ def test_a_layer_that_no_token_reaches_is_an_error_not_a_dense_layer(tmp_path, m
     # a hook that never fires is what an expert without tokens looks like
     layer.module.register_forward_pre_hook = lambda *_, **__: torch.utils.hooks.RemovableHandle(OrderedDict())
     for sample, ids in enumerate(batches()):
-        search.consume(sample, ids)
+        search.step(sample, ids)
     with pytest.raises(DataError, match=f"1 of 14 target layers received no token.*{layer.name}"):
         list(search.outcomes())
 

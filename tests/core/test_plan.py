@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from _checkpoints import save_gpt2, save_llama
+from _modes import chosen
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.backend import OPERATIONS
@@ -15,9 +16,8 @@ from unipruning_core.models.loading import ModelChoice
 from unipruning_core.models.loading import outline as outline_of_checkpoint
 from unipruning_core.models.outline import built_in_configs, load_config, outline
 from unipruning_core.registry import Catalogue
-from unipruning_core.search.loop import SEARCHES
 from unipruning_core.search.memory import held_bytes
-from unipruning_core.search.settings import SearchSettings
+from unipruning_core.search.modes import MODES
 from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.tools.bench.cases import Case
@@ -63,9 +63,12 @@ def test_targets_from_the_config_are_those_of_the_checkpoint(save, tmp_path):
     assert sum(found.shapes().values()) == len(wanted)
 
 
-@pytest.mark.parametrize("settings", [{"mode": mode} for mode in SEARCHES] + [{"max_grad_norm": 0.0}], ids=str)
+UNCLIPPED = {"mode": "drift", "max_grad_norm": 0.0}
+
+
+@pytest.mark.parametrize("settings", [*({"mode": mode} for mode in MODES), UNCLIPPED], ids=str)
 def test_memory_is_what_a_search_on_the_checkpoint_is_checked_against(folder, settings):
-    found, settings = outline(str(folder)), SearchSettings(**settings)
+    found, settings = outline(str(folder)), chosen(**settings)
     plan = plan_search(found, settings, backend="cpu", samples=3, seq_len=8)
     checkpoint = Checkpoint.open(folder)
     activations = plan.memory["activations (traced)"]
@@ -116,7 +119,7 @@ def test_the_traced_operations_are_two_a_weight_and_token_and_those_of_attention
     ids=str,
 )
 def test_a_step_moves_at_least_what_its_operations_read_and_write(folder, settings, bytes_a_weight):
-    plan = plan_search(outline(str(folder)), SearchSettings(**settings), backend=None, samples=4, seq_len=8)
+    plan = plan_search(outline(str(folder)), chosen(**settings), backend=None, samples=4, seq_len=8)
     assert sum(plan.step_bytes.values()) == bytes_a_weight
     assert plan.steps == (1 if settings.get("mode") == "frozen" else 4)
     assert plan.seconds is None
@@ -124,7 +127,7 @@ def test_a_step_moves_at_least_what_its_operations_read_and_write(folder, settin
 
 def test_a_drift_step_is_planned_with_the_bytes_that_the_benchmark_counts(folder):
     found = outline(str(folder))
-    plan = plan_search(found, SearchSettings(mode="drift"), backend=None, samples=4, seq_len=8)
+    plan = plan_search(found, chosen(mode="drift"), backend=None, samples=4, seq_len=8)
     counted = sum(
         layers * rows * cols * Case("step drift", rows, cols, torch.bfloat16).least_bytes
         for (rows, cols), layers in found.shapes().items()
@@ -134,7 +137,7 @@ def test_a_drift_step_is_planned_with_the_bytes_that_the_benchmark_counts(folder
 
 def test_the_predicted_time_is_the_roofline(folder):
     words = {"backend": "cpu", "samples": 10, "seq_len": 8}
-    found, settings = outline(str(folder)), SearchSettings(mode="drift", metric="ria")
+    found, settings = outline(str(folder)), chosen(mode="drift", metric="ria")
     plan = plan_search(found, settings, **words, machine=Machine(bandwidth=1e6, flops=1e15))
     assert plan.seconds["forward and backward"] == pytest.approx(10 * plan.model_bytes / 1e6)
     assert plan.seconds["steps"] == pytest.approx(10 * found.weights * 32 / 1e6)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from unipruning_core.search.saliency import METRICS, SUBSET_SHARE, saliency_factors
+from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.search.saliency import saliency_factors
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()

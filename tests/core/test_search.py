@@ -10,13 +10,13 @@ import time
 import pytest
 import torch
 from _checkpoints import save_llama
+from _modes import chosen
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.search.loop import SearchTask, check_run_folder, search
 from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE, RUN_FILE
-from unipruning_core.search.settings import SearchSettings
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 
@@ -28,7 +28,7 @@ def calibration(samples=5):
 
 
 def run(folder, out, samples=5, model=None, **options):
-    settings = SearchSettings(**{"mode": "drift", "metric": "stochria", **options.pop("settings", {})})
+    settings = chosen(**{"mode": "drift", "metric": "stochria", **options.pop("settings", {})})
     task = SearchTask(Checkpoint.open(folder), calibration(samples), settings, "tiny", {"samples": samples})
     model = model or AutoModelForCausalLM.from_pretrained(folder)
     return search(task, model, CpuBackend(), out, save_every=options.pop("save_every", 1e9), **options)

@@ -8,7 +8,8 @@ from _checkpoints import save_gpt2, save_llama
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.compare.blockwise import enter, hessians
-from unipruning_core.compare.sparsegpt import SparseGptSettings, inverse_factor, sparsify
+from unipruning_core.compare.settings import SparseGptSettings
+from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.compare.sparsegpt_job import check_sparsity, prune_model, write_changed
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, ConfigError, DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from unipruning_core.cli.options import Command, data_choice, model_choice
+from unipruning_core.cli.options import Command, data_choice, given, model_choice
 from unipruning_core.cli.options_compare import add_compare, compare_choice
 from unipruning_core.cli.options_sparsegpt import add_sparsegpt
 from unipruning_core.cli.progress import TerminalProgress
@@ -25,14 +25,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _sparsegpt(options: argparse.Namespace) -> int:
-    from unipruning_core.compare.sparsegpt import SparseGptSettings
+    from unipruning_core.compare.settings import SparseGptSettings
     from unipruning_core.compare.sparsegpt_job import run_sparsegpt
+    from unipruning_core.search.choice import built, flags
     from unipruning_core.sparsity.parse import parse_sparsity
 
     done = run_sparsegpt(
         model_choice(options),
         data_choice(options),
-        SparseGptSettings(options.block, options.dampening, options.seed or 0),
+        built(SparseGptSettings, given(options, flags({"sparsegpt": SparseGptSettings})), "SparseGPT"),
         parse_sparsity(options.sparsity),
         options.out,
         backend=options.backend,

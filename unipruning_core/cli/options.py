@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import fields
+import textwrap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from unipruning_core.search.choice import Flag, flags, settings_of, spelled
+from unipruning_core.search.modes import DEFAULT_MODE, MODES
 
 if TYPE_CHECKING:
     from unipruning_core.jobs.jobs import DataChoice
     from unipruning_core.models.loading import ModelChoice
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.sparsity.forms import Sparsity
 
 Arguments = argparse._ActionsContainer  # a parser or a group of its options
@@ -25,11 +28,7 @@ SEARCH_DETAILS = """\
 A killed command resumes where it last saved when it is given again.
 
 modes
-  feedback  the gradient is taken at the masked weights while sparsity rises, and says how hard and which way the loss
-            drives each weight: the best masks, with one budget for all matrices; 14 bytes a weight
-  drift     a scratch copy of the weights follows the loss by AdamW, as published; 14 bytes a weight
-  frozen    the weights stay, forward only: Wanda, RIA or averaged stochRIA; 2 bytes a weight
-  coupled   weights and Γ pull at each other, as the paper writes it; 6 bytes a weight
+{modes}
 
 examples
   unipruning {examples}
@@ -55,7 +54,7 @@ schemes
   owl     more sparsity where few Wanda scores of a decoder block are outliers, the same for all rows of a block
           (arXiv 2310.05175); RUN is a search of --mode frozen
   fisher  rows of a matrix by what the loss says of them; RUN is a search of
-          --mode feedback --exponent 0 --ramp-sparsity 0 --learning-rate 0
+          --mode feedback --local-exponent 0 --ramp-sparsity 0 --learning-rate 0
 
 example
   unipruning search ./model --out wanda --mode frozen --metric wanda
@@ -71,8 +70,17 @@ example
 """
 
 
+def search_details(examples: str) -> str:
+    """What help says of a search, with a line for each mode."""
+    modes = "\n".join(
+        textwrap.fill(kind.summary, 118, initial_indent=f"  {mode:10}", subsequent_indent=" " * 12)
+        for mode, kind in MODES.items()
+    )
+    return SEARCH_DETAILS.format(modes=modes, examples=examples)
+
+
 def add_search(command: Command, run: Handler) -> None:
-    details = SEARCH_DETAILS.format(examples=SEARCH_EXAMPLES)
+    details = search_details(SEARCH_EXAMPLES)
     parser = command("search", run, "find the saliency Γ of every weight and write it to a run folder", details)
     add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
@@ -110,9 +118,7 @@ def add_allocate(command: Command, run: Handler) -> None:
 
 
 def add_prune(command: Command, run: Handler) -> None:
-    parser = command(
-        "prune", run, "search, then project, in one command", SEARCH_DETAILS.format(examples=PRUNE_EXAMPLES)
-    )
+    parser = command("prune", run, "search, then project, in one command", search_details(PRUNE_EXAMPLES))
     add_model(parser)
     _sparsity_and_out(parser)
     parser.add_argument(
@@ -147,7 +153,7 @@ def add_demo(command: Command, run: Handler) -> None:
     parser.add_argument(
         "--windows", type=int, default=16, help="evaluation windows of 1024 tokens (default: %(default)s)"
     )
-    parser.add_argument("--mode", default="feedback", help="the search mode (default: %(default)s)")
+    parser.add_argument("--mode", default=DEFAULT_MODE, help="the search mode (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="keep run folder and checkpoints here (default: a temporary folder)")
     add_backend(parser)
 
@@ -167,12 +173,9 @@ def data_choice(options: argparse.Namespace) -> DataChoice:
     return DataChoice(options.data, options.split, options.field, seq_len=options.seq_len, **sampling)
 
 
-def search_settings(options: argparse.Namespace) -> SearchSettings:
+def search_settings(options: argparse.Namespace) -> Settings:
     """The settings the words name, checked; what was not said keeps its default."""
-    from unipruning_core.search.settings import SearchSettings
-
-    said = {item.name: getattr(options, item.name) for item in fields(SearchSettings) if hasattr(options, item.name)}
-    return SearchSettings(**{name: value for name, value in said.items() if value is not None})
+    return settings_of(options.mode, given(options, flags()))
 
 
 def sparsities(options: argparse.Namespace) -> list[Sparsity]:
@@ -220,34 +223,36 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
         default="packed",
         help="packed: documents end to end, cut to windows; document: one document a sample (default: %(default)s)",
     )
-    text.add_argument("--seed", type=int, help="of the order of the text and of random subsets (default: 0)")
+    text.add_argument("--seed", metavar="N", help="seed of the order of the text and of random subsets (default: 0)")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The mode and every setting of any mode but the seed, those of one mode alone in a group of their own."""
+    method = parser.add_argument_group("method (defaults of what was published are the published values)")
+    method.add_argument("--mode", help=f"{', '.join(MODES)}; see above (default: {DEFAULT_MODE})")
+    groups = {mode: parser.add_argument_group(f"only --mode {mode}") for mode in MODES}
+    for flag in flags():
+        add_flag(groups[flag.modes[0]] if len(flag.modes) == 1 else method, flag)
+
+
+def add_flag(parser: Arguments, flag: Flag) -> None:
+    """One setting and, hidden, its earlier names; the seed stands beside the text it orders."""
+    if flag.name == "seed":
+        return
+    parser.add_argument(flag.spelled, dest=flag.name, metavar=flag.metavar, help=flag.help)
+    for name in flag.formerly:
+        parser.add_argument(spelled(name), dest=flag.name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def given(options: argparse.Namespace, offered: Iterable[Flag]) -> dict[str, str]:
+    """The words said for some settings, by field; for one that was not said there is none."""
+    said = {flag.name: getattr(options, flag.name, None) for flag in offered}
+    return {name: word for name, word in said.items() if word is not None}
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
-    method = parser.add_argument_group("method (defaults of what was published are the published values)")
-    method.add_argument("--mode", help="feedback, drift, frozen or coupled, see above (default: feedback)")
-    method.add_argument(
-        "--metric", help="magnitude, wanda, ria or stochria (default: wanda in feedback, else stochria)"
-    )
-    method.add_argument("--step-size", type=float, help="κ of the dual's step (default: 0.01)")
-    method.add_argument("--quantile", type=float, help="λ, the share of |V| under the threshold (default: 0.001)")
-    method.add_argument("--learning-rate", type=float, help="of the weights in drift and coupled (default: 1e-4)")
-    method.add_argument("--max-grad-norm", type=float, help="drift: clip the gradient to it, 0 for not (default: 1)")
-    method.add_argument("--prox-strength", type=float, help="drift: λ₂ of the N:M regulariser (default: 0, off)")
-    method.add_argument("--prox-pattern", help="drift: its pattern (default: 2:4)")
-    method.add_argument("--coupling", type=float, help="coupled: ρ (default: 1e-5)")
-    method.add_argument("--soft-threshold", type=float, help="coupled: λ, a true threshold on |V| (default: 0.001)")
-    method.add_argument("--ramp-sparsity", type=float, help="feedback: how sparse the model gets (default: 0.7)")
-    method.add_argument("--ramp-share", type=float, help="feedback: share of samples to get there (default: 0.5)")
-    method.add_argument("--feedback-step", type=float, help="feedback: how fast F follows (default: 0.05)")
-    method.add_argument("--exponent", type=float, help="feedback: of V in the score √F·Vᵃ (default: 1)")
-    method.add_argument(
-        "--pull", type=float, help="feedback: b, of the drift's direction in the score (default: 0.0075)"
-    )
-    method.add_argument(
-        "--pattern", metavar="N:M", help="feedback: make the masks for this pattern (default: for shares)"
-    )
+    add_settings(parser)
     machine = parser.add_argument_group("machine")
     add_backend(machine)
     machine.add_argument(

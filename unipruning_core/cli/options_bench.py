@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unipruning_core.cli.options import SPARSITY_HELP, Command, Handler
+from unipruning_core.cli.options import SPARSITY_HELP, Command, Handler, add_settings
 
 PLAN_DETAILS = """\
 Reads a config and no weights, and needs no device: the model runs once on tensors that have shapes and no values, which
@@ -81,10 +81,7 @@ def add_plan(command: Command, run: Handler) -> None:
     parser.add_argument("--sparsity", action="append", default=[], metavar="S", help=SPARSITY_HELP)
     parser.add_argument("--samples", type=int, default=128, help="sequences (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, help="tokens a sequence (default: 2048, or all the model has)")
-    parser.add_argument("--mode", help="the search mode (default: feedback)")
-    parser.add_argument("--metric", help="the local saliency (default: stochria)")
-    parser.add_argument("--max-grad-norm", type=float, help="drift: 0 holds no gradient (default: 1)")
-    parser.add_argument("--prox-strength", type=float, help="drift: above 0 adds the proximal step (default: 0)")
+    add_settings(parser)
     parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="of the device's memory")
     parser.add_argument("--flops", type=float, metavar="TFLOP/S", help="of matrix products in the weights' dtype")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan here")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unipruning_core.cli.options import Command, Handler, add_backend, add_calibration, add_model
+from unipruning_core.cli.options import Command, Handler, add_backend, add_calibration, add_flag, add_model
+from unipruning_core.compare.settings import SparseGptSettings
+from unipruning_core.search.choice import flags
 
 SPARSEGPT_DETAILS = """\
 SparseGPT (arXiv 2301.00774) prunes layer by layer and changes the weights that stay, so that they make up for those
@@ -22,9 +24,7 @@ def add_sparsegpt(command: Command, run: Handler) -> None:
     parser.add_argument("--sparsity", required=True, metavar="S", help="60%% of each matrix, or N:M such as 2:4")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     add_calibration(parser)
-    parser.add_argument("--block", type=int, default=128, help="columns masked together (default: %(default)s)")
-    parser.add_argument(
-        "--dampening", type=float, default=0.01, help="share of the mean diagonal added to it (default: %(default)s)"
-    )
+    for flag in flags({"sparsegpt": SparseGptSettings}):
+        add_flag(parser, flag)
     parser.add_argument("--overwrite", action="store_true", help="replace an output that an earlier command wrote")
     add_backend(parser)

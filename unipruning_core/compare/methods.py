@@ -50,7 +50,7 @@ RECIPES: Mapping[str, Recipe] = {
         budgets=("rows",),
         scores_of="wanda",
         scheme="fisher",
-        judge="feedback:exponent=0:ramp_sparsity=0:learning_rate=0",
+        judge="feedback:local_exponent=0:ramp_sparsity=0:learning_rate=0",
     ),
     "drift": Recipe("row", {"mode": "drift"}),
     "feedback": Recipe("global", {"mode": "feedback"}),
@@ -77,11 +77,11 @@ PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "ablation": (
         ("feedback", "the whole method"),
-        ("feedback:ramp_share=0.001", "without the ramp: at full sparsity from the second sample on"),
+        ("feedback:ramp_fraction=0.001", "without the ramp: at full sparsity from the second sample on"),
         ("feedback:ramp_sparsity=0", "without masks: the gradient at dense weights"),
         ("feedback:learning_rate=0", "without drift, and so without its direction"),
-        ("feedback:pull=0", "without the direction of the drift in the score"),
-        ("feedback:exponent=0", "without the local metric"),
+        ("feedback:drift_weight=0", "without the direction of the drift in the score"),
+        ("feedback:local_exponent=0", "without the local metric"),
         ("feedback:metric=stochria", "another local metric"),
         ("feedback:metric=magnitude", "a local metric that sees no text"),
         ("feedback/matrix", "without the global budget"),
@@ -94,10 +94,10 @@ PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
         *((f"feedback:samples={samples}", "samples") for samples in (8, 16, 32, 128)),
         *((f"feedback:seq_len={length}", "tokens a sample") for length in (256, 512)),
         *((f"feedback:step_size={step}", "κ, how fast V follows") for step in (0.003, 0.03)),
-        *((f"feedback:feedback_step={step}", "how fast AdamW's second moment follows") for step in (0.02, 0.1)),
-        *((f"feedback:pull={pull}", "of the drift's direction") for pull in (0.004, 0.015)),
+        *((f"feedback:second_moment_rate={step}", "how fast AdamW's second moment follows") for step in (0.02, 0.1)),
+        *((f"feedback:drift_weight={pull}", "of the drift's direction") for pull in (0.004, 0.015)),
         *((f"feedback:ramp_sparsity={share}", "where the ramp ends") for share in (0.5, 0.6, 0.8)),
-        *((f"feedback:exponent={exponent}", "of V in the score") for exponent in (0.5, 2)),
+        *((f"feedback:local_exponent={exponent}", "of V in the score") for exponent in (0.5, 2)),
     ),
 }
 
@@ -142,7 +142,7 @@ class Method:
         return {"scheme": self.recipe.scheme} | {k: v for k, v in self.overrides.items() if k in ALLOCATION_KEYS}
 
     @property
-    def said(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str]:
         """The settings of its search that are no defaults, as the command line takes them."""
         own = {key: str(value) for key, value in self.recipe.settings.items()}
         return own | {key: value for key, value in self.overrides.items() if key not in CALIBRATION_KEYS}

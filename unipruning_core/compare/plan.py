@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.text import SEPARATOR, load_text, token_ids
-from unipruning_core.errors import ConfigError, DataError, UnipruningError
+from unipruning_core.errors import DataError, UnipruningError
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
     from unipruning_core.compare.methods import Method
-    from unipruning_core.compare.sparsegpt import SparseGptSettings
+    from unipruning_core.compare.settings import SparseGptSettings
     from unipruning_core.data.calibration import Packing
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.sparsity.forms import Sparsity
 
 
@@ -94,11 +94,11 @@ def _plan(choice: CompareChoice) -> Plan:
         window_length,
     )
     from unipruning_core.registry import Catalogue
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Checkpoint
 
     searched = [one for method in choice.methods for one in (method.scores, method.judge) if one is not None]
-    settings = {method.label: search_settings(method) for method in searched}
+    settings = {method.label: settings_of_method(method) for method in searched}
     backend = Catalogue().select(choice.backend)
     model = ModelChoice(choice.model, choice.dtype, choice.trust_remote_code)
     checkpoint = Checkpoint.open(resolve_model(choice.model, trust_remote_code=choice.trust_remote_code))
@@ -109,8 +109,8 @@ def _plan(choice: CompareChoice) -> Plan:
     for sparsity in choice.sparsities:
         sparsity.check(targets)
     for chosen in settings.values():
-        if isinstance(chosen, SearchSettings) and chosen.prox_strength:
-            chosen.regulariser.check(targets)
+        if isinstance(chosen, Settings):
+            chosen.check(targets)
 
     text = load_text(choice.text.source, split=choice.text.split, field=choice.text.field)
     wanted = {(m.calibration("samples", choice.samples), m.calibration("seq_len", seq_len)) for m in choice.methods}
@@ -141,24 +141,17 @@ def _plan(choice: CompareChoice) -> Plan:
     return Plan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described)
 
 
-def search_settings(method: Method) -> SearchSettings | SparseGptSettings:
+def settings_of_method(method: Method) -> Settings | SparseGptSettings:
     """The settings of a method's search, or of the method that needs none, with seed 0.
 
     Raises:
         ConfigError: a setting does not exist, is of another type or out of range.
     """
-    from unipruning_core.compare.sparsegpt import SparseGptSettings
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.compare.settings import SparseGptSettings
+    from unipruning_core.search.choice import built
+    from unipruning_core.search.modes import MODES
 
-    kind = SparseGptSettings if method.recipe.changes_weights else SearchSettings
-    defaults = {item.name: item.default for item in fields(kind)}
-    said: dict[str, Any] = {}
-    for key, value in method.said.items():
-        if key not in defaults:
-            raise ConfigError(f"method {method.label!r} sets {key!r}, but settings are {', '.join(defaults)}")
-        wanted: Any = type(defaults[key]) if defaults[key] is not None else str
-        try:
-            said[key] = wanted(value)
-        except ValueError as error:
-            raise ConfigError(f"{key} of method {method.label!r} must be a {wanted.__name__}, not {value!r}") from error
-    return kind(**said)
+    values = dict(method.settings)
+    kind: type[Any] = SparseGptSettings if method.recipe.changes_weights else MODES[values.pop("mode")]
+    settings: Settings | SparseGptSettings = built(kind, values, f"method {method.label!r}", dashes=False)
+    return settings

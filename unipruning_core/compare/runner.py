@@ -234,7 +234,7 @@ class Workshop:
         return {"project": _together(cost, _cost(stage))}
 
     def _search_words(self, search: Search) -> list[str]:
-        data, settings = search.facts["data"], search.method.said | {"seed": str(search.seed)}
+        data, settings = search.facts["data"], search.method.settings | {"seed": str(search.seed)}
         words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         words += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
         return words + self.choice.text.words

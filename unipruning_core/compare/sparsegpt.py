@@ -17,12 +17,11 @@ them; columns right of the block are updated once a block.  Source: Frantar and 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.errors import DataError
 from unipruning_core.selection.radix import kth_largest
 from unipruning_core.sparsity.forms import SemiStructured, Unstructured
 
@@ -30,24 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.backend import Backend
-
-
-@dataclass(frozen=True)
-class SparseGptSettings:
-    """Everything that decides the outcome besides model, text, sparsity and backend; the paper's values."""
-
-    block: int = 128  # columns whose mask is chosen together
-    dampening: float = 0.01  # of the mean diagonal of H
-    seed: int = 0  # of the order of the text
-
-    def __post_init__(self) -> None:
-        if self.block < 1:
-            raise ConfigError(f"block is a number of columns from 1 up, not {self.block}; the published value is 128")
-        if not 0.0 < self.dampening < float("inf"):
-            raise ConfigError(f"dampening must be above 0, not {self.dampening}; the published value is 0.01")
-
-    def to_json(self) -> dict[str, Any]:
-        return {"mode": "sparsegpt", **asdict(self)}
 
 
 def inverse_factor(hessian: Tensor, dampening: float, name: str) -> Tensor:

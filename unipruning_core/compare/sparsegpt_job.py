@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.compare.blockwise import enter, hessians, layers_by_block
-from unipruning_core.compare.sparsegpt import SparseGptSettings, inverse_factor, sparsify
+from unipruning_core.compare.settings import SparseGptSettings
+from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.data.calibration import Calibration, calibration_batches
 from unipruning_core.data.text import load_text
 from unipruning_core.errors import ConfigError, DataError

@@ -27,12 +27,11 @@ from unipruning_core.registry import Catalogue
 from unipruning_core.search.loop import SearchTask, check_run_folder, finished_search, search
 from unipruning_core.search.memory import check_memory, memory_errors_as_config_errors
 from unipruning_core.search.run_folder import Run
-from unipruning_core.search.settings import MODES
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.sparsity.forms import Sparsity
 
 
@@ -51,7 +50,7 @@ class DataChoice:
 def run_search(
     choice: ModelChoice,
     data: DataChoice,
-    settings: SearchSettings,
+    settings: Settings,
     out: Path,
     *,
     backend: str | None = None,
@@ -76,12 +75,9 @@ def run_search(
     targets, left_out = outline(checkpoint, config, choice)
     for sparsity in sparsities:
         sparsity.check(targets)
-    if settings.prox_strength:
-        settings.regulariser.check(targets)
-    if settings.ramp_pattern:
-        settings.ramp_pattern.check(targets)
+    settings.check(targets)
     report_targets(targets, left_out, progress)
-    progress.note(f"mode {settings.mode}, metric {settings.metric}: {MODES[settings.mode]}")
+    progress.note(f"mode {settings.mode}, metric {settings.metric}: {settings.summary}")
     text = load_text(data.source, split=data.split, field=data.field)
     calibration = calibration_batches(
         text,
@@ -138,7 +134,7 @@ def run_project(
 def run_prune(
     choice: ModelChoice,
     data: DataChoice,
-    settings: SearchSettings,
+    settings: Settings,
     sparsities: Sequence[Sparsity],
     run_folder: Path,
     out: Path,
@@ -192,7 +188,7 @@ def run_perplexity(
 
 def report_targets(targets: Sequence[Target], left_out: Sequence[LeftOut], progress: Progress) -> None:
     """Say what will be pruned, and what will not and why."""
-    weights = sum(target.shape[0] * target.shape[1] for target in targets)
+    weights = sum(target.size for target in targets)
     progress.note(f"{len(targets)} target layers with {weights / 1e6:.1f} M weights")
     reasons: dict[str, list[str]] = {}
     for part in left_out:

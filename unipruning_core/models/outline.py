@@ -71,7 +71,7 @@ class Outline:
     @property
     def weights(self) -> int:
         """Elements of all targets."""
-        return sum(rows * columns for rows, columns in (target.shape for target in self.targets))
+        return sum(target.size for target in self.targets)
 
     def shapes(self) -> dict[tuple[int, int], int]:
         """How many targets have each shape."""

@@ -60,7 +60,7 @@ class Block:
 
     @property
     def size(self) -> int:
-        return sum(rows * columns for rows, columns in (target.shape for target in self.targets))
+        return sum(target.size for target in self.targets)
 
 
 def blocks_of(targets: Sequence[Target]) -> list[Block]:
@@ -171,7 +171,7 @@ def fisher_rows(
     spread: Fraction = SPREAD,
     progress: Progress | None = None,
 ) -> Budget:
-    """Row budgets from a run whose scores are sqrt(F): ``--mode feedback --exponent 0``.
+    """Row budgets from a run whose scores are sqrt(F): ``--mode feedback --local-exponent 0``.
 
     With ``--ramp-sparsity 0 --learning-rate 0`` F is the diagonal Fisher term at the original weights.
 
@@ -181,11 +181,11 @@ def fisher_rows(
     _check_model(checkpoint, run)
     _check_numbers(OUTLIER_MULTIPLE, spread)
     settings = run.description["settings"]
-    if settings.get("mode") != "feedback" or settings.get("exponent") != 0:
+    if settings.get("local_exponent") != 0:
         raise RunError(
-            f"row budgets want a run whose scores are √F, but {str(run.folder)!r} was searched with mode"
-            f" {settings.get('mode')!r} and exponent {settings.get('exponent')!r}; search with '--mode feedback"
-            " --exponent 0 --ramp-sparsity 0 --learning-rate 0'"
+            f"row budgets need a run whose scores are √F, but {str(run.folder)!r} was searched with mode"
+            f" {settings['mode']!r} and local exponent {settings.get('local_exponent')!r}; search with '--mode feedback"
+            " --local-exponent 0 --ramp-sparsity 0 --learning-rate 0'"
         )
     rules = tuple(_row_rules(run, share, spread, backend, progress or Progress()))
     return Budget(f"fisher-{Unstructured(share).slug}", rules, overall=share)
@@ -194,7 +194,7 @@ def fisher_rows(
 def _row_rules(
     scores: Scores, share: Fraction, spread: Fraction, backend: Backend, progress: Progress
 ) -> Iterator[tuple[str, Cut]]:
-    sizes = [rows * columns for rows, columns in (target.shape for target in scores.targets)]
+    sizes = [target.size for target in scores.targets]
     totals = apportion(sizes, Unstructured(share).keep(sum(sizes)), [0] * len(sizes), sizes)
     with progress.task("summing rows", len(scores.targets), "matrix") as task:
         for target, total in zip(scores.targets, totals, strict=True):

@@ -173,7 +173,7 @@ def _global_selections(
     wanted = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.scope == "global"]
     if not wanted:
         return {}
-    total = sum(target.shape[0] * target.shape[1] for target in scores.targets)
+    total = sum(target.size for target in scores.targets)
     with progress.task("ranking all weights", 3 * len(scores.targets), "matrix") as task:
 
         def stream() -> Iterator[Tensor]:

@@ -19,7 +19,8 @@ from unipruning_core.sparsity.forms import Cut, Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 REPORT_FILE = "unipruning.json"
-REPORT_FORMAT = "unipruning-checkpoint-1"
+REPORT_FORMAT = "unipruning-checkpoint-2"
+REPORT_FORMATS = (REPORT_FORMAT, "unipruning-checkpoint-1")  # 1 listed the settings of every mode
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -125,4 +126,4 @@ def is_pruned_checkpoint(folder: Path) -> bool:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(report, dict) and report.get("format") == REPORT_FORMAT
+    return isinstance(report, dict) and report.get("format") in REPORT_FORMATS

@@ -1,7 +1,8 @@
-"""What a search keeps and sets of AdamW; the step itself is an operation of the backend."""
+"""AdamW on some tensors: what a mode has that moves them; the step itself is an operation of the backend."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from unipruning_core.backend import Backend
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-10
@@ -37,3 +40,56 @@ class Moments:
             torch.zeros(weight.shape, dtype=weight.dtype, device=weight.device),
             torch.zeros(weight.shape, dtype=torch.float32, device=weight.device),
         )
+
+
+class AdamW:
+    r"""Moves tensors along their gradients, without weight decay, on a schedule over all samples.
+
+    .. math:: x \leftarrow x - \eta_t \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \varepsilon}
+
+    m and v are the moments of the gradient, times ``scale`` where it is clipped.
+    """
+
+    def __init__(
+        self,
+        like: Sequence[Tensor],  # one a tensor that is moved, of its shape and dtype
+        learning_rate: float,  # eta
+        samples: int,
+        backend: Backend,
+        *,
+        betas: tuple[float, float] = BETAS,
+        decays: bool = True,  # eta falls to 0 after the warm-up; else it stays
+    ) -> None:
+        self.learning_rate, self.samples, self.backend = learning_rate, samples, backend
+        self.betas, self.decays = betas, decays
+        self.moments = [Moments.zeros_like(tensor) for tensor in like]
+
+    def step(
+        self,
+        position: int,
+        tensor: Tensor,  # moved in place
+        gradient: Tensor,  # as the tensor
+        sample: int,
+        scale: Tensor,  # 0-D float32, on any device
+    ) -> None:
+        """Move one tensor for one sample."""
+        moments = self.moments[position]
+        self.backend.adamw_step(
+            tensor,
+            gradient,
+            moments.first,
+            moments.second,
+            scale.to(gradient.device),
+            step=sample + 1,
+            learning_rate=self.learning_rate * schedule(sample, self.samples, decay=self.decays),
+            betas=self.betas,
+            epsilon=EPSILON,
+        )
+
+    def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Its state, by the names of what it moves."""
+        return {
+            f"{name}.{kind}": moment
+            for name, moments in zip(names, self.moments, strict=True)
+            for kind, moment in (("first", moments.first), ("second", moments.second))
+        }

@@ -1,7 +1,7 @@
 """What every search mode is: mirror descent of one dual variable a weight towards the local saliency.
 
-The modes themselves are in ``mode_frozen.py`` and ``mode_loss.py`` (``drift`` and ``coupled``).  The model they are
-given is a scratch copy of the weights: it is changed and must not be saved.  Source: UniPruning, arXiv 2510.03291.
+Each mode's settings are in ``modes/``, its arithmetic in a file of its name here.  A mode whose settings say
+``moves_weights`` changes the model it is given, which is then a scratch copy.  Source: UniPruning, arXiv 2510.03291.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import floor
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 
 from unipruning_core.errors import DataError
-from unipruning_core.search.saliency import METRICS, Factors, saliency_factors
+from unipruning_core.search.metrics import METRICS
+from unipruning_core.search.saliency import Factors, saliency_factors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unipruning_core.models.activations import InputStatistics
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.saliency import Sums
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Target
 
 
@@ -43,26 +43,28 @@ class Outcome:
 class Search(ABC):
     """One mode.  What ``tensors`` names is all its state, and what a resumed search starts from."""
 
-    follows_loss: ClassVar[bool]  # whether it needs the gradient
-
     def __init__(
-        self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
+        self, model: PreTrainedModel, layers: Sequence[Layer], settings: Settings, backend: Backend, samples: int
     ) -> None:
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
         self.metric = METRICS[settings.metric]
-        self.steps = torch.zeros(len(layers), dtype=torch.int64)  # mirror steps taken by each layer
         model.eval()  # dropout would draw random numbers of its own
         model.requires_grad_(False)
         for layer in layers:
-            layer.parameter.requires_grad_(self.follows_loss)
+            layer.parameter.requires_grad_(settings.follows_loss)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Make what the mode holds besides the model, once at the start."""
+        self.steps = torch.zeros(len(self.layers), dtype=torch.int64)  # mirror steps taken by each layer
 
     @abstractmethod
-    def consume(self, sample: int, input_ids: Tensor) -> float | None:
+    def step(self, sample: int, input_ids: Tensor) -> float | None:
         """Take calibration sample number ``sample``, (1, tokens) int64; return its loss where one is computed."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that ``consume`` changes in place, by a name that is stable between processes."""
+        """Every tensor that ``step`` changes in place, by a name that is stable between processes."""
 
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome]:
@@ -92,7 +94,7 @@ class Search(ABC):
             factors.q,
             threshold,
             step_size=self.settings.step_size,
-            rank=floor(self.settings.quantile * dual.numel()),
+            rank=self.settings.threshold_rank(dual.numel()),
         )
         self.steps[position] += 1
 

@@ -12,14 +12,15 @@ tenths of a percent, for a fraction of the time.  The masks that are read off af
 
 **How much.**  Removing weight w changes the loss by about w g to first order; the mean square :math:`F = (W^0)^2 v` is
 the diagonal Fisher term (Theis et al., arXiv 1801.05787).  The unit of its root is that of the loss, so matrices
-compare and the budget may be global.  v is the second moment that AdamW keeps to drift the weights: ``feedback_step``
-is 1 - beta_2, and no gradient is clipped, since AdamW does not feel scale.  Its first moment is m.
+compare and the budget may be global.  v is the second moment that AdamW keeps to drift the weights, and
+``second_moment_rate`` is 1 - beta_2; no gradient is clipped, since AdamW does not feel scale.  Its first moment is m.
 
 **Which way.**  Let a mask entry be a number from 0 to 1: the derivative of the loss in it is W0 g.  One step of
 exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b W0 g / F^(1/2)), which is
 exp(-b sign(W0) g / v^(1/2)).  The sum of these steps is what AdamW adds up in D: a weight that the loss drives away
-from zero stays, one that it drives to zero goes.  ``pull`` is b; a large one overshoots, since weights that pull the
-same way are then pruned together.  The product of all factors is a sum of logarithms, the dual of that mirror map.
+from zero stays, one that it drives to zero goes.  ``drift_weight`` is b; a large one overshoots, since weights that
+pull the same way are then pruned together.  The product of all factors is a sum of logarithms, the dual of that mirror
+map.
 
 Only D is held: W0 is the model's weight and stays, and D in a half precision keeps steps that W0 + D would round away.
 Where nothing drifts (``learning_rate`` 0) F is a dual of its own, with S = (W0 g)^2 and tau = 0.
@@ -32,6 +33,7 @@ to gain, its end loses the samples that they take (docs/results.md).  With a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import TYPE_CHECKING
@@ -39,9 +41,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.models.substituted_weights import substituted_weights
-from unipruning_core.search.adamw import BETAS
+from unipruning_core.search.adamw import BETAS, AdamW
 from unipruning_core.search.base import Outcome
-from unipruning_core.search.drift import DriftSearch, on_gradient
+from unipruning_core.search.loss import LossSearch, on_gradient
 from unipruning_core.selection.radix import kth_largest
 
 if TYPE_CHECKING:
@@ -49,48 +51,65 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.models.activations import InputStatistics
     from unipruning_core.models.targets import Layer
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.modes.feedback import FeedbackSettings
 
 PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps whatever the sparsity
-ROWS_SHARE, LEAST_WEIGHTS = 1 / 32, 1 << 22  # see rows_share
 
 
-def rows_share(weights: int) -> float:
-    """Of how many of a matrix's rows the ramp's threshold is taken: all where the targets have few ``weights``."""
-    return min(1.0, max(ROWS_SHARE, LEAST_WEIGHTS / weights))
-
-
-class FeedbackSearch(DriftSearch):
-    """``drift`` beside the weights, with the gradient at the masked weights and a score of what it says.
+class FeedbackSearch(LossSearch):
+    """The gradient at the masked weights along the ramp, and a score of what it says.
 
     Scores, masks and masked weights are made one matrix at a time and never held.
     """
 
+    settings: FeedbackSettings
+
     def __init__(
-        self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        settings: FeedbackSettings,
+        backend: Backend,
+        samples: int,
     ) -> None:
         super().__init__(model, layers, settings, backend, samples)
-        # no decay: the last samples are those at full sparsity, and the drifting weights are never kept
-        self.betas, self.decays = (BETAS[0], 1.0 - settings.feedback_step), False
         self.total = sum(dual.numel() for dual in self.duals)
-        drifts = bool(settings.learning_rate)
-        self.drift = [torch.zeros_like(layer.parameter) for layer in layers] if drifts else []
-        self.feedback = [] if drifts else [torch.zeros_like(dual) for dual in self.duals]
 
-    def consume(self, sample: int, input_ids: Tensor) -> float:
+    def step(self, sample: int, input_ids: Tensor) -> float:
         threshold = self._ramp_threshold(sample)
         with substituted_weights(self.layers, lambda position: self._masked(position, threshold)):
             loss, seen = self._loss(input_ids)
-            one = torch.ones((), device=loss.device)
-            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)) as reached:
+            with on_gradient(self.layers, lambda position: self._step(position, sample, seen)) as reached:
                 loss.backward()
         self._refuse_without_gradient(seen, reached)
         return float(loss.detach())
 
+    @torch.no_grad()
+    def _step(self, position: int, sample: int, seen: dict[str, InputStatistics]) -> None:
+        if (statistics := self._statistics(position, seen)) is not None:
+            self._mirror_step(position, sample, statistics, self.duals[position], self.thresholds[position])
+        parameter = self.layers[position].parameter
+        assert parameter.grad is not None
+        self._follow(position, sample, parameter.grad)
+        parameter.grad = None
+
+    @abstractmethod
+    def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
+        """Take in a layer's gradient at the masked weights, as the module stores it."""
+
+    @abstractmethod
+    def _unmasked(self, position: int) -> Tensor:
+        """The weight that is masked, as the module stores it, in memory of its own."""
+
+    @abstractmethod
+    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
+        """The score of a matrix, or of some ``rows`` of it, (out or rows, in) float32."""
+
     def sparsity_at(self, sample: int) -> float:
         """How sparse the model is when it sees this sample: linear from 0, then level at the most the ramp reaches."""
-        rising = max(1.0, self.settings.ramp_share * self.samples)
+        rising = max(1.0, self.settings.ramp_fraction * self.samples)
         return self.settings.most_sparse * min(1.0, sample / rising)
 
     def _ramp_threshold(self, sample: int) -> Tensor | None:
@@ -105,55 +124,19 @@ class FeedbackSearch(DriftSearch):
     def _drawn_rows(self, position: int, sample: int) -> Tensor:
         """Different rows of a matrix, int64 on its device."""
         dual = self.duals[position]
-        count = ceil(rows_share(self.total) * len(dual))
+        count = ceil(self.settings.rows_share(self.total) * len(dual))
         return torch.randperm(len(dual), generator=self._generator(position, sample))[:count].to(dual.device)
 
     @torch.no_grad()
     def _masked(self, position: int, threshold: Tensor | None) -> Tensor:
         """(W0 + D) * M as the module stores it."""
-        layer = self.layers[position]
-        weight = layer.parameter + self.drift[position] if self.drift else layer.parameter.clone()
+        weight = self._unmasked(position)
         if threshold is not None:
             score = self._ranked(position)
             every_tie = torch.tensor(score.numel(), device=score.device)
             mask = self.backend.threshold_mask(score, threshold.to(score.device), every_tie)
             weight.mul_(self._faced(mask, position))  # torch has no vector code for masked_fill_ on a CPU
         return weight
-
-    def _weight(self, position: int) -> Tensor:
-        weight = self.layers[position].weight
-        return weight + self._faced(self.drift[position], position) if self.drift else weight
-
-    def _moved(self, position: int) -> Tensor:
-        return self.drift[position] if self.drift else super()._moved(position)
-
-    def _descend(self, position: int, sample: int, gradient: Tensor, scale: Tensor) -> None:
-        if self.drift:
-            super()._descend(position, sample, gradient, scale)
-            return
-        layer, dual = self.layers[position], self.feedback[position]
-        nothing = dual.new_zeros(dual.shape[1])
-        self.backend.mirror_step(
-            *(dual, layer.weight, dual.new_zeros(dual.shape[0]), nothing, nothing, dual.new_zeros(())),
-            step_size=self.settings.feedback_step,
-            rank=None,
-            gradient=self._faced(gradient, position),
-            phi=1.0,
-        )
-
-    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
-        def part(tensor: Tensor) -> Tensor:
-            return tensor if rows is None else tensor.index_select(0, rows)
-
-        local, settings = part(self.duals[position]), self.settings
-        if not self.drift:
-            return self.backend.blend_scores(part(self.feedback[position]), local, settings.exponent)
-        second = self._faced(self.moments[position].second, position)
-        weight, drift = self.layers[position].weight, self._faced(self.drift[position], position)
-        return self.backend.blend_scores(
-            *(part(second), local, settings.exponent, part(weight), part(drift)),
-            pull=settings.pull / settings.learning_rate,
-        )
 
     def _ranked(self, position: int, rows: Tensor | None = None) -> Tensor:
         """The score by which the ramp takes weights away: the pattern's own stay to the last."""
@@ -166,14 +149,97 @@ class FeedbackSearch(DriftSearch):
         """From how the module stores a matrix to (out, in), or back."""
         return stored.t() if self.layers[position].target.transposed else stored
 
-    def tensors(self) -> dict[str, Tensor]:
-        state = super().tensors()
-        # a dual of its own only where nothing drifts
-        for layer, feedback in zip(self.layers, self.feedback, strict=not self.drift):
-            state[f"{layer.name}.feedback"] = feedback
-        return state
-
     def outcomes(self) -> Iterator[Outcome]:
         for position, outcome in enumerate(super().outcomes()):
             score = self._score(position)
             yield Outcome(outcome.target, score, score.new_zeros(()), outcome.steps)
+
+
+class DriftingFeedback(FeedbackSearch):
+    """``feedback`` with a drift D beside the weights, and v kept by the AdamW that moves it."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        settings: FeedbackSettings,
+        backend: Backend,
+        samples: int,
+    ) -> None:
+        super().__init__(model, layers, settings, backend, samples)
+        self.drift = [torch.zeros_like(layer.parameter) for layer in self.layers]
+        rate, betas = self.settings.learning_rate, (BETAS[0], 1.0 - self.settings.second_moment_rate)
+        # no decay: the last samples are those at full sparsity, and the drifting weights are never kept
+        self.adamw = AdamW(self.drift, rate, self.samples, self.backend, betas=betas, decays=False)
+        self.unclipped = torch.ones((), device=self.layers[0].weight.device)
+
+    def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
+        self.adamw.step(position, self.drift[position], gradient, sample, self.unclipped)
+
+    def _unmasked(self, position: int) -> Tensor:
+        return self.layers[position].parameter + self.drift[position]
+
+    def _weight(self, position: int) -> Tensor:
+        return self.layers[position].weight + self._faced(self.drift[position], position)
+
+    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
+        second, drift = (
+            self._faced(stored, position) for stored in (self.adamw.moments[position].second, self.drift[position])
+        )
+        return self.backend.blend_scores(
+            _some(second, rows),
+            _some(self.duals[position], rows),
+            self.settings.local_exponent,
+            _some(self.layers[position].weight, rows),
+            _some(drift, rows),
+            pull=self.settings.drift_weight / self.settings.learning_rate,
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        moments = self.adamw.tensors([layer.name for layer in self.layers])
+        return super().tensors() | self._named("drift", self.drift) | moments
+
+
+class StillFeedback(FeedbackSearch):
+    """``feedback`` where nothing drifts (learning rate 0): F is a dual of its own, with S = (W0 g)^2 and tau = 0."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        settings: FeedbackSettings,
+        backend: Backend,
+        samples: int,
+    ) -> None:
+        super().__init__(model, layers, settings, backend, samples)
+        self.fisher = [torch.zeros_like(dual) for dual in self.duals]
+
+    def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
+        layer, dual = self.layers[position], self.fisher[position]
+        nothing = dual.new_zeros(dual.shape[1])
+        self.backend.mirror_step(
+            dual,
+            layer.weight,
+            dual.new_zeros(dual.shape[0]),
+            nothing,
+            nothing,
+            dual.new_zeros(()),
+            step_size=self.settings.second_moment_rate,
+            rank=None,
+            gradient=self._faced(gradient, position),
+            phi=1.0,
+        )
+
+    def _unmasked(self, position: int) -> Tensor:
+        return self.layers[position].parameter.clone()
+
+    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
+        fisher, local = _some(self.fisher[position], rows), _some(self.duals[position], rows)
+        return self.backend.blend_scores(fisher, local, self.settings.local_exponent)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | self._named("fisher", self.fisher)
+
+
+def _some(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor.index_select(0, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,11 +13,6 @@ from unipruning_core.search.saliency import whole_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from unipruning_core.backend import Backend
-    from unipruning_core.models.targets import Layer
-    from unipruning_core.search.settings import SearchSettings
 
 
 class FrozenSearch(Search):
@@ -27,19 +22,15 @@ class FrozenSearch(Search):
     exactly.  ``stochria`` takes one a sample, each with subsets of its own.  Held besides the weights: one matrix.
     """
 
-    follows_loss = False
-
-    def __init__(
-        self, model: PreTrainedModel, layers: Sequence[Layer], settings: SearchSettings, backend: Backend, samples: int
-    ) -> None:
-        super().__init__(model, layers, settings, backend, samples)
+    def prepare(self) -> None:
+        super().prepare()
         self.sumsq = {
-            layer.name: layer.weight.new_zeros(layer.target.shape[1], dtype=torch.float32) for layer in layers
+            layer.name: layer.weight.new_zeros(layer.target.shape[1], dtype=torch.float32) for layer in self.layers
         }
-        self.tokens = torch.zeros(len(layers), dtype=torch.int64)
+        self.tokens = torch.zeros(len(self.layers), dtype=torch.int64)
 
     @torch.no_grad()
-    def consume(self, sample: int, input_ids: Tensor) -> None:
+    def step(self, sample: int, input_ids: Tensor) -> None:
         # the head would cost a fifth of a small model's time and tell nothing that is used here
         decoder = getattr(self.model, self.model.base_model_prefix, self.model)
         with watch_inputs(self.layers, self.backend) as seen:
@@ -61,7 +52,7 @@ class FrozenSearch(Search):
             statistics = InputStatistics(self.sumsq[layer.name], int(self.tokens[position]))
             # neither weights nor norms change any more, so one pass over W serves all steps
             sums = whole_sums(self.metric, layer.weight, statistics.norm, self.backend)
-            for step in range(self.samples if self.metric.random_subsets else 1):
+            for step in range(self.settings.steps(self.samples)):
                 self._mirror_step(position, step, statistics, dual, threshold, sums)
             norm = statistics.norm if statistics.tokens else None
             yield Outcome(layer.target, dual, threshold, int(self.steps[position]), norm)

@@ -16,9 +16,6 @@ from unipruning_core.errors import OutputError, RunError
 from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.base import Outcome, Search
-from unipruning_core.search.drift import CoupledSearch, DriftSearch
-from unipruning_core.search.feedback import FeedbackSearch
-from unipruning_core.search.frozen import FrozenSearch
 from unipruning_core.search.resume import Resume
 from unipruning_core.search.run_folder import RUN_FILE, Run, write_run
 from unipruning_core.storage.checkpoint import Checkpoint
@@ -29,14 +26,8 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import Calibration
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
 
-SEARCHES: dict[str, type[Search]] = {
-    "drift": DriftSearch,
-    "frozen": FrozenSearch,
-    "coupled": CoupledSearch,
-    "feedback": FeedbackSearch,
-}
 SAVE_EVERY = 300.0  # seconds
 
 
@@ -46,7 +37,7 @@ class SearchTask:
 
     checkpoint: Checkpoint
     calibration: Calibration
-    settings: SearchSettings
+    settings: Settings
     model_name: str
     data: dict[str, Any]
 
@@ -54,6 +45,7 @@ class SearchTask:
         """What the run folder says of the search, and what a resumed one must agree with."""
         return {
             "settings": self.settings.to_json(),
+            "scope": self.settings.scope,
             "model": {"name": self.model_name, "fingerprint": self.checkpoint.fingerprint()},
             "data": {**self.data, "tokens": self.calibration.tokens, "fingerprint": self.calibration.fingerprint},
             "backend": backend.name,
@@ -129,14 +121,14 @@ def search(
     layers, left_out = find_targets(model, task.checkpoint)
     targets = [layer.target for layer in layers]
     batches = task.calibration.batches
-    run = SEARCHES[task.settings.mode](model, layers, task.settings, backend, len(batches))
+    run = task.settings.start(model, layers, backend, len(batches))
     description = task.description(backend)
     with disk_errors_as_output_errors(folder), _gone_if_empty(folder):
         # only now: a model that cannot be searched must not cost the result of an earlier search
         if overwrite and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        losses = _consume_all(run, batches, Resume(folder, description), save_every, progress)
+        losses = _run_samples(run, batches, Resume(folder, description), save_every, progress)
         content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
         with progress.task("writing", len(targets), "matrix") as bar:
             write_run(folder, targets, _counted(run.outcomes(), bar), content)
@@ -155,7 +147,7 @@ def _gone_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def _consume_all(run: Search, batches: list[Any], resume: Resume, save_every: float, progress: Progress) -> list[float]:
+def _run_samples(run: Search, batches: list[Any], resume: Resume, save_every: float, progress: Progress) -> list[float]:
     losses: list[float] = []
     start = 0
     if (saved := resume.found()) is not None:
@@ -168,7 +160,7 @@ def _consume_all(run: Search, batches: list[Any], resume: Resume, save_every: fl
     tokens = 0
     with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
         for sample in range(start, len(batches)):
-            loss = run.consume(sample, batches[sample].to(device))
+            loss = run.step(sample, batches[sample].to(device))
             tokens += batches[sample].numel()
             shown: dict[str, object] = {"tokens/s": round(tokens / (time.monotonic() - began))}
             if loss is not None:

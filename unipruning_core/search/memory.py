@@ -14,51 +14,34 @@ if TYPE_CHECKING:
     import torch
 
     from unipruning_core.backend import Backend
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 GIB = 2**30
 
 
-def held_parts(model_weights: int, sizes: Sequence[int], settings: SearchSettings, width: int) -> dict[str, int]:
+def held_parts(model_weights: int, sizes: Sequence[int], settings: Settings, width: int) -> dict[str, int]:
     """Bytes a search holds from its first sample to its last, by what they are, activations not counted.
 
     Args:
         model_weights: elements of the whole model.
         sizes: elements of each target.
-        width: bytes of one element of the loaded weights, w.
-
-    A weight of the model costs w.  ``frozen`` adds one matrix of float32; ``coupled`` 4 a target weight (V) and two
-    matrices; ``drift`` 2 w + 8 (V, both moments, the gradient), or w + 8 where no clipping makes it keep the gradient;
-    ``feedback`` 2 w + 8: the drift, but no gradient.  Where the weights stay (learning rate 0) there are no
-    moments, and ``feedback`` has a second dual in place of them and of the drift.
+        width: bytes of one element of the loaded weights.
     """
-    total, largest = sum(sizes), max(sizes)
-    model = {"weights": model_weights * width}
-    if settings.mode == "frozen":
-        return model | {"dual of one matrix": 4 * largest}
-    if settings.mode == "coupled":
-        return model | {"dual": 4 * total, "gradient and step of one matrix": 2 * width * largest}
-    parts = model | {"dual": 4 * total}
-    if settings.learning_rate:
-        parts["moments"] = (width + 4) * total
-    if settings.mode == "feedback":
-        own = {"drift": width * total} if settings.learning_rate else {"second dual": 4 * total}
-        return parts | own | {"gradient, masked weights and score of one matrix": (2 * width + 4) * largest}
-    return parts | ({"gradient": width * total} if settings.max_grad_norm else {})
+    return {"weights": model_weights * width} | settings.held_bytes(sizes, width)
 
 
-def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: SearchSettings, dtype: torch.dtype) -> int:
+def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: Settings, dtype: torch.dtype) -> int:
     """All of ``held_parts`` together, for a model on disk."""
     model_weights = loaded_bytes(checkpoint, dtype) // dtype.itemsize
-    sizes = [target.shape[0] * target.shape[1] for target in targets]
+    sizes = [target.size for target in targets]
     return sum(held_parts(model_weights, sizes, settings, dtype.itemsize).values())
 
 
 def check_memory(
     checkpoint: Checkpoint,
     targets: Sequence[Target],
-    settings: SearchSettings,
+    settings: Settings,
     dtype: torch.dtype,
     backend: Backend,
 ) -> list[int]:
@@ -77,16 +60,10 @@ def check_memory(
         check_can_spread(len(each), backend.name)
         model = loaded_bytes(checkpoint, dtype)
         return [one * model // wanted for one in each]
-    remedies = {
-        "feedback": "--mode frozen holds a seventh of it",
-        "drift": "--mode frozen holds a seventh of it",
-        "coupled": "--mode frozen holds less",
-    }
-    remedy = remedies.get(settings.mode, "use a machine with more memory, or --dtype bfloat16")
     several = f"{len(each)} {backend.name} devices" if len(each) > 1 else f"{backend.name} device"
     raise ConfigError(
         f"the search would hold {wanted / GIB:.1f} GiB besides activations, but {max(free, sum(each)) / GIB:.1f} GiB "
-        f"are free on the {several}; {remedy}"
+        f"are free on the {several}; {settings.memory_remedy}"
     )
 
 

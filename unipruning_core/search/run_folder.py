@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError, RunError
-from unipruning_core.search.settings import SCOPES
+from unipruning_core.search.choice import own_settings
+from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.files import sha256, write_json
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from unipruning_core.search.base import Outcome
     from unipruning_core.sparsity.forms import Scope
 
-FORMAT = "unipruning-run/1"
+FORMAT = "unipruning-run/2"
+FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it names no scope
+TENSORS_FORMAT = "unipruning-run/1"  # of the tensor files, which have not changed since
 RUN_FILE = "run.json"
 DUAL_FILE = "dual.safetensors"
 INPUTS_FILE = "inputs.safetensors"
@@ -74,7 +77,7 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[
     partial.unlink(missing_ok=True)
     contents = {name: (torch.float32, shape) for name, shape in shapes.items()}
     try:
-        with TensorStream(partial, contents, {"format": FORMAT}) as stream:
+        with TensorStream(partial, contents, {"format": TENSORS_FORMAT}) as stream:
             for tensor in tensors:
                 stream.append(tensor)
     # half a file would make the folder one that the next search refuses
@@ -113,11 +116,14 @@ class Run:
         try:
             description = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
             written = description.pop("checksum")
-            if (version := description["format"]) != FORMAT:
+            if (version := description["format"]) not in (FORMAT, FORMAT_1):
                 raise RunError(f"{str(folder)!r} is of format {version!r}, but {FORMAT!r} is wanted; search again")
             _compare(folder / RUN_FILE, _checksum(description), written)
             for name, written in description["files"].items():
                 _compare(folder / name, sha256(folder / name), written)
+            if version == FORMAT_1:
+                description["settings"] = own_settings(description["settings"])
+                description["scope"] = MODES[description["settings"]["mode"]].scope
             run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
             missing = [target.name for target in run.targets if target.name not in run.tensors]
         except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
@@ -146,8 +152,9 @@ class Run:
 
     @property
     def scope(self) -> Scope:
-        """What a share of weights is best taken of: see ``settings.SCOPES``."""
-        return SCOPES.get(self.description["settings"]["mode"], "matrix")
+        """What a bare percentage is taken of: what suits the mode that searched."""
+        scope: Scope = self.description["scope"]
+        return scope
 
     @property
     def provenance(self) -> dict[str, object]:

@@ -24,38 +24,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unipruning_core.search.metrics import SUBSET_SHARE
+
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     from torch import Tensor
 
     from unipruning_core.backend import Backend
+    from unipruning_core.search.metrics import Metric
 
     Sums: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-
-SUBSET_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One row of the table above."""
-
-    name: str
-    uses_inputs: bool = True
-    relative: bool = False  # divided by row and column sums
-    exponent: float = 1.0  # of n_j
-    random_subsets: bool = False
-
-
-METRICS = {
-    metric.name: metric
-    for metric in (
-        Metric("magnitude", uses_inputs=False),
-        Metric("wanda"),
-        Metric("ria", relative=True, exponent=0.5),
-        Metric("stochria", relative=True, exponent=0.7, random_subsets=True),
-    )
-}
 
 
 @dataclass(frozen=True)

@@ -1,106 +1,197 @@
-"""What a search can be told, checked before anything is loaded."""
+"""What a mode can be told and what it costs: the part of every mode that the command line reads, without torch.
+
+A mode is a subclass of ``Settings`` with its own fields, each made by ``setting``.  Flags, defaults, ranges, help
+lines, ``KEY=VALUE`` words and the record in run.json all come from these fields (``choice.py``).
+"""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, field, fields
+from math import floor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.search.saliency import METRICS
-from unipruning_core.sparsity.forms import Scope, SemiStructured
-from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.sparsity.forms import Scope, SemiStructured, parse_pattern
 
-# each with what is said when a search begins
-MODES = {
-    "feedback": "gradients at the masked weights while sparsity rises; the best masks, one budget for all matrices",
-    "drift": "as published: scratch weights follow the loss; feedback gives better masks at the same cost",
-    "frozen": "forward only, the cheapest; feedback gives better masks",
-    "coupled": "weights and Γ pull at each other, as the paper writes it; feedback gives better masks",
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.base import Search
+    from unipruning_core.storage.checkpoint import Target
+
+KINDS: Mapping[str, tuple[type, str]] = {  # by the annotation of a field: its type, and what a message calls it
+    "float": (float, "a number"),
+    "int": (int, "a whole number"),
+    "str": (str, "a word"),
 }
-# of what a share is taken where the user does not say: feedback's scores have the unit of the loss, so they compare
-# between matrices; those of the others have mean 1 in each
-SCOPES: dict[str, Scope] = {"feedback": "global"}
+SEED_RANGE = "[0, inf)"
 
 
-@dataclass(frozen=True)
-class SearchSettings:
-    """Everything that decides the outcome of a search besides the model, the text and the backend."""
+def setting(
+    default: float | int | str,
+    help: str,
+    *,
+    within: str = "",  # an interval such as "(0, 1]", of numbers
+    choices: Iterable[str] = (),
+    published: float | None = None,  # shown where a value is refused
+    formerly: Sequence[str] = (),  # earlier names, still understood
+    metavar: str = "",
+) -> Any:
+    """A field of a settings dataclass: its default, what help says of it, and what is refused."""
+    about = {
+        "help": help,
+        "within": within,
+        "choices": tuple(choices),
+        "published": published,
+        "formerly": tuple(formerly),
+        "metavar": metavar,
+    }
+    return field(default=default, metadata=about)
 
-    mode: str = "feedback"
-    metric: str = ""  # the local metric; none is wanda in feedback, whose other factors it balances, else stochria
-    step_size: float = 0.01  # kappa of drift and frozen; alpha * rho of coupled
-    quantile: float = 0.001  # lambda: the share of abs(V) that the threshold sets to zero
-    seed: int = 0
-    learning_rate: float = 1e-4  # of AdamW in drift; alpha * kappa of coupled
-    max_grad_norm: float = 1.0  # drift: clips the gradient of all targets together; 0 turns it off
-    prox_strength: float = 0.0  # lambda_2, drift: strength of the N:M regulariser; 0 turns it off
-    prox_pattern: str = "2:4"
-    coupling: float = 1e-5  # rho, coupled
-    soft_threshold: float = 0.001  # lambda, coupled: a true threshold on abs(V)
-    ramp_sparsity: float = 0.7  # feedback: how sparse the masked model gets
-    ramp_share: float = 0.5  # feedback: the share of samples over which it gets there
-    feedback_step: float = 0.05  # gamma, feedback: how fast F follows
-    exponent: float = 1.0  # a, feedback: of V in the score F^(1/2) V^a
-    pull: float = 0.0075  # b, feedback: of the drift's direction in the score
-    pattern: str = ""  # N:M, feedback: what the ramp heads for; none is a share of all weights
+
+def check_fields(settings: Any) -> None:
+    """Refuse a value of another type or outside its range.
+
+    Raises:
+        ConfigError: the first such field, as a sentence.
+    """
+    for item in fields(settings):
+        value: Any = getattr(settings, item.name)
+        label = item.name.replace("_", " ")
+        kind, called = KINDS[str(item.type)]
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise ConfigError(f"{label} must be {called}, not {value!r}")
+        if (choices := item.metadata["choices"]) and value not in choices:
+            raise ConfigError(f"{label} is one of {', '.join(choices)}, not {value!r}")
+        if (interval := item.metadata["within"]) and not _lies_in(value, interval):
+            published = item.metadata["published"]
+            hint = "" if published is None else f"; the published value is {published:g}"
+            raise ConfigError(f"{label} must be {bounds(interval)}, not {value}{hint}")
+
+
+def converted(item: Field[Any], text: str, name: str) -> float | int | str:
+    """A word of the command line as the field's type; ``name`` is what a message calls it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    kind, called = KINDS[str(item.type)]
+    try:
+        value: float | int | str = kind(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be {called}, not {text!r}") from error
+    return value
+
+
+def bounds(interval: str) -> str:
+    """An interval as help and messages say it."""
+    if not interval.endswith("inf)"):
+        return f"in {interval}"
+    low = interval[1:].partition(",")[0]
+    return f"{low} or more" if interval[0] == "[" else f"above {low}"
+
+
+def _lies_in(value: Any, interval: str) -> bool:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    ends = (interval[0] == "[" or value != low, interval[-1] == "]" or value != high)
+    return bool(low <= value <= high and all(ends))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ABC):
+    """Everything that decides the outcome of a search besides the model, the text and the backend.
+
+    Raises:
+        ConfigError: a value of another type or outside its range.
+    """
+
+    mode: ClassVar[str]  # its name on the command line
+    summary: ClassVar[str]  # what help says of it
+    remark: ClassVar[str] = ""  # what is said beside the summary when a search begins
+    scope: ClassVar[Scope] = "matrix"  # of a bare percentage; "global" where scores compare between matrices
+    follows_loss: ClassVar[bool]  # whether a sample needs a backward
+    moves_weights: ClassVar[bool] = False  # whether the weights of the model it is given change
+    memory_remedy: ClassVar[str] = "--mode frozen holds less"  # said where the device is too small
+
+    metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)
+    step_size: float = setting(0.01, "κ, step size of the dual variable", within="(0, 1]", published=0.01)
+    seed: int = setting(0, "seed of the order of the text and of random subsets", within=SEED_RANGE)
 
     def __post_init__(self) -> None:
-        if not self.metric:
-            object.__setattr__(self, "metric", "wanda" if self.mode == "feedback" else "stochria")
-        if self.mode not in MODES:
-            raise ConfigError(f"mode is one of {', '.join(MODES)}, not {self.mode!r}")
-        if self.metric not in METRICS:
-            raise ConfigError(f"metric is one of {', '.join(METRICS)}, not {self.metric!r}")
-        if not 0.0 < self.step_size <= 1.0:
-            raise ConfigError(f"step size must lie in (0, 1], not {self.step_size}; the published value is 0.01")
-        if not 0.0 <= self.quantile < 1.0:
-            raise ConfigError(f"quantile must lie in [0, 1), not {self.quantile}; the published value is 0.001")
-        if not 0.0 <= self.ramp_sparsity < 1.0:
-            raise ConfigError(f"ramp sparsity must lie in [0, 1), not {self.ramp_sparsity}; 0.7 serves all up to there")
-        for name in ("ramp_share", "feedback_step"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name.replace('_', ' ')} must lie in (0, 1], not {getattr(self, name)}")
-        for name in (
-            "exponent",
-            "pull",
-            "learning_rate",
-            "max_grad_norm",
-            "prox_strength",
-            "coupling",
-            "soft_threshold",
-        ):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name.replace('_', ' ')} must be a number from 0 up, not {getattr(self, name)}")
-        if self.prox_strength and self.mode == "feedback":
-            raise ConfigError("--prox-strength is for --mode drift; in feedback the weights stay, and --pattern steers")
-        if self.pattern and self.mode != "feedback":
-            raise ConfigError(
-                f"--pattern is for the ramp of --mode feedback, and {self.mode} has none; any pattern can be projected"
-            )
-        _ = self.regulariser, self.most_sparse
+        check_fields(self)
 
-    @property
-    def regulariser(self) -> SemiStructured:
-        """The N:M pattern that the proximal step pulls towards."""
-        return _pattern(self.prox_pattern, "the regulariser's pattern")
+    @abstractmethod
+    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
+        """The search itself, ready for its first sample."""
 
-    @property
-    def ramp_pattern(self) -> SemiStructured | None:
-        """The N:M pattern within which the ramp of ``feedback`` takes weights away."""
-        return _pattern(self.pattern, "the pattern of a search") if self.pattern else None
+    def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
+        """Bytes held from the first sample to the last besides the model and activations, by what they are.
 
-    @property
-    def most_sparse(self) -> float:
-        """Where the ramp of ``feedback`` ends."""
-        pattern = self.ramp_pattern
-        return self.ramp_sparsity if pattern is None else min(self.ramp_sparsity, 1 - pattern.n / pattern.m)
+        Args:
+            sizes: elements of each target.
+            width: bytes of one element of the loaded weights.
+        """
+        return {}
+
+    def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
+        """The fewest bytes a step moves, a target weight: each matrix read and written once by each operation.
+
+        With w the ``width``, sums read W; a random subset is read, written and read; the mirror step reads W and V and
+        writes V.
+        """
+        parts = {"abs_sums": float(width)}
+        if METRICS[self.metric].random_subsets:
+            subsets = sum(max(1, round(SUBSET_SHARE * min(t.shape))) * sum(t.shape) for t in targets)
+            parts["random subsets"] = 3 * width * subsets / sum(target.size for target in targets)
+        return parts | {"mirror_step": float(8 + width)}
+
+    def steps(self, samples: int) -> int:
+        """Mirror steps of each matrix."""
+        return samples
+
+    def threshold_rank(self, numel: int) -> int | None:
+        """The rank in |V| of the next threshold τ; None where τ is fixed."""
+        return None
+
+    def patterns(self) -> tuple[SemiStructured, ...]:
+        """The N:M patterns that the search follows, which every target has to fit."""
+        return ()
+
+    def check(self, targets: Sequence[Target]) -> None:
+        """Refuse layers that do not fit a pattern of the settings.
+
+        Raises:
+            ConfigError: a pattern does not divide the inputs of a layer.
+        """
+        for pattern in self.patterns():
+            pattern.check(targets)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The record in run.json: the mode and its own fields."""
+        return {"mode": self.mode, **asdict(self)}
 
 
-def _pattern(text: str, what: str) -> SemiStructured:
-    pattern = parse_sparsity(text)
-    if not isinstance(pattern, SemiStructured):
+@dataclass(frozen=True, kw_only=True)
+class QuantileSettings(Settings):
+    """What the modes share whose threshold τ is a quantile of |V|."""
+
+    quantile: float = setting(0.001, "λ, fraction of |V| below the threshold τ", within="[0, 1)", published=0.001)
+
+    def threshold_rank(self, numel: int) -> int:
+        return floor(self.quantile * numel)
+
+
+def pattern_of(text: str, what: str) -> SemiStructured:
+    """Read N:M.
+
+    Raises:
+        ConfigError: the text is something else.
+    """
+    if (pattern := parse_pattern(text)) is None:
         raise ConfigError(f"{what} must be N:M, such as 2:4, not {text!r}")
     return pattern

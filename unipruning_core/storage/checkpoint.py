@@ -47,6 +47,11 @@ class Target:
     transposed: bool = False  # the checkpoint stores (in, out), as GPT-2's Conv1D does
 
     @property
+    def size(self) -> int:
+        """Elements of the matrix."""
+        return self.shape[0] * self.shape[1]
+
+    @property
     def stored_shape(self) -> tuple[int, int]:
         return self.shape[::-1] if self.transposed else self.shape
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.search.adamw import BETAS, EPSILON
-from unipruning_core.search.saliency import METRICS, SUBSET_SHARE
+from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
 from unipruning_core.tools.bench.cases import ADAMW, OPERATION_KINDS, PATTERN, QUANTILE, STEP_SIZE, Inputs, ready
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unipruning_core.backend import DIGIT_BITS, Backend
 from unipruning_core.search.adamw import BETAS, EPSILON
-from unipruning_core.search.saliency import METRICS, SUBSET_SHARE, saliency_factors
+from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.search.saliency import saliency_factors
 
 ADAMW: dict[str, Any] = {"step": 3, "learning_rate": 1e-4, "betas": BETAS, "epsilon": EPSILON}
 STEP_SIZE, QUANTILE, STRENGTH, EXPONENT, PATTERN = 0.01, 0.001, 0.01, 0.7, (2, 4)

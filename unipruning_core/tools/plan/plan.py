@@ -10,17 +10,14 @@ from unipruning_core.backend import OPERATIONS
 from unipruning_core.errors import BackendNotFoundError, ConfigError
 from unipruning_core.projection.mask_file import packed_bytes
 from unipruning_core.registry import Catalogue
-from unipruning_core.search.feedback import rows_share
 from unipruning_core.search.memory import held_parts
-from unipruning_core.search.saliency import METRICS, SUBSET_SHARE
-from unipruning_core.search.settings import SCOPES
 from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import Unstructured, kept_weights
 from unipruning_core.sparsity.mix import Mix
 
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
-    from unipruning_core.search.settings import SearchSettings
+    from unipruning_core.search.settings import Settings
     from unipruning_core.sparsity.forms import Cut, Sparsity
     from unipruning_core.storage.checkpoint import Target
 
@@ -72,7 +69,7 @@ class Plan:
 
 def plan_search(
     outline: Outline,
-    settings: SearchSettings,
+    settings: Settings,
     *,
     backend: str | None,
     samples: int,
@@ -97,20 +94,17 @@ def plan_search(
             raise ConfigError(f"{name} must be a positive number, not {value}")
     reference = left_to_reference(backend)
     check_seq_len(outline.config, seq_len)
-    scope = SCOPES.get(settings.mode, "matrix")
-    sparsities = [s.within(scope) if isinstance(s, Unstructured) else s for s in sparsities]
+    sparsities = [s.within(settings.scope) if isinstance(s, Unstructured) else s for s in sparsities]
     for sparsity in sparsities:
         sparsity.check(outline.targets)
     pruned = {str(sparsity): pruned_weights(outline.targets, sparsity) for sparsity in sparsities}
-    follows_loss = settings.mode != "frozen"
-    trace = trace_sample(outline, seq_len, backward=follows_loss)
-    width, metric = outline.dtype.itemsize, METRICS[settings.metric]
-    sizes = [rows * columns for rows, columns in (target.shape for target in outline.targets)]
+    trace = trace_sample(outline, seq_len, backward=settings.follows_loss)
+    width, steps = outline.dtype.itemsize, settings.steps(samples)
+    sizes = [target.size for target in outline.targets]
     # what was read, and for a loss read again and written as gradient
-    passes = outline.parameters + (outline.parameters + outline.weights if follows_loss else 0)
+    passes = outline.parameters + (outline.parameters + outline.weights if settings.follows_loss else 0)
     model_bytes = width * passes + 2 * trace.activations
-    steps = samples if follows_loss or metric.random_subsets else 1
-    step_bytes = least_step_bytes(outline.targets, settings, width)
+    step_bytes = settings.step_bytes(outline.targets, width)
     return Plan(
         model=outline.name,
         backend=backend,
@@ -142,39 +136,6 @@ def plan_search(
     )
 
 
-def least_step_bytes(targets: Sequence[Target], settings: SearchSettings, width: int) -> dict[str, float]:
-    """The fewest bytes a step moves, a target weight: each matrix read once and written once by each operation.
-
-    With w the bytes of a weight's dtype, sums read W; a random subset is read, written and read; the mirror step reads
-    W and V and writes V; AdamW reads the gradient and reads and writes W and both moments.
-    """
-    parts = {"abs_sums": float(width)}
-    if METRICS[settings.metric].random_subsets:
-        subsets = sum(max(1, round(SUBSET_SHARE * min(t.shape))) * sum(t.shape) for t in targets)
-        parts["random subsets"] = 3 * width * subsets / sum(t.shape[0] * t.shape[1] for t in targets)
-    parts["mirror_step"] = float(8 + width)
-    if settings.mode == "coupled":
-        parts["weight step"] = float(5 * width + 4)
-    if settings.mode in ("drift", "feedback"):
-        if settings.mode == "drift" and settings.max_grad_norm:
-            parts["gradient norm"] = float(width)
-        if settings.learning_rate:
-            parts["AdamW"] = float(5 * width + 8)
-        if settings.prox_strength:
-            parts["nm_prox"] = float(2 * width)
-    if settings.mode == "feedback":
-        if not settings.learning_rate:
-            parts["mirror_step of the second dual"] = float(8 + 2 * width)
-        # the score is blended afresh for each of three histograms of some rows, and for both masks: forward, backward
-        terms = 2 if settings.learning_rate else 0  # the weight and its drift
-        share = rows_share(sum(t.shape[0] * t.shape[1] for t in targets))
-        parts["budget"] = share * 3 * (12 + terms * width + 4)
-        parts["masked weights"] = float(2 * (12 + terms * width + 5 + 1 + (terms or 1) * width + width))
-        if settings.learning_rate:
-            parts["drifting weights"] = float(3 * width)
-    return parts
-
-
 def left_to_reference(backend: str | None) -> list[str]:
     """The operations a backend has no implementation of its own for, by its manifest; nothing is loaded or probed."""
     if backend is None:
@@ -193,7 +154,7 @@ def masks_bytes(targets: Sequence[Target], sparsity: Sparsity) -> int:
 
 def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
     """How many weights a sparsity prunes, by the exact counts of its scope."""
-    total = sum(rows * columns for rows, columns in (target.shape for target in targets))
+    total = sum(target.size for target in targets)
     if isinstance(sparsity, Unstructured) and sparsity.scope == "global":
         return total - sparsity.keep(total)
     cuts = _cuts(targets, sparsity)

@@ -1,0 +1,66 @@
+"""``coupled``: weights and Γ pull at each other, as the paper writes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.search.loss import LossSearch, on_gradient
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.models.activations import InputStatistics
+    from unipruning_core.search.modes.coupled import CoupledSettings
+
+TILE = 1 << 18  # elements of a temporary in the weight step
+
+
+class CoupledSearch(LossSearch):
+    r"""Gradient descent of the weights on loss and pull together, and a true soft threshold for Gamma.
+
+    .. math:: W \leftarrow W - \alpha\kappa\,\nabla_W\bigl[L + \tfrac{\rho}{2}\|\Gamma - S(W)\|^2\bigr], \qquad
+              V \leftarrow V + \alpha\rho\,(S - \Gamma), \qquad \Gamma = \operatorname{shrink}(V, \lambda)
+
+    ``learning_rate`` is alpha*kappa, ``step_size`` is alpha*rho, ``coupling`` is rho and ``soft_threshold`` is lambda.
+    In the derivative of S the factors r, p, q are held fixed, so that dS/dW is sign(W) (r p + q).
+    Each gradient is used and freed as autograd makes it.
+    """
+
+    settings: CoupledSettings
+
+    def _first_threshold(self, zero: Tensor) -> Tensor:
+        return zero + self.settings.soft_threshold
+
+    def step(self, sample: int, input_ids: Tensor) -> float:
+        loss, seen = self._loss(input_ids)
+        with on_gradient(self.layers, lambda position: self._step(position, sample, seen)) as reached:
+            loss.backward()
+        self._refuse_without_gradient(seen, reached)
+        return float(loss.detach())
+
+    @torch.no_grad()
+    def _step(self, position: int, sample: int, seen: dict[str, InputStatistics]) -> None:
+        layer, statistics = self.layers[position], self._statistics(position, seen)
+        gradient = layer.parameter.grad
+        layer.parameter.grad = None
+        if statistics is None or gradient is None:
+            return
+        weight, dual, threshold = layer.weight, self.duals[position], self.thresholds[position]
+        gradient = gradient.t() if layer.target.transposed else gradient
+        f = self._factors(position, sample, statistics, weight)
+        moved = torch.empty_like(weight)
+        rows = max(1, TILE // weight.shape[1])
+        for start in range(0, weight.shape[0], rows):
+            part = slice(start, start + rows)
+            w, slope = weight[part].float(), f.r[part, None] * f.p + f.q
+            gamma = torch.nn.functional.softshrink(dual[part], self.settings.soft_threshold)
+            pull = (w.abs() * slope - gamma) * w.sign() * slope
+            moved[part] = w - self.settings.learning_rate * (gradient[part].float() + self.settings.coupling * pull)
+        self.backend.mirror_step(dual, weight, f.r, f.p, f.q, threshold, step_size=self.settings.step_size, rank=None)
+        weight.copy_(moved)
+        self.steps[position] += 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | self._scratch()

@@ -1,0 +1,43 @@
+"""``coupled``: weights and Γ pull at each other, as the paper writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unipruning_core.search.settings import Settings, setting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.coupled import CoupledSearch
+    from unipruning_core.storage.checkpoint import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoupledSettings(Settings):
+    """Settings of ``--mode coupled``; ``step_size`` is alpha * rho here, ``learning_rate`` alpha * kappa."""
+
+    mode: ClassVar[str] = "coupled"
+    summary: ClassVar[str] = "weights and Γ pull at each other, as the paper writes it; 6 bytes a weight"
+    remark: ClassVar[str] = "feedback gives better masks"
+    follows_loss: ClassVar[bool] = True
+    moves_weights: ClassVar[bool] = True
+
+    learning_rate: float = setting(1e-4, "step of the weights, α·κ", within="[0, inf)")
+    coupling: float = setting(1e-5, "ρ, strength of the pull between weights and Γ", within="[0, inf)")
+    soft_threshold: float = setting(0.001, "λ, soft threshold on |V|", within="[0, inf)")
+
+    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> CoupledSearch:
+        from unipruning_core.search.coupled import CoupledSearch
+
+        return CoupledSearch(model, layers, self, backend, samples)
+
+    def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
+        return {"dual": 4 * sum(sizes), "gradient and step of one matrix": 2 * width * max(sizes)}
+
+    def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
+        return super().step_bytes(targets, width) | {"weight step": float(5 * width + 4)}

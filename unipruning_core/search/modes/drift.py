@@ -1,0 +1,75 @@
+"""``drift``: a scratch copy of the weights follows the loss by AdamW, as published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unipruning_core.search.settings import QuantileSettings, pattern_of, setting
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.drift import DriftSearch
+    from unipruning_core.sparsity.forms import SemiStructured
+    from unipruning_core.storage.checkpoint import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSettings(QuantileSettings):
+    """Settings of ``--mode drift``."""
+
+    mode: ClassVar[str] = "drift"
+    summary: ClassVar[str] = (
+        "as published: a scratch copy of the weights follows the loss by AdamW; 14 bytes a weight in bfloat16"
+    )
+    remark: ClassVar[str] = "feedback gives better masks at the same cost"
+    follows_loss: ClassVar[bool] = True
+    moves_weights: ClassVar[bool] = True
+    memory_remedy: ClassVar[str] = "--mode frozen holds a seventh of it"
+
+    learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights", within="[0, inf)")
+    max_grad_norm: float = setting(
+        1.0, "clip the gradient norm of all targets together to this value; 0 disables clipping", within="[0, inf)"
+    )
+    prox_strength: float = setting(0.0, "λ₂, strength of the N:M regulariser; 0 disables it", within="[0, inf)")
+    prox_pattern: str = setting("2:4", "pattern of the N:M regulariser", metavar="N:M")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.regulariser
+
+    @property
+    def regulariser(self) -> SemiStructured:
+        """The N:M pattern that the proximal step pulls towards."""
+        return pattern_of(self.prox_pattern, "the regulariser's pattern")
+
+    def patterns(self) -> tuple[SemiStructured, ...]:
+        return (self.regulariser,) if self.prox_strength else ()
+
+    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> DriftSearch:
+        from unipruning_core.search.drift import DriftSearch
+
+        return DriftSearch(model, layers, self, backend, samples)
+
+    def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
+        """V, both moments, and the gradient where clipping keeps it: w + 12 bytes a weight, or 12."""
+        total = sum(sizes)
+        parts = {"dual": 4 * total}
+        if self.learning_rate:
+            parts["moments"] = (width + 4) * total
+        return parts | ({"gradient": width * total} if self.max_grad_norm else {})
+
+    def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
+        """AdamW reads the gradient, and reads and writes W and both moments."""
+        parts = super().step_bytes(targets, width)
+        if self.max_grad_norm:
+            parts["gradient norm"] = float(width)
+        if self.learning_rate:
+            parts["AdamW"] = float(5 * width + 8)
+        if self.prox_strength:
+            parts["nm_prox"] = float(2 * width)
+        return parts

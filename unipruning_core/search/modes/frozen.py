@@ -1,0 +1,40 @@
+"""``frozen``: the weights stay and no gradient is taken; Wanda, RIA or averaged stochRIA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unipruning_core.search.metrics import METRICS
+from unipruning_core.search.settings import QuantileSettings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+    from unipruning_core.search.frozen import FrozenSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenSettings(QuantileSettings):
+    """Settings of ``--mode frozen``."""
+
+    mode: ClassVar[str] = "frozen"
+    summary: ClassVar[str] = "forward only, the weights stay: Wanda, RIA or averaged stochRIA; 2 bytes a weight"
+    remark: ClassVar[str] = "the cheapest; feedback gives better masks"
+    follows_loss: ClassVar[bool] = False
+    memory_remedy: ClassVar[str] = "use a machine with more memory, or --dtype bfloat16"
+
+    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> FrozenSearch:
+        from unipruning_core.search.frozen import FrozenSearch
+
+        return FrozenSearch(model, layers, self, backend, samples)
+
+    def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
+        return {"dual of one matrix": 4 * max(sizes)}
+
+    def steps(self, samples: int) -> int:
+        # without random subsets every step is the same, and more would only scale V
+        return samples if METRICS[self.metric].random_subsets else 1
