@@ -14,7 +14,7 @@ PACKAGES = {
 
 setup(
     name="unipruning",
-    version="0.1.0",
+    version="0.2.0",
     description="One-search pruning of large language models by mirror descent, on CUDA, Ascend and CPU",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

@@ -1,0 +1,46 @@
+"""The version is set in setup.py alone; the changelog and the citation agree with it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEADING = re.compile(r"^## (\d+\.\d+\.\d+)(?: \((?:unreleased|not released)\)| - (\d{4}-\d{2}-\d{2}))$", re.MULTILINE)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def headings() -> list[tuple[str, str]]:
+    """Version and date of every section of the changelog, newest first; the date of an unreleased one is empty."""
+    return HEADING.findall(text_of("CHANGELOG.md"))
+
+
+@pytest.fixture(scope="module")
+def version() -> str:
+    calls = [node for node in ast.walk(ast.parse(text_of("setup.py"))) if isinstance(node, ast.Call)]
+    (setup,) = (call for call in calls if ast.unparse(call.func) == "setup")
+    (written,) = (keyword.value for keyword in setup.keywords if keyword.arg == "version")
+    return str(ast.literal_eval(written))
+
+
+def test_changelog_begins_with_the_version_of_the_package(version):
+    assert headings()[0][0] == version
+
+
+def test_every_section_of_the_changelog_has_a_version_and_falls_in_order():
+    assert len(headings()) == len(re.findall(r"^## ", text_of("CHANGELOG.md"), re.MULTILINE))
+    versions = [tuple(map(int, number.split("."))) for number, _ in headings()]
+    assert versions == sorted(set(versions), reverse=True)
+
+
+@pytest.mark.parametrize("folder", ["unipruning_core", "backends", "kernels"])
+def test_no_module_has_a_version_of_its_own(folder):
+    own = re.compile(r"^(__version__|VERSION)\b.*=", re.MULTILINE)
+    found = [path for path in (ROOT / folder).rglob("*.py") if own.search(path.read_text(encoding="utf-8"))]
+    assert not found, "importlib.metadata knows the version"
