@@ -33,6 +33,15 @@ def test_changelog_begins_with_the_version_of_the_package(version):
     assert headings()[0][0] == version
 
 
+def test_citation_has_the_version_of_the_package(version):
+    assert re.findall(r"^version: (.+)$", text_of("CITATION.cff"), re.MULTILINE) == [version]
+
+
+def test_citation_has_the_date_of_the_release_once_there_is_one():
+    dates = re.findall(r"^date-released: (.+)$", text_of("CITATION.cff"), re.MULTILINE)
+    assert dates == [date for _, date in headings()[:1] if date]
+
+
 def test_every_section_of_the_changelog_has_a_version_and_falls_in_order():
     assert len(headings()) == len(re.findall(r"^## ", text_of("CHANGELOG.md"), re.MULTILINE))
     versions = [tuple(map(int, number.split("."))) for number, _ in headings()]
