@@ -32,6 +32,7 @@ environments: $(TRITON)/.ready $(NPU)/.ready $(NPU_ODD)/.ready $(NPUSIM)/.ready
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/typos
 	$(BIN)/mypy
 
 unit: $(VENV)/.ready

@@ -48,6 +48,7 @@ setup(
             "pytest-xdist>=3.6",
             "ruff>=0.9",
             "mypy>=1.14",
+            "typos>=1.29",
             "build>=1.2",
             "gguf>=0.10",
             "accelerate>=1",
