@@ -5,7 +5,10 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGES = {
-    **{name: name.replace(".", "/") for name in find_packages(include=["unipruning_core", "unipruning_core.*"])},
+    **{
+        name: name.replace(".", "/")
+        for name in find_packages(include=["unipruning", "unipruning_core", "unipruning_core.*"])
+    },
     "unipruning_cpu": "backends/cpu/unipruning_cpu",
     "unipruning_cuda": "backends/cuda/unipruning_cuda",
     "unipruning_npu": "backends/npu/unipruning_npu",

@@ -42,6 +42,7 @@ ROOMS: dict[str, set[str]] = {
 }
 CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}
 ALLOWED = {
+    "unipruning": {"unipruning_core"},
     **dict.fromkeys(sorted(CORE_PACKAGES), CORE),
     "unipruning_core/testing": CORE | {"pytest", "unipruning_kernels"},
     "kernels/unipruning_kernels": {"torch", "triton", "unipruning_kernels"},
@@ -147,7 +148,7 @@ def literals_of(path: Path) -> Iterator[ast.Constant]:
 def test_every_package_has_modules_to_check():
     assert all(modules_of(package) for package in ALLOWED)
     packages = {path.parent for top in CONTAINERS for path in (ROOT / top).rglob("__init__.py")}
-    assert {ROOT / package for package in ALLOWED if not package.startswith("unipruning_core")} == packages
+    assert {ROOT / package for package in ALLOWED if not package.startswith("unipruning")} == packages
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -232,7 +233,7 @@ def test_container_is_no_package(folder):
 @pytest.mark.parametrize(
     "code",
     [
-        "import unipruning_core",
+        "import unipruning, unipruning_core; assert 'prune' in dir(unipruning)",
         "import unipruning_core.cli.main",
         "import unipruning_core.registry",
         "import unipruning_core.testing.runner",

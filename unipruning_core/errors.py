@@ -37,3 +37,8 @@ class RunError(UnipruningError):
 
 class OutputError(UnipruningError):
     """The output folder cannot be written: it exists, or the disk is full."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library says, without its full stop, to be put into a sentence of ours."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

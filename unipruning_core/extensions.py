@@ -33,7 +33,7 @@ def load_extensions() -> dict[str, str]:
             point.load()()
         # a vendor's package can raise anything
         except Exception as error:
-            failed[point.name] = first_line(error)
+            failed[point.name] = root_cause(error)
     os.environ[AUTOLOAD_ENV] = "0" if failed else "1"
     return failed
 
@@ -54,7 +54,7 @@ def hide_broken_extensions() -> None:
             sys.modules[package] = None  # type: ignore[assignment]
 
 
-def first_line(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The first line of what the root of an error says, which torch wraps in one of its own."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error

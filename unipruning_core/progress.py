@@ -1,9 +1,11 @@
-"""How long work reports that it is alive: the core counts, the command line decides how it looks."""
+"""How long work reports that it is alive: silent, or as bars in a terminal or a notebook."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class Task:
@@ -23,3 +25,52 @@ class Progress:
 
     def note(self, message: str) -> None:
         """One line for the user: what was decided, and why."""
+
+
+class Bar(Task):
+    """A task shown as a bar with rate, time left and whatever the work wants shown."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def advance(self, amount: int = 1, **shown: object) -> None:
+        if shown:
+            self._bar.set_postfix({key: _short(value) for key, value in shown.items()}, refresh=False)
+        self._bar.update(amount)
+
+
+class Bars(Progress):
+    """Bars and notes on standard error, or as widgets in a notebook; standard output holds results alone."""
+
+    @contextmanager
+    def task(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
+        from tqdm.auto import tqdm
+
+        # a log file needs a line now and then, not ten a second
+        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        with tqdm(
+            total=total,
+            initial=done,
+            desc=label,
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
+            mininterval=0.1 if watched else 10.0,
+            dynamic_ncols=True,
+        ) as bar:
+            yield Bar(bar)
+
+    def note(self, message: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stderr)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_progress(progress: bool | Progress) -> Progress:
+    """What Python users pass: True for bars, False for silence, or a ``Progress`` of their own."""
+    if isinstance(progress, Progress):
+        return progress
+    return Bars() if progress else Progress()

@@ -44,8 +44,10 @@ class Catalogue:
                 raise BackendUnavailableError(spec.name, "two installed plugins provide it; uninstall one")
             self.specs[spec.name] = spec
 
-    def select(self, requested: str | None = None) -> Backend:
+    def select(self, requested: str | None = None, device_type: str | None = None) -> Backend:
         """Load the backend asked for: by the argument, else the environment, else "auto".
+
+        "auto" is the available one with the highest priority, of those for ``device_type`` where one is given.
 
         Raises:
             BackendNotFoundError: no plugin provides the name.
@@ -53,7 +55,7 @@ class Catalogue:
         """
         name = requested or os.environ.get(BACKEND_ENV) or "auto"
         if name == "auto":
-            return self._load(self._best())
+            return self._load(self._best(device_type))
         if name in self.broken:
             raise BackendUnavailableError(name, f"its plugin failed to load: {self.broken[name]}")
         if name not in self.specs:
@@ -72,16 +74,18 @@ class Catalogue:
         except Exception as error:
             return Probe(False, f"its probe failed: {error}")
 
-    def _best(self) -> BackendSpec:
+    def _best(self, device_type: str | None) -> BackendSpec:
         probes: dict[str, Probe] = {}
-        for spec in sorted(self.specs.values(), key=lambda spec: (-spec.priority, spec.name)):
+        fitting = [spec for spec in self.specs.values() if device_type in (None, spec.device_type)]
+        for spec in sorted(fitting, key=lambda spec: (-spec.priority, spec.name)):
             probes[spec.name] = self.probe(spec)
             if probes[spec.name].available:
                 log.info("backend %s (%s)", spec.name, probes[spec.name].detail)
                 return spec
             log.info("not backend %s: %s", spec.name, probes[spec.name].detail)
+        for_device = f" for device {device_type!r}" if device_type else ""
         raise BackendUnavailableError(
-            "auto", "; ".join(f"{n}: {p.detail}" for n, p in probes.items()) or "none installed"
+            "auto", "; ".join(f"{n}: {p.detail}" for n, p in probes.items()) or f"none is installed{for_device}"
         )
 
     @staticmethod

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unipruning_core.sparsity.forms import Sparsity, Unstructured
-from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.sparsity.forms import Unstructured
+from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -233,7 +233,10 @@ def test_the_command_writes_a_budget_that_projects_to_the_exact_figure(scheme, c
         (["--overwrite", "--spread", "1.5"], "--spread must lie in [0, 1), not 1.5"),
         (["--overwrite", "--spread", "0.5"], "give a smaller --spread"),
         (["--overwrite", "--outlier-multiple", "0"], "--outlier-multiple must be a positive number"),
-        (["--overwrite", "--sparsity", "2:4"], "allocate divides a share of all weights, such as 60%, not '2:4'"),
+        (
+            ["--overwrite", "--sparsity", "2:4"],
+            "is a ratio of all weights together, such as 60%, not '2:4'",
+        ),
     ],
 )
 def test_wrong_words_cost_one_sentence_and_leave_the_file(words, fault, checkpoint, frozen, tmp_path, capsys):

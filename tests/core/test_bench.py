@@ -15,12 +15,13 @@ from unipruning_core.testing import oracle
 from unipruning_core.tools.bench import baseline as bench_baseline
 from unipruning_core.tools.bench.cases import Case, Inputs, calls_of, parts_of, ready
 from unipruning_core.tools.bench.report import DERIVED
-from unipruning_core.tools.bench.run import Bench, Copies, Line, known_operations, measure, run, summed
+from unipruning_core.tools.bench.run import Bench, BenchLine, Copies, known_operations, measure, run, summed
 from unipruning_cpu.backend import CpuBackend
 
 PLAIN = oracle.plain_torch("cpu")
 SMALL = {(12, 16): 1}
-LINE = Line("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, median=2e-3, p20=1e-3, p80=3e-3, copy=1e-3, baseline=8e-3)
+TIMES = {"median": 2e-3, "p20": 1e-3, "p80": 3e-3, "copy": 1e-3, "baseline": 8e-3}
+LINE = BenchLine("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, **TIMES)
 
 
 def judge(backend, name, call, rows):

@@ -21,10 +21,11 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.testing import oracle
 from unipruning_core.tools.bench import plot as bench_plot
 from unipruning_core.tools.bench.report import compare, read_earlier, to_csv, to_json
-from unipruning_core.tools.bench.run import Line, known_operations
+from unipruning_core.tools.bench.run import BenchLine, known_operations
 from unipruning_core.tools.environment import environment, without_paths
 
-LINE = Line("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, median=2e-3, p20=1e-3, p80=3e-3, copy=1e-3, baseline=8e-3)
+TIMES = {"median": 2e-3, "p20": 1e-3, "p80": 3e-3, "copy": 1e-3, "baseline": 8e-3}
+LINE = BenchLine("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, **TIMES)
 
 
 @pytest.mark.parametrize(

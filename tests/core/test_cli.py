@@ -40,7 +40,7 @@ def test_prune_given_again_after_its_search_was_done_uses_it(search_words, tmp_p
     first = files(tmp_path / "a")
     words[words.index(str(tmp_path / "a"))] = str(tmp_path / "b")
     assert main(words) == 0
-    assert "is used again" in capsys.readouterr().err
+    assert "reusing the finished search" in capsys.readouterr().err
     assert files(tmp_path / "b") == first
     assert main([*words[:-4], "--out", str(tmp_path / "c"), "--run", str(tmp_path / "run"), "--seed", "1"]) == 2
     assert "another settings" in capsys.readouterr().err
@@ -90,7 +90,7 @@ def test_a_model_that_cannot_be_pruned_is_refused_before_it_is_loaded(
     shutil.copytree(home / "model", tmp_path / "model")
     damage(tmp_path / "model", kind)
     monkeypatch.setattr(
-        "unipruning_core.jobs.jobs.load_for_evaluation", lambda *_, **__: pytest.fail("the model was loaded")
+        "unipruning_core.jobs.prepared.load_model", lambda *_, **__: pytest.fail("the model was loaded")
     )
     words = ["prune", str(tmp_path / "model"), *search_words[1:], "--sparsity", "50%", "--out", str(tmp_path / "out")]
     refused(words, says, tmp_path, capsys)
@@ -158,7 +158,7 @@ def test_a_calibration_file_that_is_no_text_costs_one_sentence(search_words, tmp
 def test_an_output_that_holds_something_is_refused_at_once(search_words, tmp_path, capsys, monkeypatch, command):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "letter.txt").write_text("dear")
-    monkeypatch.setattr("unipruning_core.jobs.jobs.load_text", lambda *_, **__: pytest.fail("work had begun"))
+    monkeypatch.setattr("unipruning_core.data.text.load_text", lambda *_, **__: pytest.fail("work had begun"))
     words = [
         command,
         *search_words,

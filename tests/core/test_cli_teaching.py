@@ -47,7 +47,7 @@ def test_every_command_teaches_by_example():
         "project",
         "perplexity",
         "compare",
-        "reference-sparsegpt",
+        "compare-sparsegpt",
         "allocate",
         "plan",
         "bench",
@@ -62,7 +62,7 @@ def test_a_device_extension_that_breaks_torch_is_explained(monkeypatch, capsys):
     def broken(_):
         raise RuntimeError("Failed to load the backend extension: torch_npu.") from ImportError("libhccl.so: not found")
 
-    monkeypatch.setattr("unipruning_core.cli.main._backends", broken)
+    monkeypatch.setattr("unipruning_core.cli.machine._backends", broken)
     assert main(["backends"]) == 2
     error = capsys.readouterr().err
     assert "libhccl.so" in error

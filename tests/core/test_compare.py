@@ -34,7 +34,7 @@ def commands(monkeypatch):
         return Stage(printed.getvalue(), 1.5, 64.0)
 
     monkeypatch.setattr(compare_run, "run_command", run)
-    monkeypatch.setattr(compare, "apart", lambda work: work())
+    monkeypatch.setattr(compare, "run_in_subprocess", lambda work: work())
     return seen
 
 
@@ -150,7 +150,7 @@ def test_a_method_that_allocates_takes_the_scores_of_another_and_a_budget_of_its
 def test_a_method_that_changes_weights_has_a_run_a_sparsity(home, words, commands, tmp_path):
     asked = ["--methods", "sparsegpt:block=8", "--sparsity", "50%", "2:4", "--keep", "results"]
     assert main([*words, *asked]) == 0
-    assert commands == ["perplexity", *2 * ["reference-sparsegpt", "perplexity"]]
+    assert commands == ["perplexity", *2 * ["compare-sparsegpt", "perplexity"]]
     rows = table(tmp_path / "out")
     assert list(rows) == [("dense", ""), ("sparsegpt:block=8", "50%/matrix"), ("sparsegpt:block=8", "2:4")]
     row = rows["sparsegpt:block=8", "2:4"]
@@ -264,7 +264,7 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
         (["--methods", "wanda", "--sparsity", "7:16"], "needs a multiple of 16 inputs"),
         (["--methods", "wanda", "--seeds", "0,0"], "seeds are whole numbers, each once"),
         (["--methods", "wanda", "--seeds", "one"], "seeds are whole numbers with commas"),
-        (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens are wanted, but"),
+        (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens were asked for, but"),
         (["--methods", "wanda", "--eval-seq-len", "4096"], "4096 is more than the model's 2048 positions"),
         (["--methods", "wanda", "--backend", "abacus"], "no backend is called 'abacus'"),
         (["--methods", "wanda", "--data", "nowhere.txt"], "nowhere.txt"),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
@@ -23,8 +24,9 @@ from unipruning_core.data import perplexity as evaluation
 from unipruning_core.data.perplexity import perplexity
 from unipruning_core.data.text import Text
 from unipruning_core.errors import CheckpointError, ConfigError, DataError
-from unipruning_core.models.loading import load_for_evaluation
+from unipruning_core.models.loading import ModelChoice, load_config_and_tokenizer, load_model
 from unipruning_core.progress import Progress, Task
+from unipruning_core.storage.checkpoint import Checkpoint
 
 VOCABULARY = 50
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -216,7 +218,7 @@ def checkpoint(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_a_saved_checkpoint_is_loaded_in_the_precision_asked_for_without_a_word(checkpoint, capfd, dtype):
-    model, tokenizer = load_for_evaluation(checkpoint, dtype, "cpu")
+    model, tokenizer = load_model(checkpoint, dtype, "cpu"), AutoTokenizer.from_pretrained(checkpoint)
     assert capfd.readouterr() == ("", "")
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
@@ -270,7 +272,6 @@ def bring_code(folder):
     [
         (remove_config, "cannot be loaded"),
         (remove_weights, "cannot be loaded"),
-        (remove_tokenizer, "cannot be loaded"),
         (truncate_weights, "cannot be loaded"),
         (drop_a_weight, "lacks 1 weights that its config asks for, 'model.layers.1.mlp.up_proj.weight' first"),
         (change_a_shape, "cannot be loaded"),
@@ -282,15 +283,23 @@ def bring_code(folder):
 def test_a_damaged_checkpoint_is_refused_in_one_sentence(checkpoint, damage, words):
     damage(checkpoint)
     with pytest.raises(CheckpointError, match=words) as caught:
-        load_for_evaluation(checkpoint, torch.float32, "cpu")
+        load_model(checkpoint, torch.float32, "cpu")
     assert str(checkpoint) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_checkpoint_without_a_tokenizer_is_refused_before_its_weights_are_loaded(checkpoint):
+    remove_tokenizer(checkpoint)
+    with pytest.raises(CheckpointError, match="has no usable config and tokenizer: ") as caught:
+        load_config_and_tokenizer(Checkpoint.open(checkpoint), ModelChoice(str(checkpoint)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_folder_that_does_not_exist_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(CheckpointError, match="missing' cannot be loaded"):
-        load_for_evaluation(tmp_path / "missing", torch.float32, "cpu")
+        load_model(tmp_path / "missing", torch.float32, "cpu")
 
 
 @pytest.fixture

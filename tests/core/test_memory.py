@@ -13,11 +13,12 @@ from _checkpoints import save_llama, targets_of
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import ConfigError
 from unipruning_core.models import placement
+from unipruning_core.models.memory import loaded_bytes, memory_errors_as_config_errors
 from unipruning_core.registry import Catalogue
 from unipruning_core.search import memory
 from unipruning_core.search.drift import DriftSearch
 from unipruning_core.search.loop import SearchTask, search
-from unipruning_core.search.memory import check_memory, held_bytes, loaded_bytes, memory_errors_as_config_errors
+from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Checkpoint
 

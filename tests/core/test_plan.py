@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.cli.main import main
-from unipruning_core.models.loading import ModelChoice
-from unipruning_core.models.loading import outline as outline_of_checkpoint
+from unipruning_core.models.loading import ModelChoice, find_targets_of_config
 from unipruning_core.models.outline import built_in_configs, load_config, outline
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.memory import held_bytes
@@ -53,7 +52,7 @@ def test_every_built_in_name_is_a_model_with_seven_targets_a_block():
 @pytest.mark.parametrize("save", [save_llama, save_gpt2])
 def test_targets_from_the_config_are_those_of_the_checkpoint(save, tmp_path):
     checkpoint = Checkpoint.open(save(tmp_path / "model"))
-    wanted, left_out = outline_of_checkpoint(checkpoint, load_config(str(tmp_path / "model")), ModelChoice("model"))
+    wanted, left_out = find_targets_of_config(checkpoint, load_config(str(tmp_path / "model")), ModelChoice("model"))
     found = outline(str(tmp_path / "model" / "config.json"))
     assert {(target.shape, target.transposed) for target in found.targets} == {
         (target.shape, target.transposed) for target in wanted

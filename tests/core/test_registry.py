@@ -124,7 +124,7 @@ def test_auto_without_any_backend_that_runs_gives_every_reason(catalogue):
 
 
 def test_auto_without_plugins_says_so(catalogue):
-    with pytest.raises(BackendUnavailableError, match="none installed"):
+    with pytest.raises(BackendUnavailableError, match="none is installed"):
         catalogue().select()
 
 

@@ -53,16 +53,16 @@ def test_the_rows_of_a_parquet_file_are_documents(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "field", "wanted"),
+    ("row", "column", "wanted"),
     [
         ({"text": "a", "title": "b"}, None, "a"),
         ({"body": "a", "id": 7}, None, "a"),
         ({"text": "a", "title": "b"}, "title", "b"),
     ],
-    ids=["the field text", "the only strings", "the field asked for"],
+    ids=["the column text", "the only strings", "the column asked for"],
 )
-def test_a_row_gives_its_text_from(tmp_path, row, field, wanted):
-    assert load_text(write(tmp_path / "a.jsonl", lines(row)), field=field).documents == (wanted,)
+def test_a_row_gives_its_text_from(tmp_path, row, column, wanted):
+    assert load_text(write(tmp_path / "a.jsonl", lines(row)), column=column).documents == (wanted,)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_a_row_gives_its_text_from(tmp_path, row, field, wanted):
         ("a.jsonl", b'{"text": "caf\xe9"}', "byte 13 is not UTF-8"),
         ("a.jsonl", lines({"text": "a"}) + "\n" + '{"text": "b"\n', "line 3 is not JSON"),
         ("a.jsonl", lines({"text": "a"}, ["b"]), "line 2 should be a JSON object"),
-        ("a.jsonl", lines({"text": "a"}, {"other": "b"}), "row 2 should have text in field 'text', not None"),
-        ("a.jsonl", lines({"text": 3}), "row 1 should have text in field 'text', not 3"),
+        ("a.jsonl", lines({"text": "a"}, {"other": "b"}), "row 2 should have text in column 'text', not None"),
+        ("a.jsonl", lines({"text": 3}), "row 1 should have text in column 'text', not 3"),
         ("a.jsonl", lines({"title": "a", "body": "b"}), r"has \['title', 'body'\]"),
         ("a.json", '[{"text": "a"', "is not a readable table of text"),
         ("a.parquet", b"PAR1 but no more", "is not a readable table of text"),
@@ -89,9 +89,9 @@ def test_a_file_that_is_no_text_is_refused_with_the_place(tmp_path, name, conten
         load_text(write(tmp_path / name, content))
 
 
-def test_an_unknown_field_is_refused_with_the_fields_found(tmp_path):
-    with pytest.raises(DataError, match=r"should have the field 'body', but has \['text'\]"):
-        load_text(write(tmp_path / "a.jsonl", lines(*ROWS)), field="body")
+def test_an_unknown_column_is_refused_with_the_columns_found(tmp_path):
+    with pytest.raises(DataError, match=r"should have a column 'body', but has \['text'\]"):
+        load_text(write(tmp_path / "a.jsonl", lines(*ROWS)), column="body")
 
 
 @pytest.mark.parametrize("source", ["missing.txt", "folder/missing.jsonl", "/no/such/file", "./org/name", "wikitext"])

@@ -13,16 +13,16 @@ Simulated = Callable[..., str]
 
 FAILS = """
 import contextlib, io, json
-from unipruning_core.jobs.jobs import jobs
+from unipruning_core.jobs import prepared
 from unipruning_core.cli.main import main
 
-load = jobs.load_for_evaluation
+load = prepared.load_model
 def load_and_fill(*arguments, **options):
     loaded = load(*arguments, **options)
-    loaded[0].filled = torch.empty(torch.npu.mem_get_info()[0] - (1 << 20), dtype=torch.uint8, device="npu")
+    loaded.filled = torch.empty(torch.npu.mem_get_info()[0] - (1 << 20), dtype=torch.uint8, device="npu")
     return loaded
 if {fill}:
-    jobs.load_for_evaluation = load_and_fill
+    prepared.load_model = load_and_fill
 with contextlib.redirect_stderr(io.StringIO()) as said:
     status = main(json.loads({words!r}))
 OUT.write_text(json.dumps([status, said.getvalue().splitlines()[-1]]))
@@ -30,16 +30,16 @@ OUT.write_text(json.dumps([status, said.getvalue().splitlines()[-1]]))
 # the search is told that it does not fit the first device, and has two
 SPREADS = """
 import json
+from unipruning_core.jobs import on_disk
 from unipruning_core.search import memory
-from unipruning_core.jobs.jobs import jobs
 from unipruning_core.cli.main import main
 
 memory.free_bytes = lambda device: 1000
-find, found = jobs.search, set()
+find, found = on_disk.search, set()
 def search(task, model, *rest, **options):
     found.update(str(p.device) for p in model.parameters())
     return find(task, model, *rest, **options)
-jobs.search = search
+on_disk.search = search
 assert main(json.loads({words!r})) == 0
 OUT.write_text(json.dumps(sorted(found)))
 """

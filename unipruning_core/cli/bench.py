@@ -1,4 +1,4 @@
-"""The commands that look at machines: bench, doctor and plan; a part of the command line."""
+"""The command that measures backends: bench."""
 
 from __future__ import annotations
 
@@ -8,22 +8,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.cli.options import Command, search_settings
-from unipruning_core.cli.options_bench import add_bench, add_doctor, add_plan
+from unipruning_core.cli.arguments import Command, write_result
 from unipruning_core.errors import OutputError
 
 if TYPE_CHECKING:
-    from unipruning_core.tools.bench.run import Bench, Line
-    from unipruning_core.tools.plan.plan import Plan
+    from unipruning_core.tools.bench.run import Bench, BenchLine
 
-GIB, GB = 2**30, 1e9
+DETAILS = """\
+Every result is compared with the definition on the same inputs before its time is taken; a wrong one has no time, and
+the command exits with 1.  Beside the time stands what a copy of the same bytes takes in the same run.
+
+examples
+  unipruning bench --baseline released
+  unipruning bench mirror_step nm_mask --backend all --model llama-2-7b --json new.json --compare old.json
+"""
 
 
 def add_commands(command: Command) -> None:
-    """Declare the three."""
-    add_bench(command, _bench)
-    add_doctor(command, _doctor)
-    add_plan(command, _plan)
+    parser = command("bench", _bench, "measure the operations of a backend, each checked before it is timed", DETAILS)
+    parser.add_argument("operations", nargs="*", metavar="OP", help="operations to measure, see --list (default: all)")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and their minimum memory traffic")
+    parser.add_argument(
+        "--static", action="store_true", help="print what is known of the kernels' cost without a device"
+    )
+    parser.add_argument("--backend", default="auto", help="auto, all, or names with commas (default: %(default)s)")
+    parser.add_argument(
+        "--baseline",
+        help="also time another implementation: eager (the definition in plain torch), released (the eager formulation "
+        "of the released code), or compile (the definition under torch.compile)",
+    )
+    shapes = parser.add_mutually_exclusive_group()
+    shapes.add_argument(
+        "--model", help="take the shapes from a model: a built-in name, a folder or file with a config, a hub id"
+    )
+    shapes.add_argument("--shape", action="append", metavar="RxC", help="shape of the matrix (default: 4096x4096)")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="dtypes of weights and activations, with commas (default: %(default)s)"
+    )
+    parser.add_argument("--repeat", type=int, default=7, help="timed samples of each operation (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write results and environment to this file")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the results to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the bandwidth here (needs matplotlib)")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --json")
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -49,7 +75,7 @@ def _bench(options: argparse.Namespace) -> int:
         print(f"{name}: {detail}")
     print(f"torch {around['packages']['torch']}, {around['threads']} threads, load {around['load']}\n")
     print(HEADER + (f"   {options.baseline} / this" if options.baseline else ""))
-    lines: list[Line] = []
+    lines: list[BenchLine] = []
     pairs = [(backend, oracle.plain_torch(backend.device_type)) for backend in backends]
     for line in run(bench, pairs, lambda backend, name, call, rows: oracle.verify(backend, name, *call, rows)):
         lines.append(line)
@@ -66,15 +92,15 @@ def _bench(options: argparse.Namespace) -> int:
         print("\n".join(compare(lines, earlier)))
     written = to_json(lines, around, model=options.model, baseline=options.baseline)
     if options.json:
-        _write(options.json, json.dumps(written, indent=1) + "\n")
+        write_result(options.json, json.dumps(written, indent=1) + "\n")
     if options.csv:
-        _write(options.csv, to_csv(lines))
+        write_result(options.csv, to_csv(lines))
     if options.plot:
         _plot(lines, options.plot, ", ".join(around["devices"].values()))
     return 1 if any(line.wrong for line in lines) else 0
 
 
-def _plot(lines: Sequence[Line], path: Path, title: str) -> None:
+def _plot(lines: Sequence[BenchLine], path: Path, title: str) -> None:
     from unipruning_core.tools.bench.plot import plot
 
     try:
@@ -98,88 +124,3 @@ def _static() -> int:
 
     print("\n".join(static_table(perf_bar())))
     return 0
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from unipruning_core.extensions import load_extensions
-
-    # before anything imports torch, which the doctor does
-    extensions = load_extensions()
-    from unipruning_core.tools.doctor import MARKS, examine
-
-    report = examine(extensions)
-    for check in report.checks:
-        print(f"{MARKS[check.ok]:4} {check.name:28} {check.detail}")
-    if options.json:
-        _write(options.json, json.dumps(report.to_json(), indent=1) + "\n")
-    return 0 if report.ok else 1
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from unipruning_core.models.loading import window_length
-    from unipruning_core.models.outline import outline
-    from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
-    from unipruning_core.tools.plan.plan import Machine, plan_search
-
-    settings, sparsities = search_settings(options), [parse_sparsity(text) for text in options.sparsity]
-    if sparsities:
-        check_distinct(sparsities)
-    found = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
-    plan = plan_search(
-        found,
-        settings,
-        backend=options.backend,
-        samples=options.samples,
-        seq_len=window_length(found.config, options.seq_len),
-        sparsities=sparsities,
-        machine=Machine(
-            options.bandwidth and options.bandwidth * 1e9,
-            options.flops and options.flops * 1e12,
-        ),
-    )
-    _show_plan(plan)
-    if options.json:
-        _write(options.json, json.dumps(plan.to_json(), indent=1) + "\n")
-    return 0
-
-
-def _show_plan(plan: Plan) -> None:
-    print(
-        f"{plan.model}, {plan.dtype}: {plan.parameters / 1e9:.2f} G parameters, "
-        f"{plan.targets} targets with {plan.weights / 1e9:.2f} G weights; {len(plan.left_out)} matrices stay dense"
-    )
-    print(f"\nmemory at the peak {plan.held / GIB:12.1f} GiB")
-    for part, size in plan.memory.items():
-        print(f"  {part:32} {size / GIB:8.2f} GiB")
-    print(f"\none sample of {plan.seq_len} tokens, {plan.samples} in all")
-    print(f"  {'the model, operations':32} {plan.model_flops / 1e12:8.2f} TFLOP")
-    print(f"  {'the model, traffic':32} {plan.model_bytes / GB:8.2f} GB")
-    moved = sum(plan.step_bytes.values())
-    print(f"\none step, {plan.steps} in all: {moved * plan.weights / GB:.2f} GB, at least {moved:.1f} bytes a weight")
-    for part, least in plan.step_bytes.items():
-        print(f"  {part:32} {least:8.2f} B/weight")
-    if plan.reference:
-        print(f"  backend {plan.backend} leaves to the reference, which moves more: {', '.join(plan.reference)}")
-    print("\non disk")
-    for part, size in plan.files.items():
-        print(f"  {part:32} {size / GIB:8.2f} GiB")
-    for sparsity, pruned in plan.pruned.items():
-        print(f"  {sparsity} prunes {pruned} of {plan.weights} weights ({pruned / plan.weights:.4%})")
-    _show_seconds(plan)
-
-
-def _show_seconds(plan: Plan) -> None:
-    from unipruning_core.tools.plan.plan import FORMULA
-
-    if plan.seconds is None:
-        print("\nno time is predicted: say what the device does with --bandwidth GB/S and --flops TFLOP/S")
-        return
-    parts = ", ".join(f"{part} {taken:.1f} s" for part, taken in plan.seconds.items() if part != "all")
-    print(f"\npredicted, at best: {plan.seconds['all']:.1f} s ({parts})\n  = {FORMULA}")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}; choose another file") from error

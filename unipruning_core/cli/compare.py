@@ -1,44 +1,146 @@
-"""The commands that compare with other methods; a part of the command line."""
+"""The commands that compare methods: compare, and SparseGPT to compare with."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from unipruning_core.cli.options import Command, data_choice, given, model_choice
-from unipruning_core.cli.options_compare import add_compare, compare_choice
-from unipruning_core.cli.options_sparsegpt import add_sparsegpt
-from unipruning_core.cli.progress import TerminalProgress
+from unipruning_core.cli.arguments import (
+    SEQ_LEN_HELP,
+    Command,
+    add_backend,
+    add_calibration,
+    add_flag,
+    add_model,
+    add_text,
+    calibration_from,
+    given,
+    loading_from,
+)
+from unipruning_core.compare.methods import PRESETS, RECIPES
+from unipruning_core.compare.settings import SparseGptSettings
+from unipruning_core.errors import ConfigError
+from unipruning_core.progress import Bars
+from unipruning_core.search.choice import built, flags
+
+COMPARE_DETAILS = f"""\
+A method is NAME[/BUDGET][:KEY=VALUE]...
+  NAME        {", ".join(RECIPES)}
+  BUDGET      scope of unstructured sparsities: matrix, row or global (default: what suits the method)
+  KEY=VALUE   a setting of the method's mode, or samples or seq_len of its calibration
+
+One search of each method and seed serves all its sparsities.  Every search and every evaluation is kept in FOLDER: the
+same command again, also after a kill, runs only what is missing, and a command with more methods, sparsities or seeds
+adds to it.  FOLDER/results.csv and results.json hold the table.
+
+examples
+  unipruning compare MODEL --methods wanda,drift,feedback --sparsity 50% 60% 2:4 --out FOLDER
+  unipruning compare MODEL --methods wanda/row,wanda/matrix,feedback:local_exponent=0.5 --sparsity 60% --out FOLDER
+  unipruning compare MODEL --preset ablation --preset sensitivity --sparsity 60% --seeds 0,1,2 --out FOLDER --plot
+"""
+SPARSEGPT_DETAILS = """\
+SparseGPT (arXiv 2301.00774) prunes layer by layer and changes the kept weights to compensate for the pruned ones.  It
+is here to compare with: one run serves one sparsity, its masks hold for its own weights alone, and an interrupted run
+starts over.
+
+example
+  unipruning compare-sparsegpt MODEL --sparsity 60% --data calibration.jsonl --out DIR
+"""
+SPARSEGPT_FLAGS = {"sparsegpt": SparseGptSettings}
 
 
 def add_commands(command: Command) -> None:
-    """Declare the two."""
-    add_compare(command, _compare)
-    add_sparsegpt(command, _sparsegpt)
+    _add_compare(command)
+    _add_sparsegpt(command)
+
+
+def _add_compare(command: Command) -> None:
+    summary = "measure several methods at several sparsities in one resumable table"
+    parser = command("compare", _compare, summary, COMPARE_DETAILS)
+    add_model(parser)
+    parser.add_argument("--methods", action="append", default=[], metavar="M[,M...]", help="see above")
+    parser.add_argument(
+        "--preset", action="append", default=[], metavar="NAME", help=f"a list of methods: {', '.join(PRESETS)}"
+    )
+    parser.add_argument(
+        "--sparsity", action="extend", nargs="+", required=True, metavar="S", help="60%% or N:M, one or several"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder that keeps everything")
+    text = add_calibration(parser, seed=False)
+    text.add_argument(
+        "--seeds",
+        default="0",
+        metavar="N[,N...]",
+        help="seeds of the order of the text and of random subsets (default: %(default)s)",
+    )
+    measure = parser.add_argument_group("evaluation")
+    add_text(measure, "wikitext2", split="test", prefix="eval-")
+    measure.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
+    measure.add_argument("--eval-seq-len", type=int, help=f"tokens a window ({SEQ_LEN_HELP})")
+    machine = parser.add_argument_group("machine")
+    add_backend(machine)
+    machine.add_argument(
+        "--keep",
+        choices=("results", "runs", "checkpoints"),
+        default="runs",
+        help="what to keep on disk: results alone, run folders too, or pruned checkpoints too (default: %(default)s)",
+    )
+    machine.add_argument("--plot", action="store_true", help="draw FOLDER/perplexity.png (needs matplotlib)")
+
+
+def _add_sparsegpt(command: Command) -> None:
+    summary = "prune with SparseGPT, which changes the kept weights"
+    parser = command("compare-sparsegpt", _sparsegpt, summary, SPARSEGPT_DETAILS)
+    add_model(parser)
+    parser.add_argument("--sparsity", required=True, metavar="S", help="60%% of each matrix, or N:M such as 2:4")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    add_calibration(parser)
+    for flag in flags(SPARSEGPT_FLAGS):
+        add_flag(parser, flag)
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that an earlier command wrote")
+    add_backend(parser)
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from unipruning_core.compare.job import run_compare
+    from unipruning_core.compare.job import compare
 
-    choice, remarks = compare_choice(options)
-    print(run_compare(choice, remarks, plot=options.plot, progress=TerminalProgress()))
+    try:
+        seeds = [int(word) for word in options.seeds.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"seeds are whole numbers with commas, such as 0,1,2, not {options.seeds!r}") from error
+    words = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len", "keep", "plot", "out")
+    table = compare(
+        options.model,
+        methods=options.methods,
+        presets=options.preset,
+        sparsity=options.sparsity,
+        seeds=seeds,
+        **{name: getattr(options, name) for name in words},
+        **calibration_from(options),
+        **loading_from(options),
+    )
+    print(table)
     return 0
 
 
 def _sparsegpt(options: argparse.Namespace) -> int:
-    from unipruning_core.compare.settings import SparseGptSettings
+    settings = built(SparseGptSettings, given(options, flags(SPARSEGPT_FLAGS)), "SparseGPT")
     from unipruning_core.compare.sparsegpt_job import run_sparsegpt
-    from unipruning_core.search.choice import built, flags
+    from unipruning_core.data.calibration import DataChoice
+    from unipruning_core.data.text import TextChoice
+    from unipruning_core.jobs.prepared import OnDisk
+    from unipruning_core.models.loading import ModelChoice
     from unipruning_core.sparsity.parse import parse_sparsity
 
+    text = TextChoice(options.data, options.split, options.text_column)
+    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code)
     done = run_sparsegpt(
-        model_choice(options),
-        data_choice(options),
-        built(SparseGptSettings, given(options, flags({"sparsegpt": SparseGptSettings})), "SparseGPT"),
+        OnDisk(choice, options.backend, Bars()),
+        DataChoice(text, options.samples, options.seq_len, options.packing),
+        settings,
         parse_sparsity(options.sparsity),
         options.out,
-        backend=options.backend,
         overwrite=options.overwrite,
-        progress=TerminalProgress(),
     )
     print(f"{done.sparsity!s:>12}  {done.path}  pruned {done.pruned} of {done.total} weights, others changed")
     return 0

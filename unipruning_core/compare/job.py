@@ -2,61 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from unipruning_core.compare.plan import CompareChoice, Plan, make_plan
-from unipruning_core.compare.runner import Workshop, lines_of, locked
-from unipruning_core.compare.table import rows_of, to_text, write_csv, write_results
+from unipruning_core.compare.methods import parse_methods, parse_shares
+from unipruning_core.compare.plan import CompareChoice, ComparisonPlan, make_plan
+from unipruning_core.compare.runner import ComparisonRunner, lines_of, locked
+from unipruning_core.compare.table import Row, rows_of, to_text, write_csv, write_results
+from unipruning_core.data.calibration import DataChoice
+from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
-from unipruning_core.progress import Progress
+from unipruning_core.models.loading import ModelChoice
+from unipruning_core.progress import Progress, as_progress
 from unipruning_core.tools.bench.plot import check_drawer
-from unipruning_core.tools.processes import apart
+from unipruning_core.tools.processes import run_in_subprocess
+
+if TYPE_CHECKING:
+    from unipruning_core.data.calibration import Packing
 
 CSV_FILE, JSON_FILE, PLOT_FILE = "results.csv", "results.json", "perplexity.png"
 
 
-def run_compare(choice: CompareChoice, remarks: Mapping[str, str], *, plot: bool, progress: Progress) -> str:
-    """Measure what is missing in the output folder, write the table there, and return it as text.
+@dataclass(frozen=True)
+class Comparison:
+    """A finished comparison; as a string it is the table."""
+
+    rows: tuple[Row, ...]  # the dense model first
+    remarks: Mapping[str, str]  # on methods, by how they are written
+    footnotes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n".join([to_text(self.rows, self.remarks), *self.footnotes])
+
+
+def compare(
+    model: str | os.PathLike[str],
+    *,
+    methods: str | Sequence[str] = (),
+    presets: str | Sequence[str] = (),
+    sparsity: str | Sequence[str],
+    out: str | os.PathLike[str],
+    seeds: Sequence[int] = (0,),
+    data: str = "c4",
+    split: str | None = None,
+    text_column: str | None = None,
+    samples: int = 128,
+    seq_len: int | None = None,
+    packing: Packing = "packed",
+    eval_data: str = "wikitext2",
+    eval_split: str | None = None,
+    eval_text_column: str | None = None,
+    windows: int | None = None,
+    eval_seq_len: int | None = None,
+    backend: str | None = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    keep: str = "runs",
+    plot: bool = False,
+    progress: bool | Progress = True,
+) -> Comparison:
+    """Measure pruning methods side by side: the same text, seeds and windows for all, in one resumable table.
+
+    Args:
+        model: a folder with safetensors weights or a hub id.
+        methods: "NAME[/BUDGET][:KEY=VALUE]...", such as "wanda", "drift/row" or "feedback:ramp_sparsity=0.6".
+        presets: lists of methods by name: "peers", "ablation", "sensitivity".
+        sparsity: "60%", "2:4" and so on; the scope belongs to the method.
+        out: the folder that keeps searches and evaluations; a second call makes only what is missing.
+        seeds: of the order of the text and of random subsets; the table shows the median over them.
+        eval_data: the text that perplexity is measured on, with its own split, text column and window length.
+        keep: "results", "runs" or "checkpoints", each with those before it.
+        plot: also draw ``out``/perplexity.png.
+
+    The others are those of ``prune``.
 
     Raises:
         UnipruningError: whatever was wrong, before anything expensive; or a stage failed, with its own sentence above.
     """
+    asked, remarks = parse_methods(_several(methods), _several(presets))
+    choice = CompareChoice(
+        model=ModelChoice(os.fspath(model), dtype, trust_remote_code),
+        backend=backend,
+        methods=asked,
+        sparsities=parse_shares(_several(sparsity)),
+        seeds=seeds,
+        data=DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing),
+        eval_text=TextChoice(eval_data, eval_split, eval_text_column),
+        windows=windows,
+        eval_seq_len=eval_seq_len,
+        out=Path(out),
+        keep=keep,
+    )
     if plot:
         check_drawer()
-    if not choice.seeds or len(set(choice.seeds)) < len(choice.seeds):
-        raise ConfigError(f"seeds are whole numbers, each once, not {list(choice.seeds)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds are whole numbers, each once, not {list(seeds)}")
+    shown = as_progress(progress)
     with locked(choice.out) as lock:
-        progress.note("checking model, texts and methods")
-        plan = apart(partial(make_plan, choice))
+        shown.note("checking model, texts and methods")
+        plan = run_in_subprocess(partial(make_plan, choice))
         lines = lines_of(choice, plan)
-        workshop = Workshop(choice, plan, lock, progress)
-        workshop.fill(lines)
-        rows = rows_of(lines, [[workshop.result(cell) for cell in line.cells] for line in lines])
+        runner = ComparisonRunner(choice, plan, lock, shown)
+        runner.run_missing(lines)
+        rows = rows_of(lines, [[runner.result(cell) for cell in line.cells] for line in lines])
         write_csv(choice.out / CSV_FILE, rows)
         write_results(choice.out / JSON_FILE, rows, _about(choice, plan))
         if plot:
             from unipruning_core.compare.plot import plot as draw
 
-            draw(rows, choice.out / PLOT_FILE, f"{choice.model}: {choice.eval_text.source}")
-    return "\n".join([to_text(rows, remarks), *_said(choice, plan)])
+            draw(rows, choice.out / PLOT_FILE, f"{choice.model.name}: {choice.eval_text.source}")
+    return Comparison(tuple(rows), remarks, tuple(_footnotes(choice, plan)))
 
 
-def _about(choice: CompareChoice, plan: Plan) -> dict[str, Any]:
+def _several(words: str | Sequence[str]) -> Sequence[str]:
+    return [words] if isinstance(words, str) else words
+
+
+def _about(choice: CompareChoice, plan: ComparisonPlan) -> dict[str, Any]:
     return {
-        "model": choice.model,
+        "model": choice.model.name,
         "seeds": list(choice.seeds),
-        "samples": choice.samples,
-        "packing": choice.packing,
-        "text": choice.text.source,
+        "samples": choice.data.samples,
+        "packing": choice.data.packing,
+        "text": choice.data.text.source,
         "eval_text": choice.eval_text.source,
         **asdict(plan),
     }
 
 
-def _said(choice: CompareChoice, plan: Plan) -> list[str]:
+def _footnotes(choice: CompareChoice, plan: ComparisonPlan) -> list[str]:
     seeds = "the median over seeds " + ", ".join(map(str, choice.seeds)) if len(choice.seeds) > 1 else "one seed"
     return [
         f"Perplexity: {seeds}; {plan.windows} windows of {plan.eval_seq_len} tokens of {choice.eval_text.source}.",

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.sparsity.forms import SemiStructured, Sparsity, Unstructured
-from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.sparsity.forms import SemiStructured, Unstructured
+from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
 
 BUDGETS = ("matrix", "row", "global")
 CALIBRATION_KEYS = ("samples", "seq_len")

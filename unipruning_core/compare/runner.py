@@ -16,24 +16,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unipruning_core.compare.countdown import Countdown
 from unipruning_core.compare.methods import Method
-from unipruning_core.compare.plan import CompareChoice, Plan
+from unipruning_core.compare.plan import CompareChoice, ComparisonPlan
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.output import REPORT_FILE
-from unipruning_core.sparsity.forms import Sparsity
+from unipruning_core.search.run_folder import RUN_FILE
+from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.files import write_json
 from unipruning_core.tools.processes import Stage, run_command
 
-RUN_FILE = "run.json"
+if TYPE_CHECKING:
+    from unipruning_core.data.text import TextChoice
+
 KEEPS = ("results", "runs", "checkpoints")
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchJob:
     """What one method makes of one text: a search, or where weights change, what stands in its place."""
 
     method: Method
@@ -50,8 +53,8 @@ class Cell:
     """One perplexity of the table: a search at a sparsity, or the dense model."""
 
     method: Method | None
-    search: Search | None
-    judge: Search | None  # the search that the budget is made from, where it is another one
+    search: SearchJob | None
+    judge: SearchJob | None  # the search that the budget is made from, where it is another one
     sparsity: Sparsity | None
     facts: dict[str, Any]
 
@@ -63,7 +66,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """One row of the table before it is measured: a method at a sparsity, with a cell a seed."""
 
     method: Method | None
@@ -72,25 +75,25 @@ class Line:
     cells: Sequence[Cell]
 
 
-def lines_of(choice: CompareChoice, plan: Plan) -> list[Line]:
+def lines_of(choice: CompareChoice, plan: ComparisonPlan) -> list[TableLine]:
     """Every row, the dense one first, then sparsity by sparsity in the order of the methods; none twice."""
     measured = {"text": plan.eval_sha256, "windows": plan.windows, "seq_len": plan.eval_seq_len}
     dense = Cell(None, None, None, None, {**plan.common, "search": None, **measured})
-    lines = {("", ""): Line(None, None, None, [dense])}
+    lines = {("", ""): TableLine(None, None, None, [dense])}
     for nominal in choice.sparsities:
         for method in choice.methods:
             if (sparsity := method.at(nominal)) is None or (method.label, str(sparsity)) in lines:
                 continue
             seeds = choice.seeds if method.scores.recipe.uses_text else choice.seeds[:1]
             cells = [_cell(choice, plan, method, sparsity, seed, measured) for seed in seeds]
-            lines[method.label, str(sparsity)] = Line(method, nominal, sparsity, cells)
+            lines[method.label, str(sparsity)] = TableLine(method, nominal, sparsity, cells)
     if len(lines) == 1:
         raise ConfigError("no method is made for any sparsity asked for; add a sparsity, such as 2:4 for prox")
     return list(lines.values())
 
 
 def _cell(
-    choice: CompareChoice, plan: Plan, method: Method, sparsity: Sparsity, seed: int, measured: dict[str, Any]
+    choice: CompareChoice, plan: ComparisonPlan, method: Method, sparsity: Sparsity, seed: int, measured: dict[str, Any]
 ) -> Cell:
     search = _search(choice, plan, method.scores, seed)
     judge = _search(choice, plan, method.judge, seed) if method.judge else None
@@ -100,30 +103,31 @@ def _cell(
     return Cell(method, search, judge, sparsity, facts)
 
 
-def _search(choice: CompareChoice, plan: Plan, method: Method, seed: int) -> Search:
+def _search(choice: CompareChoice, plan: ComparisonPlan, method: Method, seed: int) -> SearchJob:
     data = {
         "text": plan.text_sha256,
-        "samples": method.calibration("samples", choice.samples),
+        "samples": method.calibration("samples", choice.data.samples),
         "seq_len": method.calibration("seq_len", plan.seq_len),
-        "packing": choice.packing,
+        "packing": choice.data.packing,
     }
     settings = {**plan.settings[method.label], "seed": seed}
-    return Search(method, seed, {**plan.common, "settings": settings, "data": data})
+    return SearchJob(method, seed, {**plan.common, "settings": settings, "data": data})
 
 
-class Workshop:
+class ComparisonRunner:
     """The folder of a comparison, and the commands that fill it."""
 
-    def __init__(self, choice: CompareChoice, plan: Plan, lock: int, progress: Progress) -> None:
+    def __init__(self, choice: CompareChoice, plan: ComparisonPlan, lock: int, progress: Progress) -> None:
         self.choice, self.plan, self.lock, self.progress = choice, plan, lock, progress
         self.searches, self.evaluations = choice.out / "searches", choice.out / "evaluations"
         self.checkpoints = choice.out / "checkpoints"
         for folder in (self.searches, self.evaluations):
             folder.mkdir(parents=True, exist_ok=True)
-        self._model = ["--dtype", choice.dtype, *(["--trust-remote-code"] if choice.trust_remote_code else [])]
+        self._loading = ["--dtype", choice.model.dtype]
+        self._loading += ["--trust-remote-code"] if choice.model.trust_remote_code else []
         self._backend = ["--backend", plan.common["backend"]]
 
-    def fill(self, lines: Sequence[Line]) -> None:
+    def run_missing(self, lines: Sequence[TableLine]) -> None:
         """Make what is missing, search by search."""
         cells = [cell for line in lines for cell in line.cells]
         missing = [cell for cell in cells if not self._evaluation(cell).is_file()]
@@ -159,20 +163,20 @@ class Workshop:
                 found["search"] = _together(found["search"], self._record(cell.judge))
         return found
 
-    def _record(self, search: Search) -> dict[str, Any]:
+    def _record(self, search: SearchJob) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((self.searches / search.slug / "search.json").read_text(encoding="utf-8"))
         return record
 
     def _evaluation(self, cell: Cell) -> Path:
         return self.evaluations / f"{cell.slug}.json"
 
-    def _is_searched(self, search: Search) -> bool:
+    def _is_searched(self, search: SearchJob) -> bool:
         folder = self.searches / search.slug
         if search.method.recipe.changes_weights:
             return True
         return (folder / "search.json").is_file() and (folder / "run" / RUN_FILE).is_file()
 
-    def _make_search(self, search: Search) -> None:
+    def _make_search(self, search: SearchJob) -> None:
         folder = self.searches / search.slug
         run, stage = folder / "run", None
         if run.is_dir() and not (run / RUN_FILE).is_file() and not any(run.glob("resume*")):
@@ -181,7 +185,7 @@ class Workshop:
         if not (run / RUN_FILE).is_file():
             folder.mkdir(exist_ok=True)
             words = self._search_words(search)
-            stage = self._command("search", self.choice.model, "--out", str(run), *words, *self._model)
+            stage = self._command("search", self.choice.model.name, "--out", str(run), *words, *self._loading)
         tokens = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["data"]["tokens"]
         # of a search that went on where another process had stopped, nobody knows the whole time
         whole = stage is not None and not begun_before
@@ -197,7 +201,7 @@ class Workshop:
         )
 
     def _evaluate(self, cell: Cell) -> None:
-        checkpoint = self.choice.model
+        checkpoint = self.choice.model.name
         content: dict[str, Any] = {"facts": cell.facts}
         if cell.search is not None:
             folder = self.checkpoints / cell.slug
@@ -208,19 +212,19 @@ class Workshop:
             if "search" in made:
                 content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
         words = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
-        stage = self._command("perplexity", checkpoint, *self.choice.eval_text.words, *words, *self._model)
+        stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *words, *self._loading)
         measured = json.loads(stage.output)
         write_json(self._evaluation(cell), {**content, "evaluate": _cost(stage), "measured": measured})
         self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {measured['perplexity']:.2f}")
         if cell.search is not None and self.choice.keep != "checkpoints":
             shutil.rmtree(checkpoint)
 
-    def _prune(self, cell: Cell, search: Search, words: list[str]) -> dict[str, Any]:
+    def _prune(self, cell: Cell, search: SearchJob, words: list[str]) -> dict[str, Any]:
         """Write one checkpoint; return what it took."""
-        asked, model = ["--sparsity", str(cell.sparsity)], self.choice.model
+        asked, model = ["--sparsity", str(cell.sparsity)], self.choice.model.name
         if search.method.recipe.changes_weights:
             words += [*asked, *self._search_words(search)]
-            return {"search": _cost(self._command("reference-sparsegpt", model, *words, *self._model))}
+            return {"search": _cost(self._command("compare-sparsegpt", model, *words, *self._loading))}
         run = self.searches / search.slug / "run"
         cost = {"seconds": 0.0, "peak_mib": 0.0}
         if cell.method is not None and cell.method.allocation:
@@ -228,16 +232,16 @@ class Workshop:
             judged = self.searches / (cell.judge or search).slug / "run"
             scheme = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
             scheme += [*asked, "--out", str(budget), "--overwrite"]
-            cost = _cost(self._command("allocate", model, str(judged), *scheme, *self._model))
+            cost = _cost(self._command("allocate", model, str(judged), *scheme, *self._loading))
             asked = ["--sparsity", f"@{budget}"]
-        stage = self._command("project", model, str(run), *asked, *words, *self._model)
+        stage = self._command("project", model, str(run), *asked, *words, *self._loading)
         return {"project": _together(cost, _cost(stage))}
 
-    def _search_words(self, search: Search) -> list[str]:
+    def _search_words(self, search: SearchJob) -> list[str]:
         data, settings = search.facts["data"], search.method.settings | {"seed": str(search.seed)}
         words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         words += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
-        return words + self.choice.text.words
+        return words + text_words(self.choice.data.text)
 
     def _command(self, *words: str) -> Stage:
         return run_command([*words, *self._backend], self.progress, (self.lock,))
@@ -265,6 +269,12 @@ def locked(folder: Path) -> Iterator[int]:
                 "wait for it, or end it"
             ) from error
         yield file.fileno()
+
+
+def text_words(text: TextChoice) -> list[str]:
+    """A text as the commands take it."""
+    said = {"--split": text.split, "--text-column": text.column}
+    return ["--data", str(text.source), *(word for key, value in said.items() if value for word in (key, value))]
 
 
 def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

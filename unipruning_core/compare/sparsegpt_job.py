@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from unipruning_core.compare.blockwise import enter, hessians, layers_by_block
-from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
-from unipruning_core.data.calibration import Calibration, calibration_batches
-from unipruning_core.data.text import load_text
 from unipruning_core.errors import ConfigError, DataError
-from unipruning_core.jobs.jobs import DataChoice, report_targets
-from unipruning_core.models.hub import resolve_model
-from unipruning_core.models.loading import (
-    ModelChoice,
-    choose_dtype,
-    load_config_and_tokenizer,
-    load_for_evaluation,
-    outline,
-    window_length,
-)
+from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.targets import decoder_blocks, find_targets
 from unipruning_core.projection.output import REPORT_FILE, PrunedFolder
 from unipruning_core.projection.project import Projected, check_output
-from unipruning_core.registry import Catalogue
-from unipruning_core.sparsity.forms import Cut, SemiStructured, Sparsity, Unstructured
-from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.search.loop import versions
+from unipruning_core.sparsity.forms import Cut, SemiStructured, Unstructured
+from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.staging import staged
 
 if TYPE_CHECKING:
@@ -38,51 +25,46 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.compare.settings import SparseGptSettings
+    from unipruning_core.data.calibration import Calibration, DataChoice
+    from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.targets import Layer
     from unipruning_core.progress import Progress
+    from unipruning_core.storage.checkpoint import Checkpoint
 
 
 def run_sparsegpt(
-    choice: ModelChoice,
+    model: OnDisk,
     data: DataChoice,
     settings: SparseGptSettings,
     sparsity: Sparsity,
     out: Path,
     *,
-    backend: str | None = None,
     overwrite: bool = False,
-    progress: Progress,
 ) -> Projected:
     """Prune at one sparsity and write the checkpoint; what can be wrong is looked at before the model is loaded."""
     cut = check_sparsity(sparsity)
     out = out.resolve()
-    device = Catalogue().select(backend)
-    progress.note(f"backend {device.name}")
-    checkpoint = Checkpoint.open(resolve_model(choice.name, trust_remote_code=choice.trust_remote_code))
-    config, tokenizer = load_config_and_tokenizer(checkpoint, choice)
-    targets, left_out = outline(checkpoint, config, choice)
-    sparsity.check(targets)
-    check_output(checkpoint, targets, [sparsity], out, overwrite=overwrite, progress=progress)
-    report_targets(targets, left_out, progress)
-    text = load_text(data.source, split=data.split, field=data.field)
-    seq_len = window_length(config, data.seq_len)
-    sampling = {"samples": data.samples, "seq_len": seq_len, "packing": data.packing}
-    calibration = calibration_batches(text, tokenizer, **sampling, seed=settings.seed, progress=progress)  # type: ignore[arg-type]
-    model, _ = load_for_evaluation(
-        checkpoint.folder,
-        choose_dtype(choice, checkpoint, device, progress),
-        device.device_type,
-        trust_remote_code=choice.trust_remote_code,
-    )
-    layers, _ = find_targets(model, checkpoint)
-    masks = prune_model(model, layers, calibration, settings, cut, device, progress)
-    described = {"source": data.source, "sha256": text.sha256, **sampling, "tokens": calibration.tokens}
+    backend, progress = model.backend, model.progress
+    model.check([sparsity])
+    check_output(model.checkpoint, model.targets, [sparsity], out, overwrite=overwrite, progress=progress)
+    model.report_targets()
+    calibrated = model.calibrate(data, settings.seed)
+    model.check_finite()
+    with memory_errors_as_config_errors(backend):
+        loaded = model.load()
+        layers, _ = find_targets(loaded, model.checkpoint)
+        masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
     provenance: dict[str, object] = {
         "settings": settings.to_json(),
-        "data": {**described, "fingerprint": calibration.fingerprint},
-        "versions": {package: version(package) for package in ("unipruning", "torch", "transformers")},
+        "data": {
+            **calibrated.described,
+            "tokens": calibrated.samples.tokens,
+            "fingerprint": calibrated.samples.fingerprint,
+        },
+        "versions": versions(),
     }
-    return write_changed(checkpoint, layers, masks, cut, out, device, provenance, overwrite, progress)
+    return write_changed(model.checkpoint, layers, masks, cut, out, backend, provenance, overwrite, progress)
 
 
 def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:

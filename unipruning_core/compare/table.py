@@ -18,7 +18,7 @@ from unipruning_core.storage.files import write_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from unipruning_core.compare.runner import Line
+    from unipruning_core.compare.runner import TableLine
 
 RESAMPLES = 5000
 LEVEL = 0.95
@@ -48,7 +48,7 @@ class Row:
     project_peak_mib: float | None
 
 
-def rows_of(lines: Sequence[Line], results: Sequence[Sequence[Mapping[str, Any]]]) -> list[Row]:
+def rows_of(lines: Sequence[TableLine], results: Sequence[Sequence[Mapping[str, Any]]]) -> list[Row]:
     """The rows, from what was measured of each line's cells."""
     losses = [np.array([found["measured"]["per_window_nll"] for found in cells], dtype=np.float64) for cells in results]
     windows = losses[0].shape[1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from unipruning_core.data.text import Text, token_ids
+from unipruning_core.data.text import Text, TextChoice, token_ids
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.progress import Progress
 
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 Packing = Literal["packed", "document"]
 SHORTEST_DOCUMENT = 16  # tokens; less says little about a model
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which text to calibrate on, and how it is cut to samples."""
+
+    text: TextChoice
+    samples: int = 128
+    seq_len: int | None = None  # tokens; None is 2048, or all positions the model has
+    packing: Packing = "packed"
 
 
 @dataclass(frozen=True)

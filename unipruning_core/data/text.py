@@ -6,14 +6,14 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import DataError
+from unipruning_core.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,20 +49,39 @@ ALIASES = {
 }
 
 
-def load_text(source: str, *, split: str | None = None, field: str | None = None) -> Text:
-    """Read a local file, or a data set of the hub by its name.
+@dataclass(frozen=True)
+class TextChoice:
+    """Which text: a file, a data set of the hub, or texts in memory."""
 
-    A name is "wikitext2", "c4", or "org/name[:config]"; ``split`` (default "train") concerns names only.  Rows of
-    text come from the column ``field``, else from "text", else from the only column of strings.
+    source: str | Sequence[str]
+    split: str | None = None
+    column: str | None = None
+
+    def load(self, split: str) -> Text:
+        """Read it; ``split`` is taken where none is chosen.
+
+        Raises:
+            DataError: as ``load_text``.
+        """
+        return load_text(self.source, split=self.split or split, column=self.column)
+
+
+def load_text(source: str | Sequence[str], *, split: str | None = None, column: str | None = None) -> Text:
+    """Read a local file, a data set of the hub by its name, or take texts that are in memory.
+
+    A name is "wikitext2", "c4", or "org/name[:config]"; ``split`` (default "train") is for names only.  Rows of text
+    come from the text column ``column``, else from "text", else from the only column of strings.
 
     Raises:
         DataError: there is no such text, or it is empty or not text.
     """
+    if not isinstance(source, str):
+        return _in_memory(source)
     path = Path(source).expanduser()
     if path.is_file():
-        documents, digest = _read_file(path, field)
+        documents, digest = _read_file(path, column)
     elif source in ALIASES or _looks_like_hub_name(source):
-        documents = _read_hub(_hub_name(source), source, split or "train", field)
+        documents = _read_hub(_hub_name(source), source, split or "train", column)
         digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
     else:
         raise DataError(
@@ -74,13 +93,22 @@ def load_text(source: str, *, split: str | None = None, field: str | None = None
     return Text(documents, source, digest)
 
 
+def _in_memory(documents: Sequence[str]) -> Text:
+    if strange := [document for document in documents if not isinstance(document, str)]:
+        raise DataError(f"texts in memory must be strings, not {type(strange[0]).__name__}; pass a list of strings")
+    if not any(document.strip() for document in documents):
+        raise DataError("the texts in memory are empty; pass some with words in them")
+    digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
+    return Text(tuple(documents), f"{len(documents)} texts in memory", digest)
+
+
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids with the tokenizer's defaults, whatever the length, without its warning about the length."""
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     return ids
 
 
-def _read_file(path: Path, field: str | None) -> tuple[tuple[str, ...], str]:
+def _read_file(path: Path, column: str | None) -> tuple[tuple[str, ...], str]:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -95,7 +123,7 @@ def _read_file(path: Path, field: str | None) -> tuple[tuple[str, ...], str]:
         return (text,), digest
     if suffix == ".jsonl":
         _check_lines(text, path)
-    return _read_table(path, field), digest
+    return _read_table(path, column), digest
 
 
 def _decode(data: bytes, path: Path) -> str:
@@ -126,7 +154,7 @@ def _check_lines(text: str, path: Path) -> None:
             )
 
 
-def _read_table(path: Path, field: str | None) -> tuple[str, ...]:
+def _read_table(path: Path, column: str | None) -> tuple[str, ...]:
     import datasets
 
     # the rows are copied out, so nothing is left in a cache
@@ -136,12 +164,12 @@ def _read_table(path: Path, field: str | None) -> tuple[str, ...]:
                 TABLES[path.suffix.lower()], data_files=str(path.resolve()), split="train", cache_dir=cache
             )
         except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
-            reason = _first_line(error.__cause__ or error)
+            reason = first_line(error.__cause__ or error)
             raise DataError(f"{str(path)!r} is not a readable table of text: {reason}; correct the file") from error
-        return _column(table, table.features, str(path), field)
+        return _column(table, table.features, str(path), column)
 
 
-def _read_hub(name: _HubName, source: str, split: str, field: str | None) -> tuple[str, ...]:
+def _read_hub(name: _HubName, source: str, split: str, column: str | None) -> tuple[str, ...]:
     import datasets
 
     split = name.test_split if split == "test" else split
@@ -151,35 +179,36 @@ def _read_hub(name: _HubName, source: str, split: str, field: str | None) -> tup
             features = rows.features or dict.fromkeys(next(iter(rows), {}))
             if name.streaming:
                 rows = islice(rows, STREAMED_DOCUMENTS)
-            return _column(rows, features, source, field)
+            return _column(rows, features, source, column)
         # OSError includes every failure to connect
         except OSError as error:
             raise DataError(
-                f"data set {source!r} cannot be fetched, and no copy of it is cached: {_first_line(error)}; "
+                f"data set {source!r} cannot be fetched, and no copy of it is cached: {first_line(error)}; "
                 "check the name and the connection, or give a local file"
             ) from error
         except (ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(
-                f"data set {source!r} has no readable split {split!r}: {_first_line(error)}; "
+                f"data set {source!r} has no readable split {split!r}: {first_line(error)}; "
                 "name a split and, as org/name:config, a configuration that it has"
             ) from error
 
 
-def _column(rows: Iterable[Any], features: Any, source: str, field: str | None) -> tuple[str, ...]:
+def _column(rows: Iterable[Any], features: Any, source: str, column: str | None) -> tuple[str, ...]:
     names = list(features)
-    if field is None:
+    if column is None:
         strings = [n for n in names if getattr(features[n], "dtype", None) in ("string", "large_string")]
-        field = "text" if "text" in names else strings[0] if len(strings) == 1 else None
-    if field not in names:
-        wanted = "'text', or one column of strings" if field is None else repr(field)
-        raise DataError(f"{source!r} should have the field {wanted}, but has {names}; name one of them with --field")
+        column = "text" if "text" in names else strings[0] if len(strings) == 1 else None
+    if column not in names:
+        wanted = "a column 'text', or exactly one column of strings" if column is None else f"a column {column!r}"
+        raise DataError(f"{source!r} should have {wanted}, but has {names}; name the text column with --text-column")
     documents = []
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row[field], str):
+        if not isinstance(row[column], str):
             raise DataError(
-                f"{source!r} row {number} should have text in field {field!r}, not {row[field]!r}; correct or remove it"
+                f"{source!r} row {number} should have text in column {column!r}, not {row[column]!r}; correct or remove"
+                " the row"
             )
-        documents.append(row[field])
+        documents.append(row[column])
     return tuple(documents)
 
 
@@ -195,10 +224,6 @@ def _hub_name(source: str) -> _HubName:
     c4 = ALIASES["c4"]
     # by its full name it is as large: 300 GB in English alone
     return replace(c4, config=config or c4.config) if path == c4.path else _HubName(path, config or None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 @contextmanager

@@ -11,19 +11,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 
-from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.errors import CheckpointError, ConfigError, first_line
 from unipruning_core.models.placement import spread
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.progress import Progress
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LONGEST_WINDOW = 2048  # tokens; what published results calibrate and evaluate with
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """As the command line spells it: "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,10 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
         )
     # what transformers lets through for a folder that is incomplete or of a kind unknown to it
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         hint = "; pass --trust-remote-code if you trust its code" if "trust_remote_code" in str(error) else ""
-        raise CheckpointError(f"model {choice.name!r} has no usable config and tokenizer: {reason}{hint}") from error
+        raise CheckpointError(
+            f"model {choice.name!r} has no usable config and tokenizer: {first_line(error)}{hint}"
+        ) from error
 
 
 def check_seq_len(config: PretrainedConfig, seq_len: int) -> None:
@@ -70,12 +76,10 @@ def window_length(config: PretrainedConfig, asked: int | None) -> int:
     return asked
 
 
-def outline(
+def find_targets_of_config(
     checkpoint: Checkpoint, config: PretrainedConfig, choice: ModelChoice
 ) -> tuple[list[Target], list[LeftOut]]:
     """The targets of a model, found on a copy that has shapes and no weights."""
-    import torch
-
     with torch.device("meta"):
         model = build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
     layers, left_out = find_targets(model, checkpoint)
@@ -92,14 +96,13 @@ def build_model(
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     # and what code that comes with a model raises where it expects another device or another transformers
     except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise CheckpointError(f"model {name!r} is no causal language model that can be built: {reason}") from error
+        raise CheckpointError(
+            f"model {name!r} is not a causal language model that can be built: {first_line(error)}"
+        ) from error
 
 
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
     """The dtype asked for; "auto" is what most of the checkpoint's bytes have, or what the device runs it well in."""
-    import torch
-
     if choice.dtype not in DTYPES:
         raise ConfigError(f"dtype is one of {', '.join(DTYPES)}, not {choice.dtype!r}")
     if choice.dtype != "auto":
@@ -112,20 +115,20 @@ def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, 
     stored = max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
     loaded = backend.loading_dtype(stored)
     if loaded != stored:
-        was, now = (str(dtype).removeprefix("torch.") for dtype in (stored, loaded))
+        was, now = dtype_name(stored), dtype_name(loaded)
         progress.note(f"loading in {now}, since this device is slow in {was}; --dtype {was} keeps to what is stored")
     return loaded
 
 
-def load_for_evaluation(
+def load_model(
     folder: str | Path,
     dtype: torch.dtype,
     device: torch.device | str,
     room: Sequence[int] = (),
     *,
     trust_remote_code: bool = False,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The checkpoint in a folder, ready to be evaluated, and its tokenizer.
+) -> PreTrainedModel:
+    """Load the model of a folder in evaluation mode.
 
     It lies on one device, or on as many as ``room`` has entries: bytes of weights for each.
 
@@ -133,28 +136,26 @@ def load_for_evaluation(
         ConfigError: it does not fit the several devices.
         CheckpointError: it cannot be loaded, or lacks weights, which would otherwise be filled with random numbers.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     try:
         with hidden_bars():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
             model, loading = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
     # what transformers lets through for a folder that is missing, damaged, unknown to it or of foreign shapes
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"model {str(folder)!r} cannot be loaded: {reason}; give a folder with a causal language model and its "
-            "tokenizer, as save_pretrained writes them"
+            f"model {str(folder)!r} cannot be loaded: {first_line(error)}; pass a folder with a causal language model, "
+            "as save_pretrained writes it"
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
             f"model {str(folder)!r} lacks {len(missing)} weights that its config asks for, {missing[0]!r} first; "
             "copy the complete checkpoint"
         )
-    model = spread(model, str(device), room) if len(room) > 1 else model.to(device)
-    return model.eval(), tokenizer
+    loaded: PreTrainedModel = spread(model, str(device), room) if len(room) > 1 else model.to(device)
+    return loaded.eval()
 
 
 @contextmanager

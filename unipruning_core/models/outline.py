@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.errors import CheckpointError, ConfigError, first_line
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.loading import DTYPES, build_model
 from unipruning_core.models.targets import LeftOut, find_targets
@@ -60,7 +60,7 @@ class Outline:
     config: PretrainedConfig
     dtype: torch.dtype  # that the weights are loaded in
     parameters: int
-    targets: tuple[Target, ...]  # in the order of the model
+    targets: tuple[Target, ...]  # in the order of a checkpoint
     left_out: tuple[LeftOut, ...]
     trust_remote_code: bool = False
 
@@ -95,7 +95,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
     with torch.device("meta"):
         model = build_model(name, config, trust_remote_code=trust_remote_code, dtype=held)
-    layers, left_out = find_targets(model, Checkpoint(Path(name), (), _as_saved(model)))
+    layers, left_out = find_targets(model, Checkpoint(Path(name), (), header_of(model)))
     return Outline(
         name,
         config,
@@ -122,16 +122,23 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
         return AutoConfig.from_pretrained(path if os.path.exists(path) else name, trust_remote_code=trust_remote_code)
     # what transformers lets through for a config that is damaged, unknown to it or out of reach
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"model {name!r} has no usable config: {reason}; give a folder, a {CONFIG_FILE}, a hub id, or one of "
-            f"{', '.join(known)}"
+            f"model {name!r} has no usable config: {first_line(error)}; pass a folder, a {CONFIG_FILE}, a hub id, or "
+            f"one of {', '.join(known)}"
         ) from error
 
 
-def _as_saved(model: PreTrainedModel) -> dict[str, TensorInfo]:
-    """The header that a checkpoint of this model would have."""
+def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:
+    """The header that a checkpoint of this model would have: in the order of safetensors, by dtype and then by name."""
+    stored = {id(tensor): (name, tensor) for name, tensor in [*model.named_parameters(), *saved_buffers(model)]}
+    ordered = sorted(stored.values(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     return {
-        name: TensorInfo(Path(CONFIG_FILE), parameter.dtype, tuple(parameter.shape), 0, parameter.nbytes)
-        for name, parameter in model.named_parameters()
+        name: TensorInfo(Path(CONFIG_FILE), tensor.dtype, tuple(tensor.shape), 0, tensor.nbytes)
+        for name, tensor in ordered
     }
+
+
+def saved_buffers(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """The buffers that a checkpoint holds."""
+    saved = model.state_dict(keep_vars=True)
+    return [(name, buffer) for name, buffer in model.named_buffers() if name in saved]

@@ -13,17 +13,9 @@ from torch import Tensor
 from unipruning_core.errors import RunError
 from unipruning_core.selection.radix import Selection, kth_largest, kth_largest_many
 from unipruning_core.sparsity.budget import Budget
-from unipruning_core.sparsity.forms import (
-    Cut,
-    Dense,
-    Kept,
-    KeptRows,
-    Scope,
-    SemiStructured,
-    Sparsity,
-    Unstructured,
-)
+from unipruning_core.sparsity.forms import Cut, Dense, Kept, KeptRows, Scope, SemiStructured, Unstructured
 from unipruning_core.sparsity.mix import Mix
+from unipruning_core.sparsity.parse import Sparsity
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend

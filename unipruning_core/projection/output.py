@@ -15,7 +15,8 @@ from torch import Tensor
 
 from unipruning_core.progress import Task
 from unipruning_core.projection.mask_file import mask_stream, pack
-from unipruning_core.sparsity.forms import Cut, Sparsity
+from unipruning_core.sparsity.forms import Cut
+from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 REPORT_FILE = "unipruning.json"

@@ -13,8 +13,8 @@ from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import Scores, checked_score, decide, masks_of
 from unipruning_core.projection.output import INTEGERS, REPORT_FILE, PrunedFolder, is_pruned_checkpoint
-from unipruning_core.sparsity.forms import Sparsity, Unstructured
-from unipruning_core.sparsity.parse import check_distinct
+from unipruning_core.sparsity.forms import Unstructured
+from unipruning_core.sparsity.parse import Sparsity, check_distinct
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.staging import check_space, clean_up, staged
 
@@ -63,7 +63,7 @@ def project(
     out = Path(out).resolve()
     check_output(checkpoint, scores.targets, sparsities, out, overwrite=overwrite, progress=progress)
     slugs = _slugs(sparsities)
-    sparsities = [_suited(sparsity, scores, progress) for sparsity in sparsities]
+    sparsities = [with_scope(sparsity, scores, progress) for sparsity in sparsities]
     files, left_out = _files(checkpoint)
     size = _size(checkpoint, files)
     decided = decide(scores, sparsities, backend, progress)
@@ -100,15 +100,16 @@ def project(
     ]
 
 
-def _suited(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsity:
-    if not isinstance(sparsity, Unstructured) or (suited := sparsity.within(scores.scope)) == sparsity:
+def with_scope(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsity:
+    """Give a bare percentage the scope that suits the scores."""
+    if not isinstance(sparsity, Unstructured) or (scoped := sparsity.within(scores.scope)) == sparsity:
         return sparsity
-    if suited.scope == "global":
+    if scoped.scope == "global":
         progress.note(
             f"{sparsity} is taken of all matrices together, since this search's scores compare between them; "
             f"{sparsity}/matrix takes it of each"
         )
-    return suited
+    return scoped
 
 
 def check_output(

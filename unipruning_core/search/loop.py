@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.files import disk_errors_as_output_errors
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
@@ -49,11 +50,14 @@ class SearchTask:
             "model": {"name": self.model_name, "fingerprint": self.checkpoint.fingerprint()},
             "data": {**self.data, "tokens": self.calibration.tokens, "fingerprint": self.calibration.fingerprint},
             "backend": backend.name,
-            "versions": {
-                "python": platform.python_version(),
-                **{package: version(package) for package in ("unipruning", "torch", "transformers")},
-            },
+            "versions": versions(),
         }
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a result besides the settings."""
+    packages = {package: version(package) for package in ("unipruning", "torch", "transformers")}
+    return {"python": platform.python_version(), **packages}
 
 
 def check_run_folder(folder: Path, *, overwrite: bool, finished_ok: bool = False) -> None:
@@ -128,7 +132,7 @@ def search(
         if overwrite and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        losses = _run_samples(run, batches, Resume(folder, description), save_every, progress)
+        losses = run_samples(run, batches, progress, Resume(folder, description), save_every)
         content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
         with progress.task("writing", len(targets), "matrix") as bar:
             write_run(folder, targets, _counted(run.outcomes(), bar), content)
@@ -147,10 +151,17 @@ def _gone_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def _run_samples(run: Search, batches: list[Any], resume: Resume, save_every: float, progress: Progress) -> list[float]:
+def run_samples(
+    run: Search,
+    batches: Sequence[Tensor],
+    progress: Progress,
+    resume: Resume | None = None,
+    save_every: float = SAVE_EVERY,
+) -> list[float]:
+    """Take every sample in order, from where the last saved state left off, and return the losses."""
     losses: list[float] = []
     start = 0
-    if (saved := resume.found()) is not None:
+    if resume and (saved := resume.found()) is not None:
         resume.restore(run.tensors())
         start, losses = saved["sample"], saved["losses"]
         progress.note(f"resuming after sample {start} of {len(batches)}")
@@ -167,7 +178,7 @@ def _run_samples(run: Search, batches: list[Any], resume: Resume, save_every: fl
                 losses.append(loss)
                 shown["loss"] = f"{loss:.3f}"
             bar.advance(1, **shown)
-            if (now := time.monotonic()) >= next_save and sample + 1 < len(batches):
+            if resume and (now := time.monotonic()) >= next_save and sample + 1 < len(batches):
                 resume.save(sample + 1, run.tensors(), losses)
                 # the state of a large model takes minutes to write: never more than a twentieth of the time
                 next_save = time.monotonic() + max(save_every, 20 * (time.monotonic() - now) if save_every else 0.0)

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 from unipruning_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unipruning_core.sparsity.budget import Budget
-    from unipruning_core.sparsity.mix import Mix
     from unipruning_core.storage.checkpoint import Target
 
 LARGEST_GROUP = 32
@@ -119,8 +117,6 @@ class KeptRows:
 
 # what is done to one matrix; the global scope is none, it binds all of them
 Cut: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
-# what the user asks for
-Sparsity: TypeAlias = "Unstructured | SemiStructured | Budget | Mix"
 
 
 def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:

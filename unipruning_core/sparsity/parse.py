@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.sparsity.budget import Budget
-from unipruning_core.sparsity.forms import LARGEST_GROUP, Sparsity, parse_pattern, parse_share
-from unipruning_core.sparsity.mix import parse_mix
+from unipruning_core.sparsity.forms import LARGEST_GROUP, SemiStructured, Unstructured, parse_pattern, parse_share
+from unipruning_core.sparsity.mix import Mix, parse_mix
+
+Sparsity: TypeAlias = Unstructured | SemiStructured | Budget | Mix  # what can be asked for
 
 
 def parse_sparsity(text: str) -> Sparsity:

@@ -128,7 +128,7 @@ def compiler() -> str:
 
 def memory() -> str:
     """Free memory of the host, and of the accelerator where there is one."""
-    from unipruning_core.search.memory import free_bytes
+    from unipruning_core.models.memory import free_bytes
 
     devices = ["cpu"]
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()):

@@ -30,7 +30,7 @@ class Stage:
     peak_mib: float
 
 
-def apart(work: Callable[[], Result]) -> Result:
+def run_in_subprocess(work: Callable[[], Result]) -> Result:
     """Call in a process of its own: the system counts a parent's memory at its children's start as their peak."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work).result()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.tools.bench.run import Line
+from unipruning_core.tools.bench.run import BenchLine
 
 BAR_HEIGHT = 0.8
 
@@ -27,14 +27,14 @@ def check_drawer() -> Any:
         ) from error
 
 
-def plot(lines: Sequence[Line], path: Path, title: str) -> None:
+def plot(lines: Sequence[BenchLine], path: Path, title: str) -> None:
     """Write a PNG: a bar for each right result, and beside it what a copy of the same bytes reaches."""
     figure = check_drawer().Figure(figsize=(9, 1.5 + 0.35 * max(1, len(lines))), layout="constrained")
     draw(figure.add_subplot(), lines, title)
     figure.savefig(path, format="png", dpi=120)
 
 
-def draw(axes: Any, lines: Sequence[Line], title: str) -> None:
+def draw(axes: Any, lines: Sequence[BenchLine], title: str) -> None:
     """The bars, one group an operation and shape, one colour a backend."""
     right = [line for line in lines if line.median is not None and line.copy is not None]
     groups = list(dict.fromkeys((line.operation, line.shape, line.dtype) for line in right))

@@ -12,7 +12,7 @@ from typing import Any
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.tools.bench.cases import OPERATION_KINDS, Case
-from unipruning_core.tools.bench.run import Line
+from unipruning_core.tools.bench.run import BenchLine
 
 SCHEMA = "unipruning-bench-1"
 DERIVED = ("ns_per_element", "gb_per_second", "percent_of_copy", "bytes_at_copy_speed", "speedup")
@@ -26,7 +26,7 @@ EXPLAINED = (
 )
 
 
-def table_row(line: Line) -> str:
+def table_row(line: BenchLine) -> str:
     """One line of the table, without a time where the result is wrong."""
     start = f"{line.backend:8} {line.operation:20} {_shape(line):>12} {line.dtype:8}"
     if line.median is None or line.p20 is None or line.p80 is None:
@@ -37,21 +37,21 @@ def table_row(line: Line) -> str:
     return f"{start} {times} {memory} {line.bytes_at_copy_speed:8.2f}{ratio}"
 
 
-def _shape(line: Line) -> str:
+def _shape(line: BenchLine) -> str:
     return f"{line.layers} layers" if line.shape == "sum" else line.shape
 
 
-def to_json(lines: Sequence[Line], environment: dict[str, Any], *, model: str | None, baseline: str | None) -> Any:
+def to_json(lines: Sequence[BenchLine], environment: dict[str, Any], *, model: str | None, baseline: str | None) -> Any:
     """The versioned document that ``--compare`` reads."""
     rows = [asdict(line) | {name: getattr(line, name) for name in DERIVED} for line in lines]
     return {"schema": SCHEMA, "environment": environment, "model": model, "baseline": baseline, "lines": rows}
 
 
-def to_csv(lines: Sequence[Line]) -> str:
+def to_csv(lines: Sequence[BenchLine]) -> str:
     """One row a line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = [*(field.name for field in fields(Line)), *DERIVED]
+    names = [*(field.name for field in fields(BenchLine)), *DERIVED]
     writer.writerow(names)
     writer.writerows([getattr(line, name) for name in names] for line in lines)
     return text.getvalue()
@@ -72,7 +72,7 @@ def read_earlier(path: Path) -> dict[str, Any]:
     return earlier
 
 
-def compare(lines: Sequence[Line], earlier: dict[str, Any]) -> list[str]:
+def compare(lines: Sequence[BenchLine], earlier: dict[str, Any]) -> list[str]:
     """A sentence a line: how often it fits into the earlier time; where p20 to p80 overlap no difference is claimed."""
     before = {_key(row): row for row in earlier["lines"]}
     said = []

@@ -21,7 +21,7 @@ Judge = Callable[[Backend, str, Call, "int | None"], None]  # raises AssertionEr
 
 
 @dataclass(frozen=True)
-class Line:
+class BenchLine:
     """One operation on one shape: seconds of a run, and what follows from them; none where the result is wrong."""
 
     backend: str
@@ -79,7 +79,7 @@ class Bench:
                     yield Case(operation, rows, cols, dtype), layers
 
 
-def run(bench: Bench, backends: Sequence[tuple[Backend, Backend]], judge: Judge) -> Iterator[Line]:
+def run(bench: Bench, backends: Sequence[tuple[Backend, Backend]], judge: Judge) -> Iterator[BenchLine]:
     """Every case on every backend, line by line; each backend comes with plain torch on the same device."""
     for backend, plain in backends:
         copies = Copies(backend.device_type, bench.repeat)
@@ -89,7 +89,7 @@ def run(bench: Bench, backends: Sequence[tuple[Backend, Backend]], judge: Judge)
             if inputs is None or made_for != (case.rows, case.cols, case.dtype):
                 inputs, made_for = None, (case.rows, case.cols, case.dtype)
                 inputs = Inputs(*made_for)
-            line = Line(
+            line = BenchLine(
                 backend.name,
                 case.operation,
                 case.shape,
@@ -165,15 +165,15 @@ class Copies:
         return self._seconds[moved]
 
 
-def summed(lines: Sequence[Line]) -> list[Line]:
+def summed(lines: Sequence[BenchLine]) -> list[BenchLine]:
     """One line for each backend, operation and dtype, over all shapes; none where one of them is wrong."""
-    groups: dict[tuple[str, str, str], list[Line]] = {}
+    groups: dict[tuple[str, str, str], list[BenchLine]] = {}
     for line in lines:
         groups.setdefault((line.backend, line.operation, line.dtype), []).append(line)
     return [_sum(group) for group in groups.values() if not any(line.wrong for line in group)]
 
 
-def _sum(group: Sequence[Line]) -> Line:
+def _sum(group: Sequence[BenchLine]) -> BenchLine:
     def total(name: str) -> float | None:
         values = [getattr(line, name) for line in group]
         return None if None in values else math.fsum(values)

@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from unipruning_core.errors import CheckpointError, ConfigError, DataError, OutputError
 from unipruning_core.extensions import hide_broken_extensions
-from unipruning_core.models.loading import hidden_bars, load_for_evaluation
+from unipruning_core.models.loading import hidden_bars, load_model
 from unipruning_core.storage.files import BLOCK_BYTES, sha256
 
 if TYPE_CHECKING:
@@ -231,10 +231,11 @@ def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def _verify(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Reload the checkpoint the plain way and compare what it computes."""
     import torch
-    from transformers import __version__
+    from transformers import AutoTokenizer, __version__
 
     remedy = f"but under transformers {__version__} it does not; install transformers>=5, or name a model of your own"
-    reloaded, saved_tokenizer = load_for_evaluation(folder, torch.bfloat16, model.device)
+    reloaded = load_model(folder, torch.bfloat16, model.device)
+    saved_tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = "The capital of France is Paris, été 2024.\n\tdef f(x):  return x**2"
     ids = saved_tokenizer(prompt)["input_ids"]
     # releases before 5 give this tokenizer a first token that its model was not trained with

@@ -17,7 +17,7 @@ from unipruning_core.progress import Progress
 from unipruning_core.projection.output import REPORT_FILE
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.tools.demo.assets import demo_model, demo_texts
-from unipruning_core.tools.processes import Stage, apart, run_command
+from unipruning_core.tools.processes import Stage, run_command, run_in_subprocess
 
 EVALUATION_WINDOW = 1024  # tokens
 
@@ -48,10 +48,10 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
     check_distinct(parsed)
     if choice.model is None:
         progress.note("model: SmolLM2-135M-Instruct; fetched (93 MB) and converted the first time")
-    model = choice.model or str(apart(demo_model))
+    model = choice.model or str(run_in_subprocess(demo_model))
     calibration, evaluation = choice.data, choice.eval_data
     if calibration is None or evaluation is None:
-        texts = apart(demo_texts)
+        texts = run_in_subprocess(demo_texts)
         calibration, evaluation = calibration or str(texts[0]), evaluation or str(texts[1])
     backend = ["--backend", choice.backend] if choice.backend else []
     folder = choice.out or Path(tempfile.mkdtemp(prefix="unipruning-demo-"))

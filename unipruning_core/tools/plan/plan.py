@@ -18,7 +18,8 @@ from unipruning_core.sparsity.mix import Mix
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
     from unipruning_core.search.settings import Settings
-    from unipruning_core.sparsity.forms import Cut, Sparsity
+    from unipruning_core.sparsity.forms import Cut
+    from unipruning_core.sparsity.parse import Sparsity
     from unipruning_core.storage.checkpoint import Target
 
 SCHEMA = "unipruning-plan-1"
@@ -36,7 +37,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchPlan:
     """A search and its projections, in bytes, operations and seconds."""
 
     model: str
@@ -76,8 +77,8 @@ def plan_search(
     seq_len: int,
     sparsities: Sequence[Sparsity] = (),
     machine: Machine | None = None,
-) -> Plan:
-    """Plan without running: the model is traced on tensors that have no values, the backend is not loaded.
+) -> SearchPlan:
+    """SearchPlan without running: the model is traced on tensors that have no values, the backend is not loaded.
 
     Raises:
         ConfigError: the numbers make no search, or a sparsity does not fit a layer.
@@ -105,7 +106,7 @@ def plan_search(
     passes = outline.parameters + (outline.parameters + outline.weights if settings.follows_loss else 0)
     model_bytes = width * passes + 2 * trace.activations
     step_bytes = settings.step_bytes(outline.targets, width)
-    return Plan(
+    return SearchPlan(
         model=outline.name,
         backend=backend,
         reference=reference,

@@ -1,0 +1,85 @@
+"""Post-training pruning of large language models by mirror descent, for Python users.
+
+    masks = unipruning.prune(model, tokenizer, sparsity="60%", data="calibration.jsonl")
+
+Everything here is made when it is first asked for: importing this package imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unipruning_core.compare.job import compare
+    from unipruning_core.data.perplexity import Perplexity
+    from unipruning_core.errors import UnipruningError
+    from unipruning_core.jobs.api import perplexity, project, prune, search
+    from unipruning_core.jobs.in_memory import FoundScores
+    from unipruning_core.progress import Progress
+    from unipruning_core.projection.decide import Scores
+    from unipruning_core.projection.mask_file import read_masks
+    from unipruning_core.projection.project import Projected
+    from unipruning_core.search.modes.coupled import CoupledSettings
+    from unipruning_core.search.modes.drift import DriftSettings
+    from unipruning_core.search.modes.feedback import FeedbackSettings
+    from unipruning_core.search.modes.frozen import FrozenSettings
+    from unipruning_core.search.run_folder import Run
+    from unipruning_core.sparsity.budget import Budget
+    from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
+
+_HOMES = {
+    "compare": "compare.job",
+    "Perplexity": "data.perplexity",
+    "UnipruningError": "errors",
+    "perplexity": "jobs.api",
+    "project": "jobs.api",
+    "prune": "jobs.api",
+    "search": "jobs.api",
+    "FoundScores": "jobs.in_memory",
+    "Progress": "progress",
+    "Scores": "projection.decide",
+    "read_masks": "projection.mask_file",
+    "Projected": "projection.project",
+    "CoupledSettings": "search.modes.coupled",
+    "DriftSettings": "search.modes.drift",
+    "FeedbackSettings": "search.modes.feedback",
+    "FrozenSettings": "search.modes.frozen",
+    "Run": "search.run_folder",
+    "Sparsity": "sparsity.parse",
+    "Budget": "sparsity.budget",
+    "parse_sparsity": "sparsity.parse",
+}
+
+__all__ = [
+    "Budget",
+    "CoupledSettings",
+    "DriftSettings",
+    "FeedbackSettings",
+    "FoundScores",
+    "FrozenSettings",
+    "Perplexity",
+    "Progress",
+    "Projected",
+    "Run",
+    "Scores",
+    "Sparsity",
+    "UnipruningError",
+    "compare",
+    "parse_sparsity",
+    "perplexity",
+    "project",
+    "prune",
+    "read_masks",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"unipruning_core.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,124 @@
+"""What several commands take, and how their words become choices; imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unipruning_core.errors import OutputError
+from unipruning_core.search.choice import Flag, flags, settings_of, spelled
+from unipruning_core.search.modes import DEFAULT_MODE, MODES
+
+if TYPE_CHECKING:
+    from unipruning_core.search.settings import Settings
+
+Arguments = argparse._ActionsContainer  # a parser or a group of its options
+Command = Callable[..., Any]  # declares a command: name, handler, summary, details
+
+SPARSITY_HELP = """how much to prune; may be given several times: 60%%/matrix of each matrix, 60%%/row of each output
+row, 60%%/global of all matrices together, 60%% as suits the search, N:M such as 2:4, @FILE with a budget for each
+matrix, or mixed patterns such as 2:4+dense@45%%"""
+TEXT_HELP = "a .jsonl, .parquet or plain text file, wikitext2, c4, or a data set of the hub (default: %(default)s)"
+SEQ_LEN_HELP = "default: 2048, or all positions the model has"
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a hub id")
+    add_loading(parser)
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype", default="auto", help="dtype to load the weights in: auto, float32, bfloat16 or float16"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+
+
+def add_backend(parser: Arguments) -> None:
+    parser.add_argument(
+        "--backend", help="a name that 'unipruning backends' lists (default: $UNIPRUNING_BACKEND, else the best)"
+    )
+
+
+def add_text(parser: Arguments, default: str, *, split: str, prefix: str = "") -> None:
+    """A text; ``split`` is the default one of a data set, ``prefix`` tells a second text of one command."""
+    parser.add_argument(f"--{prefix}data", default=default, help=TEXT_HELP)
+    parser.add_argument(f"--{prefix}split", help=f"split of a data set of the hub (default: {split})")
+    parser.add_argument(f"--{prefix}text-column", help="column that holds the text (default: text)")
+    add_earlier_name(parser, f"--{prefix}field", f"{prefix.replace('-', '_')}text_column")
+
+
+def add_earlier_name(parser: Arguments, name: str, destination: str) -> None:
+    """An earlier spelling of a flag, understood and not shown."""
+    parser.add_argument(name, dest=destination, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_calibration(parser: argparse.ArgumentParser, *, seed: bool = True) -> Arguments:
+    text = parser.add_argument_group("calibration")
+    add_text(text, "c4", split="train")
+    text.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
+    text.add_argument("--seq-len", type=int, help=f"tokens a sample ({SEQ_LEN_HELP})")
+    text.add_argument(
+        "--packing",
+        choices=("packed", "document"),
+        default="packed",
+        help="packed: documents end to end, cut to samples; document: one document a sample (default: %(default)s)",
+    )
+    if seed:
+        text.add_argument(
+            "--seed", metavar="N", help="seed of the order of the text and of random subsets (default: 0)"
+        )
+    return text
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The mode and every setting of any mode, those of one mode alone in a group of their own."""
+    method = parser.add_argument_group("method (defaults of what was published are the published values)")
+    method.add_argument("--mode", help=f"{', '.join(MODES)}; see above (default: {DEFAULT_MODE})")
+    groups = {mode: parser.add_argument_group(f"only --mode {mode}") for mode in MODES}
+    for flag in flags():
+        add_flag(groups[flag.modes[0]] if len(flag.modes) == 1 else method, flag)
+
+
+def add_flag(parser: Arguments, flag: Flag) -> None:
+    """One setting and, hidden, its earlier names; the seed stands beside the text it orders."""
+    if flag.name == "seed":
+        return
+    parser.add_argument(flag.spelled, dest=flag.name, metavar=flag.metavar, help=flag.help)
+    for name in flag.formerly:
+        add_earlier_name(parser, spelled(name), flag.name)
+
+
+def given(options: argparse.Namespace, offered: Iterable[Flag]) -> dict[str, str]:
+    """The words given for some settings, by field; nothing for a setting that was not given."""
+    words = {flag.name: getattr(options, flag.name, None) for flag in offered}
+    return {name: word for name, word in words.items() if word is not None}
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The settings that the words name, checked; what was not given keeps its default."""
+    return settings_of(options.mode, given(options, flags()))
+
+
+def loading_from(options: argparse.Namespace) -> dict[str, Any]:
+    """How a model is loaded and computed, as keywords of the Python functions."""
+    return {name: getattr(options, name) for name in ("dtype", "trust_remote_code", "backend")}
+
+
+def calibration_from(options: argparse.Namespace) -> dict[str, Any]:
+    """The calibration text and its samples, as keywords of the Python functions."""
+    return {name: getattr(options, name) for name in ("data", "split", "text_column", "samples", "seq_len", "packing")}
+
+
+def write_result(path: Path, text: str) -> None:
+    """Write a result file that the user asked for.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}; choose another file") from error

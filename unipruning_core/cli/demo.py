@@ -1,0 +1,50 @@
+"""The command that demonstrates: demo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from unipruning_core.cli.arguments import Command, add_backend
+from unipruning_core.progress import Bars
+from unipruning_core.search.modes import DEFAULT_MODE
+
+
+def add_commands(command: Command) -> None:
+    parser = command(
+        "demo",
+        _demo,
+        "prune a small real model at several sparsities from one search and show before and after",
+        "Fetches SmolLM2-135M-Instruct and two texts (95 MB) into the user's cache the first time.",
+    )
+    parser.add_argument("--model", help="another model: a folder or a hub id")
+    parser.add_argument("--data", help="another calibration text: a file or a data set")
+    parser.add_argument("--eval-data", help="another evaluation text: a file or a data set")
+    parser.add_argument("--sparsity", action="append", help="default: 50%%, 60%% and 2:4")
+    parser.add_argument("--samples", type=int, default=32, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--seq-len", type=int, default=512, help="tokens a calibration sample (default: %(default)s)")
+    parser.add_argument(
+        "--windows", type=int, default=16, help="evaluation windows of 1024 tokens (default: %(default)s)"
+    )
+    parser.add_argument("--mode", default=DEFAULT_MODE, help="mode of the search (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="keep run folder and checkpoints here (default: a temporary folder)")
+    add_backend(parser)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from unipruning_core.tools.demo.demo import DemoChoice, run_demo
+
+    choice = DemoChoice(
+        model=options.model,
+        data=options.data,
+        eval_data=options.eval_data,
+        sparsities=options.sparsity or ["50%", "60%", "2:4"],
+        samples=options.samples,
+        seq_len=options.seq_len,
+        windows=options.windows,
+        mode=options.mode,
+        out=options.out,
+        backend=options.backend,
+    )
+    print(run_demo(choice, Bars()))
+    return 0

@@ -1,0 +1,50 @@
+"""The command that measures a checkpoint: perplexity."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from unipruning_core.cli.arguments import SEQ_LEN_HELP, Command, add_backend, add_model, add_text, loading_from
+
+DETAILS = """\
+The field's standard protocol: the text as one string, tokenised once, in windows that do not overlap; the exponential
+of the mean negative log-likelihood over windows.  Figures compare only at the same text, tokenizer and --seq-len.
+
+example
+  unipruning perplexity pruned/60-row --data wikitext2 --seq-len 2048
+"""
+
+
+def add_commands(command: Command) -> None:
+    parser = command("perplexity", _perplexity, "measure the perplexity of a checkpoint on a text", DETAILS)
+    add_model(parser)
+    add_text(parser, "wikitext2", split="test")
+    parser.add_argument("--seq-len", type=int, help=f"tokens a window ({SEQ_LEN_HELP})")
+    parser.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
+    add_backend(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, with the loss of each window")
+
+
+def _perplexity(options: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from unipruning_core.jobs import api
+
+    found = api.perplexity(
+        options.model,
+        data=options.data,
+        split=options.split,
+        text_column=options.text_column,
+        seq_len=options.seq_len,
+        windows=options.windows,
+        **loading_from(options),
+    )
+    if options.json:
+        print(json.dumps(asdict(found)))
+    else:
+        print(
+            f"perplexity {found.perplexity:.3f}  ({found.tokens} tokens in {found.windows} windows of {found.seq_len}; "
+            f"{found.source}, sha256 {found.data_sha256[:12]}; {found.dtype})"
+        )
+    return 0

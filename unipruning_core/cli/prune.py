@@ -1,0 +1,172 @@
+"""The commands that prune: prune, search and project."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.cli.arguments import (
+    SPARSITY_HELP,
+    Command,
+    add_backend,
+    add_calibration,
+    add_model,
+    add_settings,
+    calibration_from,
+    loading_from,
+    settings_from,
+)
+from unipruning_core.search.modes import MODES
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+
+SEARCH_DETAILS = """\
+A killed command resumes where it last saved when it is given again.
+
+modes
+{modes}
+
+examples
+  unipruning {examples}
+"""
+SEARCH_EXAMPLES = """\
+search HuggingFaceTB/SmolLM2-135M --out run
+  unipruning search ./model --out run --mode frozen --metric wanda --data calibration.jsonl"""
+PRUNE_EXAMPLES = """\
+prune HuggingFaceTB/SmolLM2-135M --sparsity 60% --out pruned
+  unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
+PROJECT_DETAILS = """\
+Reads checkpoint and run folder as files: no model is built, and one matrix is in memory at a time.  With one sparsity
+DIR is the pruned checkpoint; with several, each goes to a folder of its own inside DIR: 50, 60-row, 70-global, 2-4.
+Each is a complete checkpoint that from_pretrained loads, with its masks and unipruning.json beside it.
+
+example
+  unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
+"""
+OVERWRITE_HELP = "replace an output that an earlier command wrote"
+
+
+def add_commands(command: Command) -> None:
+    prune = command("prune", _prune, "search, then project, in one command", _search_details(PRUNE_EXAMPLES))
+    add_model(prune)
+    _sparsity_and_out(prune)
+    prune.add_argument(
+        "--run", dest="run_folder", type=Path, metavar="RUN", help="where to keep the search (default: DIR-run)"
+    )
+    _search_options(prune)
+
+    summary = "find the saliency Γ of every weight and write it to a run folder"
+    search = command("search", _search, summary, _search_details(SEARCH_EXAMPLES))
+    add_model(search)
+    search.add_argument("--out", type=Path, required=True, metavar="RUN", help="the run folder to write")
+    _search_options(search)
+
+    project = command(
+        "project", _project, "write pruned checkpoints of any sparsity from a finished search", PROJECT_DETAILS
+    )
+    add_model(project)
+    project.add_argument("run_folder", type=Path, metavar="RUN", help="what 'unipruning search' wrote for this model")
+    _sparsity_and_out(project)
+    add_backend(project)
+    project.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+
+
+def _search_details(examples: str) -> str:
+    modes = "\n".join(
+        textwrap.fill(kind.summary, 118, initial_indent=f"  {mode:10}", subsequent_indent=" " * 12)
+        for mode, kind in MODES.items()
+    )
+    return SEARCH_DETAILS.format(modes=modes, examples=examples)
+
+
+def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sparsity", action="append", required=True, metavar="S", help=SPARSITY_HELP)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+
+
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    add_calibration(parser)
+    add_settings(parser)
+    machine = parser.add_argument_group("machine")
+    add_backend(machine)
+    machine.add_argument(
+        "--save-every",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="save an unfinished search this often, but for at most a twentieth of the time (default: %(default)s)",
+    )
+    machine.add_argument("--overwrite", action="store_true", help=f"{OVERWRITE_HELP}; an unfinished search starts over")
+
+
+def _prune(options: argparse.Namespace) -> int:
+    sparsities, settings = _sparsities(options), settings_from(options)
+    from unipruning_core.jobs import api
+
+    run_folder = options.run_folder or options.out.with_name(f"{options.out.name}-run")
+    projected = api.prune(
+        options.model,
+        sparsity=sparsities,
+        out=options.out,
+        run=run_folder,
+        mode=settings,
+        save_every=options.save_every,
+        overwrite=options.overwrite,
+        **calibration_from(options),
+        **loading_from(options),
+    )
+    _print_projected(projected)
+    print(f"other sparsities from the same search: unipruning project {options.model} {run_folder} --sparsity ...")
+    return 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    settings = settings_from(options)
+    from unipruning_core.jobs import api
+
+    run = api.search(
+        options.model,
+        out=options.out,
+        mode=settings,
+        save_every=options.save_every,
+        overwrite=options.overwrite,
+        **calibration_from(options),
+        **loading_from(options),
+    )
+    print(f"run folder {run.folder}: Γ of {len(run.targets)} layers")
+    print(f"next: unipruning project {options.model} {run.folder} --sparsity 60% --out DIR")
+    return 0
+
+
+def _project(options: argparse.Namespace) -> int:
+    sparsities = _sparsities(options)
+    from unipruning_core.jobs import api
+
+    projected = api.project(
+        options.model,
+        options.run_folder,
+        sparsity=sparsities,
+        out=options.out,
+        backend=options.backend,
+        trust_remote_code=options.trust_remote_code,
+        overwrite=options.overwrite,
+    )
+    _print_projected(projected)
+    return 0
+
+
+def _sparsities(options: argparse.Namespace) -> list[Any]:
+    parsed = [parse_sparsity(text) for text in options.sparsity]
+    check_distinct(parsed)
+    return parsed
+
+
+def _print_projected(projected: Sequence[Any]) -> None:
+    for result in projected:
+        ratio = result.pruned / result.total
+        print(
+            f"{result.sparsity!s:>12}  {result.path}  pruned {result.pruned} of {result.total} weights ({ratio:.4%}), "
+            f"zeros {result.zero_share:.4%}"
+        )

@@ -1,0 +1,110 @@
+"""Jobs on a model on disk: what can be wrong is looked at first, cheapest first, and the weights are loaded last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unipruning_core.data.perplexity import Perplexity, perplexity
+from unipruning_core.models.memory import memory_errors_as_config_errors
+from unipruning_core.projection.project import Projected, check_output, project
+from unipruning_core.search.loop import SAVE_EVERY, SearchTask, check_run_folder, finished_search, search
+from unipruning_core.search.memory import check_memory
+from unipruning_core.search.run_folder import Run
+
+if TYPE_CHECKING:
+    from unipruning_core.data.calibration import DataChoice
+    from unipruning_core.data.text import TextChoice
+    from unipruning_core.jobs.prepared import OnDisk
+    from unipruning_core.projection.decide import Scores
+    from unipruning_core.search.settings import Settings
+    from unipruning_core.sparsity.parse import Sparsity
+
+
+def search_on_disk(
+    model: OnDisk,
+    data: DataChoice,
+    settings: Settings,
+    out: Path,
+    *,
+    sparsities: Sequence[Sparsity] = (),
+    overwrite: bool = False,
+    reuse: bool = False,
+    save_every: float = SAVE_EVERY,  # seconds
+) -> Run:
+    """Search and write the run folder ``out``.
+
+    ``sparsities`` are checked against the layers; with ``reuse`` the same search, finished before, is taken as it is.
+
+    Raises:
+        UnipruningError: whatever was wrong, before the model is loaded wherever that can be known.
+    """
+    check_run_folder(out, overwrite=overwrite, finished_ok=reuse)
+    backend, progress = model.backend, model.progress
+    model.check(sparsities, settings)
+    model.report_targets()
+    remark = f"; {settings.remark}" if settings.remark else ""
+    progress.note(f"mode {settings.mode}, metric {settings.metric}: {settings.summary}{remark}")
+    calibrated = model.calibrate(data, settings.seed)
+    task = SearchTask(model.checkpoint, calibrated.samples, settings, model.name, calibrated.described)
+    if reuse and not overwrite and (finished := finished_search(task, backend, out)):
+        progress.note(f"reusing the finished search in {str(out)!r}")
+        return finished
+    room = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
+    model.check_finite()
+    with memory_errors_as_config_errors(backend):
+        loaded = model.load(room)
+        return search(task, loaded, backend, out, overwrite=overwrite, save_every=save_every, progress=progress)
+
+
+def project_on_disk(
+    model: OnDisk, scores: Scores, sparsities: Sequence[Sparsity], out: Path, *, overwrite: bool = False
+) -> list[Projected]:
+    """Write pruned checkpoints from scores, such as those of a finished search.
+
+    Raises:
+        UnipruningError: whatever was wrong, before anything is written.
+    """
+    backend = model.backend
+    with memory_errors_as_config_errors(backend):
+        return project(model.checkpoint, scores, sparsities, out, backend, overwrite=overwrite, progress=model.progress)
+
+
+def prune_on_disk(
+    model: OnDisk,
+    data: DataChoice,
+    settings: Settings,
+    sparsities: Sequence[Sparsity],
+    run_folder: Path,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    save_every: float = SAVE_EVERY,  # seconds
+) -> list[Projected]:
+    """Search, then project; the output is looked at before the search begins."""
+    check_output(model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress)
+    run = search_on_disk(
+        model,
+        data,
+        settings,
+        run_folder,
+        sparsities=sparsities,
+        overwrite=overwrite,
+        reuse=True,
+        save_every=save_every,
+    )
+    return project_on_disk(model, run, sparsities, out, overwrite=overwrite)
+
+
+def perplexity_on_disk(
+    model: OnDisk, text: TextChoice, *, seq_len: int | None = None, windows: int | None = None
+) -> Perplexity:
+    """Perplexity of a checkpoint on a text, by the field's standard protocol.
+
+    Raises:
+        UnipruningError: whatever was wrong, before the model is loaded wherever that can be known.
+    """
+    length, read = model.seq_len(seq_len), text.load("test")
+    with memory_errors_as_config_errors(model.backend):
+        return perplexity(model.load(), model.tokenizer, read, seq_len=length, windows=windows, progress=model.progress)

@@ -1,0 +1,200 @@
+"""A job prepared: what every job needs of a model, opened once, so that all jobs make the same checks in one order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from unipruning_core.data.calibration import Calibration, DataChoice, calibration_batches
+from unipruning_core.extensions import hide_broken_extensions
+from unipruning_core.models.hub import resolve_model
+from unipruning_core.models.loading import (
+    ModelChoice,
+    choose_dtype,
+    dtype_name,
+    find_targets_of_config,
+    load_config_and_tokenizer,
+    load_model,
+    window_length,
+)
+from unipruning_core.models.memory import check_model_fits
+from unipruning_core.registry import Catalogue
+from unipruning_core.storage.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import LeftOut
+    from unipruning_core.progress import Progress
+    from unipruning_core.search.settings import Settings
+    from unipruning_core.sparsity.parse import Sparsity
+    from unipruning_core.storage.checkpoint import Target
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The calibration samples of a job, and what its records say of them."""
+
+    samples: Calibration
+    described: dict[str, Any]
+
+
+class Prepared(ABC):
+    """A model and what a job needs of it.  Each part is opened when it is first asked for, and once.
+
+    Raises:
+        UnipruningError: from any part, one sentence on what is wrong with it.
+    """
+
+    name: str  # what the user calls the model
+    progress: Progress
+    checkpoint: Checkpoint  # names, shapes and dtypes of the model's tensors
+
+    @property
+    @abstractmethod
+    def backend(self) -> Backend:
+        """The backend asked for, or the best one for the model."""
+
+    @property
+    @abstractmethod
+    def config(self) -> PretrainedConfig:
+        """The model's config."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+
+    @property
+    @abstractmethod
+    def targets(self) -> tuple[Target, ...]:
+        """The layers to prune, in checkpoint order."""
+
+    @property
+    @abstractmethod
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The matrices that stay dense, with the reasons."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in."""
+
+    def seq_len(self, asked: int | None) -> int:
+        """Tokens a window: as asked, else 2048 or all positions the model has."""
+        return window_length(self.config, asked)
+
+    def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
+        """Refuse sparsities and settings that do not fit the targets."""
+        for sparsity in sparsities:
+            sparsity.check(self.targets)
+        if settings is not None:
+            settings.check(self.targets)
+
+    def calibrate(self, data: DataChoice, seed: int) -> Calibrated:
+        """Read the text and cut it to samples."""
+        seq_len = self.seq_len(data.seq_len)
+        text = data.text.load("train")
+        samples = calibration_batches(
+            text,
+            self.tokenizer,
+            samples=data.samples,
+            seq_len=seq_len,
+            seed=seed,
+            packing=data.packing,
+            progress=self.progress,
+        )
+        described = {
+            "source": text.source,
+            "sha256": text.sha256,
+            "samples": data.samples,
+            "seq_len": seq_len,
+            "packing": data.packing,
+            "dtype": dtype_name(self.dtype),
+        }
+        return Calibrated(samples, described)
+
+    def report_targets(self) -> None:
+        """Say what will be pruned, and what will not and why."""
+        weights = sum(target.size for target in self.targets)
+        self.progress.note(f"{len(self.targets)} target layers with {weights / 1e6:.1f} M weights")
+        reasons: dict[str, list[str]] = {}
+        for part in self.left_out:
+            reasons.setdefault(part.why, []).append(part.name)
+        for why, names in reasons.items():
+            others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self.progress.note(f"left dense: {names[0]}{others} ({why})")
+
+
+class OnDisk(Prepared):
+    """A model in a folder or on the hub; nothing is read before it is asked for."""
+
+    def __init__(self, choice: ModelChoice, backend: str | None, progress: Progress) -> None:
+        self.choice, self.name, self.progress = choice, choice.name, progress
+        self._backend = backend
+
+    @cached_property
+    def backend(self) -> Backend:
+        backend = Catalogue().select(self._backend)
+        hide_broken_extensions()
+        self.progress.note(f"backend {backend.name}")
+        return backend
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:  # type: ignore[override]  # the same attribute, made late
+        """The headers of its files, read once."""
+        _ = self.backend  # before a download: a backend that cannot run is known without one
+        return Checkpoint.open(resolve_model(self.name, trust_remote_code=self.choice.trust_remote_code))
+
+    @cached_property
+    def _config_and_tokenizer(self) -> tuple[PretrainedConfig, Any]:
+        return load_config_and_tokenizer(self.checkpoint, self.choice)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self._config_and_tokenizer[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._config_and_tokenizer[1]
+
+    @cached_property
+    def _found(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
+        targets, left_out = find_targets_of_config(self.checkpoint, self.config, self.choice)
+        return tuple(targets), tuple(left_out)
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return self._found[0]
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return self._found[1]
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return choose_dtype(self.choice, self.checkpoint, self.backend, self.progress)
+
+    def check_finite(self) -> None:
+        """Read every float tensor and refuse one that is not finite."""
+        floating = [name for name, info in self.checkpoint.tensors.items() if info.dtype.is_floating_point]
+        self.checkpoint.check_finite(floating, self.progress)
+
+    def load(self, room: Sequence[int] = ()) -> PreTrainedModel:
+        """Load the weights: on the first device, or on as many as ``room`` has entries (bytes of weights for each)."""
+        if len(room) > 1:
+            self.progress.note(f"the model is spread over {len(room)} devices")
+        else:
+            check_model_fits(self.checkpoint, self.dtype, self.backend)
+        return load_model(
+            self.checkpoint.folder,
+            self.dtype,
+            self.backend.device_type,
+            room,
+            trust_remote_code=self.choice.trust_remote_code,
+        )
