@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.models.targets import find_targets
-from unipruning_core.projection.allocate import blocks_of, fisher_rows, outlier_ratios, owl, owl_shares, row_budgets
+from unipruning_core.projection.allocate import blocks_of, fisher_rows, outlier_ratios, owl, owl_ratios, row_budgets
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.modes.frozen import FrozenSettings
 from unipruning_core.search.run_folder import Run, write_run
@@ -80,7 +80,7 @@ def test_owl_divides_a_share_among_blocks_as_its_paper_does(checkpoint, frozen, 
     assert list(map(float, found.values())) == ratios
     assert len(set(ratios)) > 1
     budget = owl(checkpoint, frozen, exact, BACKEND, multiple=multiple, spread=Fraction(str(spread)))
-    assert [float(cut.share) for _, cut in budget.rules] == pytest.approx(shares, abs=1e-10)
+    assert [float(cut.ratio) for _, cut in budget.rules] == pytest.approx(shares, abs=1e-10)
     assert {cut.scope for _, cut in budget.rules} == {"row"}
 
     cuts, total = budget.cuts(frozen.targets), sum(r * c for r, c in (t.shape for t in frozen.targets))
@@ -95,18 +95,18 @@ def test_owl_divides_a_share_among_blocks_as_its_paper_does(checkpoint, frozen, 
 def test_shares_of_blocks_have_the_mean_and_the_width_that_were_asked_for():
     sizes = {"a": 100, "b": 300, "c": 100}
     ratios = {"a": Fraction(1, 100), "b": Fraction(3, 100), "c": Fraction(2, 100)}
-    shares = owl_shares(ratios, sizes, SIXTY, Fraction(1, 10))
+    shares = owl_ratios(ratios, sizes, SIXTY, Fraction(1, 10))
     assert sum(shares[name] * size for name, size in sizes.items()) == SIXTY * 500
     assert max(shares.values()) - min(shares.values()) == Fraction(1, 5)
     assert shares["b"] < shares["c"] < shares["a"]
-    assert set(owl_shares(dict.fromkeys(sizes, HALF), sizes, SIXTY).values()) == {SIXTY}
+    assert set(owl_ratios(dict.fromkeys(sizes, HALF), sizes, SIXTY).values()) == {SIXTY}
 
 
 @pytest.mark.parametrize("share", [Fraction(1, 100), Fraction(99, 100)])
 def test_a_spread_that_leaves_no_room_is_refused(share):
     ratios = {"a": Fraction(1, 100), "b": Fraction(3, 100)}
     with pytest.raises(ConfigError, match=r"would prune blocks by .* to .*; give a smaller --spread"):
-        owl_shares(ratios, {"a": 10, "b": 10}, share)
+        owl_ratios(ratios, {"a": 10, "b": 10}, share)
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_the_default_takes_what_no_pattern_does():
 def test_the_overall_figure_is_met_exactly(rules, overall):
     cuts = budget(rules, overall=overall).cuts(TARGETS)
     assert list(cuts) == [target.name for target in TARGETS]
-    share = parse_sparsity(overall).share
+    share = parse_sparsity(overall).ratio
     assert sum(kept_weights(cuts[t.name], t.shape) for t in TARGETS) == round((1 - share) * TOTAL)
     for target in TARGETS:
         cut = cuts[target.name]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from unipruning_core.compare import plot as compare_plot
-from unipruning_core.compare.methods import PRESETS, RECIPES, parse_method, parse_methods
+from unipruning_core.compare.methods import PRESETS, SPECS, parse_method, parse_methods
 from unipruning_core.compare.plan import settings_of_method
 from unipruning_core.compare.table import Row, interval, resampled
 from unipruning_core.errors import ConfigError
@@ -21,24 +21,24 @@ def test_a_preset_names_settings_that_exist(name):
     assert set(remarks) <= {text for text, _ in PRESETS[name]}
     for method in methods:
         settings_of_method(method.scores)
-        assert method.judge is None or settings_of_method(method.judge)
+        assert method.budget_source is None or settings_of_method(method.budget_source)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", SPECS)
 def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
     method = parse_method(name)
-    recipe = RECIPES[name]
+    recipe = SPECS[name]
     assert method.budget == recipe.budget
-    assert method.at(parse_sparsity("2:4")) == (None if recipe.scheme else parse_sparsity("2:4"))
+    assert method.with_budget(parse_sparsity("2:4")) == (None if recipe.scheme else parse_sparsity("2:4"))
     share = parse_sparsity("60%" if recipe.scheme else f"60%/{recipe.budget}")
-    assert method.at(parse_sparsity("60%")) == (None if recipe.patterns_only else share)
+    assert method.with_budget(parse_sparsity("60%")) == (None if recipe.patterns_only else share)
 
 
 def test_a_search_for_a_pattern_is_compared_at_that_pattern():
     method = parse_method("feedback:pattern=2:4:local_exponent=2")
     assert method.overrides == {"pattern": "2:4", "local_exponent": "2"}
-    assert method.at(parse_sparsity("2:4")) == parse_sparsity("2:4")
-    assert method.at(parse_sparsity("4:8")) is method.at(parse_sparsity("50%")) is None
+    assert method.with_budget(parse_sparsity("2:4")) == parse_sparsity("2:4")
+    assert method.with_budget(parse_sparsity("4:8")) is method.with_budget(parse_sparsity("50%")) is None
 
 
 def test_a_method_given_twice_is_compared_once():

@@ -146,7 +146,7 @@ def test_the_scores_lose_least_at_the_share_that_is_met(text, llama, tmp_path):
             for total, lost in least.items():
                 taken[total + pruned] = min(lost + loss, taken.get(total + pruned, float("inf")))
         least = taken
-    wanted = result.total - round((1 - mix.share) * result.total)
+    wanted = result.total - round((1 - mix.ratio) * result.total)
     assert abs(result.pruned - wanted) == min(abs(total - wanted) for total in least)
 
     lost = 0.0

@@ -128,7 +128,7 @@ def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
 @pytest.mark.parametrize("pattern", ["", "2:4"])
 def test_the_threshold_of_a_large_model_is_that_of_some_rows_drawn_anew_for_each_sample(folder, monkeypatch, pattern):
     monkeypatch.setattr("unipruning_core.search.modes.feedback.LEAST_WEIGHTS", 1)
-    monkeypatch.setattr("unipruning_core.search.modes.feedback.ROWS_SHARE", 0.5)
+    monkeypatch.setattr("unipruning_core.search.modes.feedback.ROWS_FRACTION", 0.5)
     search = start(folder, mode="feedback", pattern=pattern, **RAMP)
     drawn = [search._drawn_rows(0, sample).tolist() for sample in range(3)]
     assert all(len(set(rows)) == len(search.duals[0]) / 2 for rows in drawn)

@@ -81,14 +81,14 @@ def test_exactly_the_weights_with_the_largest_scores_stay(model, text, levels, m
         zeros += int((after == 0).sum())
     kept = sum(int(mask.sum()) for mask in masks.values())
     assert (result.total, result.pruned) == (sum(m.numel() for m in masks.values()), result.total - kept)
-    assert result.zero_share == zeros / result.total
+    assert result.zero_fraction == zeros / result.total
     assert (result.path, result.sparsity) == (tmp_path / "out", sparsity)
     if text != "0%":
         assert kept == pytest.approx((1 - share_of(sparsity)) * result.total, abs=len(masks) * 80)
 
 
 def share_of(sparsity):
-    return float(sparsity.share) if isinstance(sparsity, Unstructured) else 1 - sparsity.n / sparsity.m
+    return float(sparsity.ratio) if isinstance(sparsity, Unstructured) else 1 - sparsity.n / sparsity.m
 
 
 @pytest.mark.parametrize("model", ["llama", "llama in shards", "gpt2"])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
 from unipruning_core.search.saliency import saliency_factors
 from unipruning_cpu.backend import CpuBackend
 
@@ -14,7 +14,7 @@ def dense(metric, weight, norm, seed=0):
     rows, columns = w.sum(dim=1), w.sum(dim=0)
     if metric == "stochria":
         generator = torch.Generator().manual_seed(seed)
-        size = round(SUBSET_SHARE * min(w.shape))
+        size = round(SUBSET_FRACTION * min(w.shape))
         some_columns = torch.randperm(w.shape[1], generator=generator)[:size]
         some_rows = torch.randperm(w.shape[0], generator=generator)[:size]
         rows, columns = w[:, some_columns].sum(dim=1), w[some_rows].sum(dim=0)

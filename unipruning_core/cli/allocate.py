@@ -59,7 +59,7 @@ def add_commands(command: Command) -> None:
 
 def _allocate(options: argparse.Namespace) -> int:
     sparsity, spread = parse_sparsity(options.sparsity), _number(options.spread)
-    if not isinstance(sparsity, Unstructured) or sparsity.scope != "suited":
+    if not isinstance(sparsity, Unstructured) or sparsity.scope != "auto":
         raise ConfigError(
             f"--sparsity of allocate is a ratio of all weights together, such as 60%, not {options.sparsity!r}"
         )
@@ -74,7 +74,7 @@ def _allocate(options: argparse.Namespace) -> int:
     model = OnDisk(choice, options.backend, Bars())
     backend, checkpoint, run = model.backend, model.checkpoint, Run.open(options.run_folder)
     scheme = partial(owl, multiple=options.outlier_multiple) if options.scheme == "owl" else fisher_rows
-    budget = scheme(checkpoint, run, sparsity.share, backend, spread=spread, progress=model.progress)
+    budget = scheme(checkpoint, run, sparsity.ratio, backend, spread=spread, progress=model.progress)
     budget.check(run.targets)
     write_result(options.out, budget.to_text())
     for pattern, cut in budget.rules:

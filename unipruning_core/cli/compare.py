@@ -17,7 +17,7 @@ from unipruning_core.cli.arguments import (
     given,
     loading_from,
 )
-from unipruning_core.compare.methods import PRESETS, RECIPES
+from unipruning_core.compare.methods import PRESETS, SPECS
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Bars
@@ -25,7 +25,7 @@ from unipruning_core.search.choice import built, flags
 
 COMPARE_DETAILS = f"""\
 A method is NAME[/BUDGET][:KEY=VALUE]...
-  NAME        {", ".join(RECIPES)}
+  NAME        {", ".join(SPECS)}
   BUDGET      scope of unstructured sparsities: matrix, row or global (default: what suits the method)
   KEY=VALUE   a setting of the method's mode, or samples or seq_len of its calibration
 

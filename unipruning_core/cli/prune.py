@@ -168,5 +168,5 @@ def _print_projected(projected: Sequence[Any]) -> None:
         ratio = result.pruned / result.total
         print(
             f"{result.sparsity!s:>12}  {result.path}  pruned {result.pruned} of {result.total} weights ({ratio:.4%}), "
-            f"zeros {result.zero_share:.4%}"
+            f"zeros {result.zero_fraction:.4%}"
         )

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.compare.methods import parse_methods, parse_shares
+from unipruning_core.compare.methods import parse_methods, parse_ratios
 from unipruning_core.compare.plan import CompareChoice, ComparisonPlan, make_plan
 from unipruning_core.compare.runner import ComparisonRunner, lines_of, locked
 from unipruning_core.compare.table import Row, rows_of, to_text, write_csv, write_results
@@ -88,7 +88,7 @@ def compare(
         model=ModelChoice(os.fspath(model), dtype, trust_remote_code),
         backend=backend,
         methods=asked,
-        sparsities=parse_shares(_several(sparsity)),
+        sparsities=parse_ratios(_several(sparsity)),
         seeds=seeds,
         data=DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing),
         eval_text=TextChoice(eval_data, eval_split, eval_text_column),

@@ -1,6 +1,6 @@
 """The methods that can be compared, how they are written on the command line, and the presets.
 
-A method is written ``NAME[/BUDGET][:KEY=VALUE]...``: a name of ``RECIPES``, a budget for unstructured sparsities, and
+A method is written ``NAME[/BUDGET][:KEY=VALUE]...``: a name of ``SPECS``, a budget for unstructured sparsities, and
 settings of the search; ``samples`` and ``seq_len`` set its calibration apart from the others'.
 """
 
@@ -20,7 +20,7 @@ ALLOCATION_KEYS = ("spread", "outlier_multiple")
 
 
 @dataclass(frozen=True)
-class Recipe:
+class MethodSpec:
     """A method before any choice of the user: the search it is, and the budget that suits it."""
 
     budget: str  # of unstructured sparsities, where none is named
@@ -31,31 +31,31 @@ class Recipe:
     changes_weights: bool = False  # no search: weights and masks come together, once a sparsity
     scores_of: str = ""  # the method whose search it takes, where it has none of its own
     scheme: str = ""  # of 'unipruning allocate', which makes a budget for each share
-    judge: str = ""  # the method whose search that budget is made from, where it is another one
+    budget_source: str = ""  # the method whose search that budget is made from, where it is another one
 
 
-def _frozen(metric: str, budget: str, *, uses_text: bool = True) -> Recipe:
-    return Recipe(budget, {"mode": "frozen", "metric": metric}, uses_text=uses_text)
+def _frozen(metric: str, budget: str, *, uses_text: bool = True) -> MethodSpec:
+    return MethodSpec(budget, {"mode": "frozen", "metric": metric}, uses_text=uses_text)
 
 
 # where a method comes from, and why its budget: docs/comparing.md
-RECIPES: Mapping[str, Recipe] = {
+SPECS: Mapping[str, MethodSpec] = {
     "magnitude": _frozen("magnitude", "matrix", uses_text=False),
     "wanda": _frozen("wanda", "row"),
     "ria": _frozen("ria", "row"),
     "stochria": _frozen("stochria", "row"),
-    "owl": Recipe("blocks", budgets=("blocks",), scores_of="wanda", scheme="owl"),
-    "fisher-rows": Recipe(
+    "owl": MethodSpec("blocks", budgets=("blocks",), scores_of="wanda", scheme="owl"),
+    "fisher-rows": MethodSpec(
         "rows",
         budgets=("rows",),
         scores_of="wanda",
         scheme="fisher",
-        judge="feedback:local_exponent=0:ramp_sparsity=0:learning_rate=0",
+        budget_source="feedback:local_exponent=0:ramp_sparsity=0:learning_rate=0",
     ),
-    "drift": Recipe("row", {"mode": "drift"}),
-    "feedback": Recipe("global", {"mode": "feedback"}),
-    "sparsegpt": Recipe("matrix", budgets=("matrix",), changes_weights=True),
-    "prox": Recipe("row", {"mode": "drift", "prox_strength": 0.05}, patterns_only=True),
+    "drift": MethodSpec("row", {"mode": "drift"}),
+    "feedback": MethodSpec("global", {"mode": "feedback"}),
+    "sparsegpt": MethodSpec("matrix", budgets=("matrix",), changes_weights=True),
+    "prox": MethodSpec("row", {"mode": "drift", "prox_strength": 0.05}, patterns_only=True),
 }
 # every preset in one place: a renamed setting is renamed here alone
 PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -111,8 +111,8 @@ class Method:
     overrides: Mapping[str, str] = field(default_factory=dict)  # settings and CALIBRATION_KEYS, in the order written
 
     @property
-    def recipe(self) -> Recipe:
-        return RECIPES[self.name]
+    def spec(self) -> MethodSpec:
+        return SPECS[self.name]
 
     @property
     def label(self) -> str:
@@ -123,45 +123,45 @@ class Method:
     def scores(self) -> Method:
         """The method whose search gives the scores: itself, or the one it builds on."""
         kept = {key: value for key, value in self.overrides.items() if key not in ALLOCATION_KEYS}
-        return Method(self.recipe.scores_of, self.budget, kept) if self.recipe.scores_of else self
+        return Method(self.spec.scores_of, self.budget, kept) if self.spec.scores_of else self
 
     @property
-    def judge(self) -> Method | None:
+    def budget_source(self) -> Method | None:
         """The method whose search gives the budget, where that is another one, on the same calibration."""
-        if not self.recipe.judge:
+        if not self.spec.budget_source:
             return None
-        method = parse_method(self.recipe.judge)
+        method = parse_method(self.spec.budget_source)
         kept = {key: value for key, value in self.overrides.items() if key in CALIBRATION_KEYS}
         return Method(method.name, method.budget, {**method.overrides, **kept})
 
     @property
     def allocation(self) -> dict[str, str]:
         """What 'unipruning allocate' is told; nothing where no budget is made."""
-        if not self.recipe.scheme:
+        if not self.spec.scheme:
             return {}
-        return {"scheme": self.recipe.scheme} | {k: v for k, v in self.overrides.items() if k in ALLOCATION_KEYS}
+        return {"scheme": self.spec.scheme} | {k: v for k, v in self.overrides.items() if k in ALLOCATION_KEYS}
 
     @property
     def settings(self) -> dict[str, str]:
         """The settings of its search that are no defaults, as the command line takes them."""
-        own = {key: str(value) for key, value in self.recipe.settings.items()}
+        own = {key: str(value) for key, value in self.spec.settings.items()}
         return own | {key: value for key, value in self.overrides.items() if key not in CALIBRATION_KEYS}
 
     def calibration(self, key: str, common: int) -> int:
         """``samples`` or ``seq_len`` of this method."""
-        if key == "samples" and not self.recipe.uses_text:
+        if key == "samples" and not self.spec.uses_text:
             return 1
         return int(self.overrides.get(key, common))
 
-    def at(self, sparsity: Sparsity) -> Sparsity | None:
+    def with_budget(self, sparsity: Sparsity) -> Sparsity | None:
         """A sparsity under this method's budget; None where the method is not made for it."""
         if "pattern" in self.overrides:
             return sparsity if str(sparsity) == self.overrides["pattern"] else None
         if isinstance(sparsity, SemiStructured):
-            return None if self.recipe.scheme else sparsity
-        if self.recipe.patterns_only:
+            return None if self.spec.scheme else sparsity
+        if self.spec.patterns_only:
             return None
-        return sparsity if self.recipe.scheme else parse_sparsity(f"{sparsity}/{self.budget}")
+        return sparsity if self.spec.scheme else parse_sparsity(f"{sparsity}/{self.budget}")
 
 
 def parse_method(text: str) -> Method:
@@ -173,9 +173,9 @@ def parse_method(text: str) -> Method:
     # a colon inside a value, as in pattern=2:4, is followed by no key
     head, *assignments = re.split(r":(?=\w+=)", text)
     name, slash, budget = head.partition("/")
-    if name not in RECIPES:
-        raise ConfigError(f"methods are {', '.join(RECIPES)}, not {name!r}")
-    recipe = RECIPES[name]
+    if name not in SPECS:
+        raise ConfigError(f"methods are {', '.join(SPECS)}, not {name!r}")
+    recipe = SPECS[name]
     if slash and budget not in recipe.budgets:
         raise ConfigError(f"the budget of {name!r} is one of {', '.join(recipe.budgets)}, not {budget!r}")
     overrides: dict[str, str] = {}
@@ -223,11 +223,11 @@ def parse_methods(texts: Iterable[str], presets: Iterable[str]) -> tuple[list[Me
     return list(unique.values()), remarks
 
 
-def parse_shares(texts: Iterable[str]) -> list[Sparsity]:
+def parse_ratios(texts: Iterable[str]) -> list[Sparsity]:
     """Sparsities to compare at: "60%" or "2:4"; the budget belongs to the method."""
     parsed = [parse_sparsity(text) for text in texts]
     for text, sparsity in zip(texts, parsed, strict=True):
-        if isinstance(sparsity, Unstructured) and sparsity.scope != "suited":
+        if isinstance(sparsity, Unstructured) and sparsity.scope != "auto":
             raise ConfigError(
                 f"sparsity {text!r} names a budget, which belongs to the method here; write {text.partition('/')[0]!r}"
                 f" and, say, wanda/{sparsity.scope}"

@@ -71,7 +71,7 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.models.loading import dtype_name
     from unipruning_core.search.settings import Settings
 
-    searched = [one for method in choice.methods for one in (method.scores, method.judge) if one is not None]
+    searched = [one for method in choice.methods for one in (method.scores, method.budget_source) if one is not None]
     settings = {method.label: settings_of_method(method) for method in searched}
     model = OnDisk(choice.model, choice.backend, Progress())
     seq_len, eval_seq_len = model.seq_len(choice.data.seq_len), model.seq_len(choice.eval_seq_len)
@@ -122,6 +122,6 @@ def settings_of_method(method: Method) -> Settings | SparseGptSettings:
     from unipruning_core.search.modes import MODES
 
     values = dict(method.settings)
-    kind: type[Any] = SparseGptSettings if method.recipe.changes_weights else MODES[values.pop("mode")]
+    kind: type[Any] = SparseGptSettings if method.spec.changes_weights else MODES[values.pop("mode")]
     settings: Settings | SparseGptSettings = built(kind, values, f"method {method.label!r}", dashes=False)
     return settings

@@ -54,7 +54,7 @@ class Cell:
 
     method: Method | None
     search: SearchJob | None
-    judge: SearchJob | None  # the search that the budget is made from, where it is another one
+    budget_source: SearchJob | None  # the search that the budget is made from, where it is another one
     sparsity: Sparsity | None
     facts: dict[str, Any]
 
@@ -82,9 +82,9 @@ def lines_of(choice: CompareChoice, plan: ComparisonPlan) -> list[TableLine]:
     lines = {("", ""): TableLine(None, None, None, [dense])}
     for nominal in choice.sparsities:
         for method in choice.methods:
-            if (sparsity := method.at(nominal)) is None or (method.label, str(sparsity)) in lines:
+            if (sparsity := method.with_budget(nominal)) is None or (method.label, str(sparsity)) in lines:
                 continue
-            seeds = choice.seeds if method.scores.recipe.uses_text else choice.seeds[:1]
+            seeds = choice.seeds if method.scores.spec.uses_text else choice.seeds[:1]
             cells = [_cell(choice, plan, method, sparsity, seed, measured) for seed in seeds]
             lines[method.label, str(sparsity)] = TableLine(method, nominal, sparsity, cells)
     if len(lines) == 1:
@@ -96,7 +96,7 @@ def _cell(
     choice: CompareChoice, plan: ComparisonPlan, method: Method, sparsity: Sparsity, seed: int, measured: dict[str, Any]
 ) -> Cell:
     search = _search(choice, plan, method.scores, seed)
-    judge = _search(choice, plan, method.judge, seed) if method.judge else None
+    judge = _search(choice, plan, method.budget_source, seed) if method.budget_source else None
     facts = {**plan.common, "search": _key(search.facts), "sparsity": str(sparsity), **measured}
     if method.allocation:
         facts["allocation"] = {**method.allocation, "judge": _key(judge.facts) if judge else None}
@@ -135,7 +135,7 @@ class ComparisonRunner:
         groups: dict[str, list[Cell]] = {}
         for cell in missing:
             groups.setdefault(cell.search.slug if cell.search else "", []).append(cell)
-        wanted = {search.slug: search for cell in missing for search in (cell.search, cell.judge) if search}
+        wanted = {search.slug: search for cell in missing for search in (cell.search, cell.budget_source) if search}
         countdown = Countdown(
             [f"search {search.method.label}" for search in wanted.values() if not self._is_searched(search)],
             ["evaluation"] * len(missing),
@@ -143,7 +143,7 @@ class ComparisonRunner:
             self.progress,
         )
         for group in groups.values():
-            searches = {search.slug: search for cell in group for search in (cell.search, cell.judge) if search}
+            searches = {search.slug: search for cell in group for search in (cell.search, cell.budget_source) if search}
             for search in searches.values():
                 if not self._is_searched(search):
                     with countdown.step(f"search {search.method.label}", f"seed {search.seed}"):
@@ -159,8 +159,8 @@ class ComparisonRunner:
         found: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
         if cell.search is not None and "search" not in found:
             found["search"] = self._record(cell.search)
-            if cell.judge is not None:
-                found["search"] = _together(found["search"], self._record(cell.judge))
+            if cell.budget_source is not None:
+                found["search"] = _together(found["search"], self._record(cell.budget_source))
         return found
 
     def _record(self, search: SearchJob) -> dict[str, Any]:
@@ -172,7 +172,7 @@ class ComparisonRunner:
 
     def _is_searched(self, search: SearchJob) -> bool:
         folder = self.searches / search.slug
-        if search.method.recipe.changes_weights:
+        if search.method.spec.changes_weights:
             return True
         return (folder / "search.json").is_file() and (folder / "run" / RUN_FILE).is_file()
 
@@ -196,7 +196,7 @@ class ComparisonRunner:
                 "method": search.method.label,
                 "seconds": stage.seconds if stage and whole else None,
                 "peak_mib": stage.peak_mib if stage else None,
-                "tokens": tokens if search.method.recipe.uses_text else 0,
+                "tokens": tokens if search.method.spec.uses_text else 0,
             },
         )
 
@@ -222,14 +222,14 @@ class ComparisonRunner:
     def _prune(self, cell: Cell, search: SearchJob, words: list[str]) -> dict[str, Any]:
         """Write one checkpoint; return what it took."""
         asked, model = ["--sparsity", str(cell.sparsity)], self.choice.model.name
-        if search.method.recipe.changes_weights:
+        if search.method.spec.changes_weights:
             words += [*asked, *self._search_words(search)]
             return {"search": _cost(self._command("compare-sparsegpt", model, *words, *self._loading))}
         run = self.searches / search.slug / "run"
         cost = {"seconds": 0.0, "peak_mib": 0.0}
         if cell.method is not None and cell.method.allocation:
             budget = self.searches / search.slug / f"{cell.slug}.json"
-            judged = self.searches / (cell.judge or search).slug / "run"
+            judged = self.searches / (cell.budget_source or search).slug / "run"
             scheme = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
             scheme += [*asked, "--out", str(budget), "--overwrite"]
             cost = _cost(self._command("allocate", model, str(judged), *scheme, *self._loading))

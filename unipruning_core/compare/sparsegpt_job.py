@@ -16,7 +16,7 @@ from unipruning_core.models.targets import decoder_blocks, find_targets
 from unipruning_core.projection.output import REPORT_FILE, PrunedFolder
 from unipruning_core.projection.project import Projected, check_output
 from unipruning_core.search.loop import versions
-from unipruning_core.sparsity.forms import Cut, SemiStructured, Unstructured
+from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.staging import staged
 
@@ -74,7 +74,7 @@ def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
         ConfigError: it is no share of each matrix and no N:M.
     """
     if isinstance(sparsity, SemiStructured) or (
-        isinstance(sparsity, Unstructured) and sparsity.scope in ("suited", "matrix")
+        isinstance(sparsity, Unstructured) and sparsity.scope in ("auto", "matrix")
     ):
         return sparsity
     raise ConfigError(f"SparseGPT prunes a share of each matrix, such as 60%, or N:M, not {str(sparsity)!r}")
@@ -138,7 +138,7 @@ def write_changed(
     files, left_out = checkpoint.files_to_copy()
     files = [Path(shard.name) for shard in checkpoint.shards] + [path for path in files if path.name != REPORT_FILE]
     targets = tuple(layer.target for layer in layers)
-    cuts: dict[str, Cut] = dict.fromkeys((target.name for target in targets), sparsity)
+    cuts: dict[str, MatrixSparsity] = dict.fromkeys((target.name for target in targets), sparsity)
     with staged(out, replace=overwrite) as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts) as output:
         with progress.task("copying", checkpoint.total_bytes, "B") as task:
             output.copy(files, task)

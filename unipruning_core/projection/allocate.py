@@ -38,7 +38,7 @@ from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import Scores, checked_score
 from unipruning_core.sparsity.apportion import apportion
 from unipruning_core.sparsity.budget import Budget
-from unipruning_core.sparsity.forms import Cut, KeptRows, Unstructured
+from unipruning_core.sparsity.forms import KeptRows, MatrixSparsity, Unstructured
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 OUTLIER_MULTIPLE = 5.0  # M
 SPREAD = Fraction(8, 100)  # lambda
 CLAIM_OF_LARGEST = 1 << 40  # what the row of the largest mass is given, in whole numbers
-SHARE_DIGITS = 9  # decimals of a percentage that a budget's file holds
+RATIO_DIGITS = 9  # decimals of a percentage that a budget's file holds
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def outlier_ratios(
     return ratios
 
 
-def owl_shares(
+def owl_ratios(
     ratios: Mapping[str, Fraction],  # D by block
     sizes: Mapping[str, int],  # weights by block
     share: Fraction,  # p
@@ -155,9 +155,9 @@ def owl(
     _check_numbers(multiple, spread)
     ratios = outlier_ratios(checkpoint, run.input_norms, run.targets, backend, multiple=multiple, progress=progress)
     sizes = {block.name: block.size for block in blocks_of(run.targets)}
-    rules: list[tuple[str, Cut]] = [
+    rules: list[tuple[str, MatrixSparsity]] = [
         (f"{name}.*", Unstructured(_written(pruned), "row"))
-        for name, pruned in owl_shares(ratios, sizes, share, spread).items()
+        for name, pruned in owl_ratios(ratios, sizes, share, spread).items()
     ]
     return Budget(f"owl-{Unstructured(share).slug}", tuple(rules), overall=share)
 
@@ -193,7 +193,7 @@ def fisher_rows(
 
 def _row_rules(
     scores: Scores, share: Fraction, spread: Fraction, backend: Backend, progress: Progress
-) -> Iterator[tuple[str, Cut]]:
+) -> Iterator[tuple[str, MatrixSparsity]]:
     sizes = [target.size for target in scores.targets]
     totals = apportion(sizes, Unstructured(share).keep(sum(sizes)), [0] * len(sizes), sizes)
     with progress.task("summing rows", len(scores.targets), "matrix") as task:
@@ -233,7 +233,7 @@ def _wanda_score(weight: Tensor, norm: Tensor, backend: Backend) -> Tensor:  # (
 
 def _written(share: Fraction) -> Fraction:
     """The share as a file's decimals hold it; the overall figure makes up for what is rounded away."""
-    digits = 10 ** (SHARE_DIGITS + 2)
+    digits = 10 ** (RATIO_DIGITS + 2)
     return Fraction(round(share * digits), digits)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from unipruning_core.errors import RunError
 from unipruning_core.selection.radix import Selection, kth_largest, kth_largest_many
 from unipruning_core.sparsity.budget import Budget
-from unipruning_core.sparsity.forms import Cut, Dense, Kept, KeptRows, Scope, SemiStructured, Unstructured
+from unipruning_core.sparsity.forms import Dense, Kept, KeptRows, MatrixSparsity, Scope, SemiStructured, Unstructured
 from unipruning_core.sparsity.mix import Mix
 from unipruning_core.sparsity.parse import Sparsity
 
@@ -51,7 +51,7 @@ class Decided:
     """What one sparsity comes to for a model."""
 
     sparsity: Sparsity
-    cuts: Mapping[str, Cut]  # by target
+    cuts: Mapping[str, MatrixSparsity]  # by target
     selection: Selection | None = None  # over all matrices, where the budget is one for them all
 
 
@@ -112,7 +112,7 @@ def masks_of(
 
 def cut_mask(
     score: Tensor,  # (out, in), float32
-    cut: Cut,
+    cut: MatrixSparsity,
     backend: Backend,
 ) -> Tensor:  # (out, in), bool
     """The mask of one matrix by itself."""
@@ -136,14 +136,14 @@ def row_mask(
     return mask.to(score.device)
 
 
-def _keep(cut: Cut, numel: int) -> int | None:
+def _keep(cut: MatrixSparsity, numel: int) -> int | None:
     """How many weights of a matrix stay, where they are its largest; None for every other form."""
     if isinstance(cut, Kept):
         return cut.weights
     return cut.keep(numel) if isinstance(cut, Unstructured) and cut.scope == "matrix" else None
 
 
-def _mask(score: Tensor, cut: Cut, backend: Backend) -> Tensor:
+def _mask(score: Tensor, cut: MatrixSparsity, backend: Backend) -> Tensor:
     """The mask of a form that looks at one row at a time."""
     if isinstance(cut, SemiStructured):
         return backend.nm_mask(score, cut.n, cut.m)
@@ -176,7 +176,9 @@ def _global_selections(
         return dict(zip(wanted, kth_largest_many(stream, [s.keep(total) for s in wanted], backend), strict=True))
 
 
-def _mixed(scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress) -> Iterator[dict[str, Cut]]:
+def _mixed(
+    scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress
+) -> Iterator[dict[str, MatrixSparsity]]:
     """The forms that each mix chooses, from one reading of the scores for all of them."""
     if not mixes:
         return
@@ -184,7 +186,7 @@ def _mixed(scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Pro
     with progress.task("weighing forms", len(scores.targets), "matrix") as task:
         for target in scores.targets:
             score = checked_score(scores, target, backend)
-            lost: dict[Cut, float] = {
+            lost: dict[MatrixSparsity, float] = {
                 cut: _lost(score, cut, backend)
                 for cut in dict.fromkeys(choice for mix in mixes for choice in mix.fitting(target))
             }
@@ -195,7 +197,7 @@ def _mixed(scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Pro
         yield mix.choose(scores.targets, known)
 
 
-def _lost(score: Tensor, cut: Cut, backend: Backend) -> float:
+def _lost(score: Tensor, cut: MatrixSparsity, backend: Backend) -> float:
     """The sum of score**2 over what the cut prunes, in float64 on the host, where every device's sum is the same."""
     if isinstance(cut, Dense):
         return 0.0

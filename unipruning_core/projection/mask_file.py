@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.sparsity.forms import Cut, SemiStructured, parse_cut
+from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, parse_cut
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
@@ -32,7 +32,7 @@ FORMAT = "unipruning-masks-2"
 CHUNK = 1 << 16  # groups ranked at a time: int64 ranks of a whole matrix would be larger than its mask; a multiple of 8
 
 
-def packed_bytes(shape: Sequence[int], sparsity: Cut | None) -> int:
+def packed_bytes(shape: Sequence[int], sparsity: MatrixSparsity | None) -> int:
     """How many bytes the packed mask of a matrix takes."""
     numel = shape[0] * shape[1]
     if isinstance(sparsity, SemiStructured):
@@ -40,7 +40,7 @@ def packed_bytes(shape: Sequence[int], sparsity: Cut | None) -> int:
     return -(-numel // 8)
 
 
-def pack(mask: Tensor, sparsity: Cut | None) -> Tensor:  # (out, in) bool -> (bytes,) uint8
+def pack(mask: Tensor, sparsity: MatrixSparsity | None) -> Tensor:  # (out, in) bool -> (bytes,) uint8
     """The mask in the fewest bits its pattern allows; an N:M mask keeps exactly N of every M."""
     if not isinstance(sparsity, SemiStructured):
         return _pack_bits(mask.flatten())
@@ -56,7 +56,7 @@ def pack(mask: Tensor, sparsity: Cut | None) -> Tensor:  # (out, in) bool -> (by
 def unpack(
     packed: Tensor,  # (bytes,) uint8
     shape: tuple[int, int],
-    sparsity: Cut | None,
+    sparsity: MatrixSparsity | None,
 ) -> Tensor:  # (out, in) bool
     """The mask that ``pack`` was given."""
     numel = shape[0] * shape[1]
@@ -72,7 +72,9 @@ def unpack(
     return mask.view(shape)
 
 
-def mask_stream(folder: Path, targets: Sequence[Target], sparsity: str, cuts: Mapping[str, Cut]) -> TensorStream:
+def mask_stream(
+    folder: Path, targets: Sequence[Target], sparsity: str, cuts: Mapping[str, MatrixSparsity]
+) -> TensorStream:
     """The mask file of a folder, to append each target's packed mask to, in order; ``sparsity`` is for the record."""
     patterns = {name: str(cut) if isinstance(cut, SemiStructured) else "bits" for name, cut in cuts.items()}
     layers = {

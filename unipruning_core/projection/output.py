@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unipruning_core.progress import Task
 from unipruning_core.projection.mask_file import mask_stream, pack
-from unipruning_core.sparsity.forms import Cut
+from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 
@@ -26,10 +26,10 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
-class Layer:
+class MatrixReport:
     """What became of one matrix."""
 
-    cut: Cut | Sparsity  # what it was to have
+    cut: MatrixSparsity | Sparsity  # what it was to have
     kept: int  # by the mask
     total: int
     zeros: int  # in the file; more than the mask made where weights were zero before
@@ -54,11 +54,11 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         sparsity: Sparsity,
         checkpoint: Checkpoint,
         targets: tuple[Target, ...],
-        cuts: Mapping[str, Cut],  # by target
+        cuts: Mapping[str, MatrixSparsity],  # by target
     ) -> None:
         self.folder = folder
         self.sparsity = sparsity
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[str, MatrixReport] = {}
         self._checkpoint = checkpoint
         self._cuts = cuts
         folder.mkdir(exist_ok=True)
@@ -95,12 +95,12 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         self._masks.append(pack(mask, cut := self._cuts[target.name]))
         kept = int(mask.sum())
         zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())
-        self.layers[target.name] = Layer(cut, kept, mask.numel(), zeros, kept > nonzero_scores)
+        self.layers[target.name] = MatrixReport(cut, kept, mask.numel(), zeros, kept > nonzero_scores)
 
     @property
-    def overall(self) -> Layer:
+    def overall(self) -> MatrixReport:
         layers = self.layers.values()
-        return Layer(
+        return MatrixReport(
             self.sparsity,
             sum(layer.kept for layer in layers),
             sum(layer.total for layer in layers),

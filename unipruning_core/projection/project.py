@@ -32,7 +32,7 @@ class Projected:
     sparsity: Sparsity
     pruned: int  # weights that the masks drop
     total: int  # weights of all targets
-    zero_share: float  # of the targets' weights in the file
+    zero_fraction: float  # of the targets' weights in the file
 
 
 def project(
@@ -211,7 +211,7 @@ def _files(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
 
 def _own_bytes(targets: Iterable[Target]) -> int:
     """Of the mask file, at most a bit a weight, and the report, rounded up generously for names and numbers."""
-    return 65536 + sum(-(-target.shape[0] * target.shape[1] // 8) + 1024 for target in targets)
+    return 65536 + sum(-(-target.size // 8) + 1024 for target in targets)
 
 
 def _note_ties(output: PrunedFolder, progress: Progress) -> None:

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-10
-WARM_UP_SHARE = 0.1
+WARM_UP_FRACTION = 0.1
 
 
 def schedule(step: int, steps: int, *, decay: bool = True) -> float:
     """The learning rate's factor at ``step``, from 0: it rises over the first 10 %, then falls to 0 or stays 1."""
-    warm_up = ceil(WARM_UP_SHARE * steps)
+    warm_up = ceil(WARM_UP_FRACTION * steps)
     if step < warm_up:
         return step / warm_up
     return (steps - step) / max(1, steps - warm_up) if decay else 1.0

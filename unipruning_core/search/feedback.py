@@ -124,7 +124,7 @@ class FeedbackSearch(LossSearch):
     def _drawn_rows(self, position: int, sample: int) -> Tensor:
         """Different rows of a matrix, int64 on its device."""
         dual = self.duals[position]
-        count = ceil(self.settings.rows_share(self.total) * len(dual))
+        count = ceil(self.settings.rows_fraction(self.total) * len(dual))
         return torch.randperm(len(dual), generator=self._generator(position, sample))[:count].to(dual.device)
 
     @torch.no_grad()

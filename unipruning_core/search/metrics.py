@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUBSET_SHARE = 0.2  # of min(out, in): how many indices a random subset holds
+SUBSET_FRACTION = 0.2  # of min(out, in): how many indices a random subset holds
 
 
 @dataclass(frozen=True)

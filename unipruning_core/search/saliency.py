@@ -12,8 +12,8 @@ stochria    as ria, sums over random subsets  n_j^0.7     n_j^0.7 / (sum over a 
 =========== ================================= =========== =========================================
 
 n_j is the root mean square of input feature j.  Sources: Wanda (arXiv 2306.11695), RIA (Zhang et al., ICLR 2024),
-stochRIA (Yi and Richtárik, arXiv 2501.18980).  A subset holds ``SUBSET_SHARE * min(out, in)`` indices, the same for all
-rows (all columns) of a matrix, and is drawn afresh at every step by a seeded generator on the host, so every device
+stochRIA (Yi and Richtárik, arXiv 2501.18980).  A subset holds ``SUBSET_FRACTION * min(out, in)`` indices, the same for
+all rows (all columns) of a matrix, and is drawn afresh at every step by a seeded generator on the host, so every device
 sees the same one.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.search.metrics import SUBSET_SHARE
+from unipruning_core.search.metrics import SUBSET_FRACTION
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -77,7 +77,7 @@ def whole_sums(metric: Metric, weight: Tensor, input_norm: Tensor, backend: Back
 
 
 def _subset_sums(weight: Tensor, backend: Backend, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    size = max(1, round(SUBSET_SHARE * min(weight.shape)))
+    size = max(1, round(SUBSET_FRACTION * min(weight.shape)))
     columns, rows = (
         torch.randperm(length, generator=generator)[:size].to(weight.device) for length in weight.shape[::-1]
     )

@@ -13,7 +13,7 @@ from math import floor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
 from unipruning_core.sparsity.forms import Scope, SemiStructured, parse_pattern
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Settings(ABC):
         """
         parts = {"abs_sums": float(width)}
         if METRICS[self.metric].random_subsets:
-            subsets = sum(max(1, round(SUBSET_SHARE * min(t.shape))) * sum(t.shape) for t in targets)
+            subsets = sum(max(1, round(SUBSET_FRACTION * min(t.shape))) * sum(t.shape) for t in targets)
             parts["random subsets"] = 3 * width * subsets / sum(target.size for target in targets)
         return parts | {"mirror_step": float(8 + width)}
 

@@ -38,9 +38,9 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.errors import ConfigError
 from unipruning_core.sparsity.apportion import apportion
 from unipruning_core.sparsity.forms import (
-    Cut,
     Kept,
     KeptRows,
+    MatrixSparsity,
     SemiStructured,
     Unstructured,
     kept_weights,
@@ -59,8 +59,8 @@ class Budget:
     """What the file says.  ``rules`` are tried in order, after exact names."""
 
     name: str  # of the file, for messages and folders
-    rules: tuple[tuple[str, Cut], ...]  # target name or pattern, and what becomes of those it matches
-    default: Cut | None = None
+    rules: tuple[tuple[str, MatrixSparsity], ...]  # target name or pattern, and what becomes of those it matches
+    default: MatrixSparsity | None = None
     overall: Fraction | None = None  # pruned of all targets together
 
     def __str__(self) -> str:
@@ -106,7 +106,7 @@ class Budget:
             name,
             tuple((pattern, _cut(value, pattern, name)) for pattern, value in rules.items()),
             _cut(content["default"], "default", name) if "default" in content else None,
-            overall.share if isinstance(overall, Unstructured) else None,
+            overall.ratio if isinstance(overall, Unstructured) else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Budget:
         """Refuse targets that the budget does not fit."""
         self.cuts(tuple(targets))
 
-    def cuts(self, targets: Sequence[Target]) -> dict[str, Cut]:
+    def cuts(self, targets: Sequence[Target]) -> dict[str, MatrixSparsity]:
         """What becomes of each target, by name and in their order; with ``overall`` no shares are left, only counts.
 
         Raises:
@@ -141,9 +141,9 @@ class Budget:
             self._check_fit(target, cuts[target.name])
         return cuts if self.overall is None else self._scaled(targets, cuts, self.overall)
 
-    def _decided(self, targets: Sequence[Target]) -> dict[str, Cut]:
+    def _decided(self, targets: Sequence[Target]) -> dict[str, MatrixSparsity]:
         exact, used = dict(self.rules), set()
-        cuts: dict[str, Cut] = {}
+        cuts: dict[str, MatrixSparsity] = {}
         for target in targets:
             matches = (pattern for pattern, _ in self.rules if fnmatchcase(target.name, pattern))
             decisive = target.name if target.name in exact else next(matches, None)
@@ -163,7 +163,7 @@ class Budget:
             )
         return cuts
 
-    def _check_fit(self, target: Target, cut: Cut) -> None:
+    def _check_fit(self, target: Target, cut: MatrixSparsity) -> None:
         rows, columns = target.shape
         if isinstance(cut, SemiStructured):
             cut.check([target])
@@ -178,12 +178,14 @@ class Budget:
                 f" rows and {columns} inputs can have; make it for this model"
             )
 
-    def _scaled(self, targets: Sequence[Target], cuts: Mapping[str, Cut], overall: Fraction) -> dict[str, Cut]:
+    def _scaled(
+        self, targets: Sequence[Target], cuts: Mapping[str, MatrixSparsity], overall: Fraction
+    ) -> dict[str, MatrixSparsity]:
         total = sum(rows * columns for rows, columns in (target.shape for target in targets))
         wanted = Unstructured(overall).keep(total)
         free = {t.name: cut for t in targets if isinstance(cut := cuts[t.name], Unstructured)}
         fixed = sum(kept_weights(cuts[target.name], target.shape) for target in targets if target.name not in free)
-        sizes = {target.name: target.shape[0] * target.shape[1] for target in targets if target.name in free}
+        sizes = {target.name: target.size for target in targets if target.name in free}
         if not fixed <= wanted <= fixed + sum(sizes.values()):
             raise ConfigError(
                 f"budget {self.name!r} cannot meet 'overall' {str(Unstructured(overall))!r}, {wanted} weights of"
@@ -191,7 +193,7 @@ class Budget:
                 " most; change one of them"
             )
         counts = apportion(
-            [(1 - cut.share) * sizes[name] for name, cut in free.items()],
+            [(1 - cut.ratio) * sizes[name] for name, cut in free.items()],
             wanted - fixed,
             [0] * len(free),
             list(sizes.values()),
@@ -205,14 +207,14 @@ class Budget:
         }
 
 
-def _counted(cut: Unstructured, weights: int, rows: int) -> Cut:
+def _counted(cut: Unstructured, weights: int, rows: int) -> MatrixSparsity:
     if cut.scope == "matrix":
         return Kept(weights)
     each, more = divmod(weights, rows)
     return KeptRows(tuple(each + (row < more) for row in range(rows)))
 
 
-def _cut(value: Any, where: str, name: str) -> Cut:
+def _cut(value: Any, where: str, name: str) -> MatrixSparsity:
     found = parse_cut(value) if isinstance(value, str) else None
     match value:
         case {"keep": weights, **more} if not more and _is_count(weights):
@@ -228,7 +230,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _value(cut: Cut) -> Any:
+def _value(cut: MatrixSparsity) -> Any:
     if isinstance(cut, Kept):
         return {"keep": cut.weights}
     return {"keep_rows": list(cut.weights)} if isinstance(cut, KeptRows) else str(cut)

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 LARGEST_GROUP = 32
 
-# "suited" is what suits the search that is projected, and becomes one of the others
-Scope: TypeAlias = Literal["suited", "matrix", "row", "global"]
+# "auto" is what suits the search that is projected, and becomes one of the others
+Scope: TypeAlias = Literal["auto", "matrix", "row", "global"]
 
 
 @dataclass(frozen=True)
 class Unstructured:
     """A share of the weights of each matrix, of each output row, or of all matrices together."""
 
-    share: Fraction  # pruned, 0 <= share < 1
-    scope: Scope = "suited"
+    ratio: Fraction  # pruned, 0 <= share < 1
+    scope: Scope = "auto"
 
     def __str__(self) -> str:
-        return f"{self._percent}%" if self.scope == "suited" else f"{self._percent}%/{self.scope}"
+        return f"{self._percent}%" if self.scope == "auto" else f"{self._percent}%/{self.scope}"
 
     @property
     def slug(self) -> str:
@@ -37,16 +37,16 @@ class Unstructured:
 
     @property
     def _percent(self) -> str:
-        percent = self.share * 100
+        percent = self.ratio * 100
         return format((Decimal(percent.numerator) / Decimal(percent.denominator)).normalize(), "f")
 
     def keep(self, numel: int) -> int:
         """How many of ``numel`` weights stay: the exact product, halves to the even neighbour."""
-        return round((1 - self.share) * numel)
+        return round((1 - self.ratio) * numel)
 
     def within(self, scope: Scope) -> Unstructured:
         """This share with ``scope`` as its own where it has none."""
-        return replace(self, scope=scope) if self.scope == "suited" else self
+        return replace(self, scope=scope) if self.scope == "auto" else self
 
     def check(self, targets: Iterable[Target]) -> None:
         """Every matrix takes a share."""
@@ -116,10 +116,10 @@ class KeptRows:
 
 
 # what is done to one matrix; the global scope is none, it binds all of them
-Cut: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
+MatrixSparsity: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
 
 
-def kept_weights(cut: Cut, shape: tuple[int, int]) -> int:
+def kept_weights(cut: MatrixSparsity, shape: tuple[int, int]) -> int:
     """How many weights of an (out, in) matrix a cut keeps; a share of all matrices is taken as one of this matrix."""
     rows, columns = shape
     if isinstance(cut, Dense):
@@ -137,15 +137,15 @@ def parse_cut(text: str) -> Unstructured | SemiStructured | Dense | None:
     """Read what one matrix can have: "dense", "60%", "60%/row" or "2:4"; None where it is none of them."""
     if text == "dense":
         return Dense()
-    share = parse_share(text)
+    share = parse_ratio(text)
     return parse_pattern(text) if share is None or share.scope == "global" else share.within("matrix")
 
 
-def parse_share(text: str) -> Unstructured | None:
+def parse_ratio(text: str) -> Unstructured | None:
     share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global))?", text)
     if share is None or (ratio := Fraction(share[1]) / 100) >= 1:
         return None
-    return Unstructured(ratio, cast("Scope", share[2] or "suited"))
+    return Unstructured(ratio, cast("Scope", share[2] or "auto"))
 
 
 def parse_pattern(text: str) -> SemiStructured | None:

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.sparsity.forms import Cut, Dense, SemiStructured, Unstructured, kept_weights, parse_cut
+from unipruning_core.sparsity.forms import Dense, MatrixSparsity, SemiStructured, Unstructured, kept_weights, parse_cut
 from unipruning_core.sparsity.knapsack import Option, choose
 
 if TYPE_CHECKING:
@@ -26,15 +26,15 @@ class Mix:
     """
 
     choices: tuple[Unstructured | SemiStructured | Dense, ...]
-    share: Fraction  # pruned of all matrices, or as near to it as whole matrices come
+    ratio: Fraction  # pruned of all matrices, or as near to it as whole matrices come
 
     def __str__(self) -> str:
-        return f"{'+'.join(map(str, self.choices))}@{Unstructured(self.share)}"
+        return f"{'+'.join(map(str, self.choices))}@{Unstructured(self.ratio)}"
 
     @property
     def slug(self) -> str:
         """The name of this sparsity's folder."""
-        return f"{'+'.join(choice.slug for choice in self.choices)}-at-{Unstructured(self.share).slug}"
+        return f"{'+'.join(choice.slug for choice in self.choices)}-at-{Unstructured(self.ratio).slug}"
 
     def fitting(self, target: Target) -> list[Unstructured | SemiStructured | Dense]:
         """The forms this matrix can have, in the order given: N:M only where its inputs divide into groups."""
@@ -54,28 +54,28 @@ class Mix:
                     f"sparsity {str(self)!r} has no form for {target.name!r}, whose {target.shape[1]} inputs divide"
                     " into none of its groups; add another group size, a share or 'dense'"
                 )
-            total += target.shape[0] * target.shape[1]
+            total += target.size
             fewest, most = fewest + min(kept), most + max(kept)
-        if not fewest <= Unstructured(self.share).keep(total) <= most:
+        if not fewest <= Unstructured(self.ratio).keep(total) <= most:
             raise ConfigError(
                 f"sparsity {str(self)!r} cannot be met: its forms prune from {1 - most / total:.4%} to"
                 f" {1 - fewest / total:.4%} of these matrices; add a form or choose another share"
             )
 
-    def choose(self, targets: Sequence[Target], losses: Sequence[Sequence[float]]) -> dict[str, Cut]:
+    def choose(self, targets: Sequence[Target], losses: Sequence[Sequence[float]]) -> dict[str, MatrixSparsity]:
         """The form of each target, by name; ``losses`` holds for each its sum of score**2 in the order of ``fitting``.
 
         ``knapsack.choose`` says what is guaranteed.
         """
-        total = sum(rows * columns for rows, columns in (target.shape for target in targets))
+        total = sum(target.size for target in targets)
         items = [
             [
-                Option(target.shape[0] * target.shape[1] - kept_weights(choice, target.shape), loss)
+                Option(target.size - kept_weights(choice, target.shape), loss)
                 for choice, loss in zip(self.fitting(target), lost, strict=True)
             ]
             for target, lost in zip(targets, losses, strict=True)
         ]
-        chosen = choose(items, total - Unstructured(self.share).keep(total))
+        chosen = choose(items, total - Unstructured(self.ratio).keep(total))
         return {target.name: self.fitting(target)[position] for target, position in zip(targets, chosen, strict=True)}
 
 
@@ -94,4 +94,4 @@ def parse_mix(text: str) -> Mix:
             f"sparsity {text!r} should name different forms joined by '+', each N:M, a share or 'dense', and after '@'"
             " the share that is pruned of all matrices, such as 2:4+dense@45%"
         )
-    return Mix(tuple(choices), share.share)
+    return Mix(tuple(choices), share.ratio)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.sparsity.budget import Budget
-from unipruning_core.sparsity.forms import LARGEST_GROUP, SemiStructured, Unstructured, parse_pattern, parse_share
+from unipruning_core.sparsity.forms import LARGEST_GROUP, SemiStructured, Unstructured, parse_pattern, parse_ratio
 from unipruning_core.sparsity.mix import Mix, parse_mix
 
 Sparsity: TypeAlias = Unstructured | SemiStructured | Budget | Mix  # what can be asked for
@@ -23,7 +23,7 @@ def parse_sparsity(text: str) -> Sparsity:
         return Budget.read(text[1:])
     if "@" in text:
         return parse_mix(text)
-    if (found := parse_share(text) or parse_pattern(text)) is not None:
+    if (found := parse_ratio(text) or parse_pattern(text)) is not None:
         return found
     raise ConfigError(
         f"sparsity {text!r} is neither a share below 100%, such as 60%, 37.5%/row or 70%/global,"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.forms import Scope, SemiStructured
     from unipruning_core.storage.checkpoint import Target
 
-ROWS_SHARE, LEAST_WEIGHTS = 1 / 32, 1 << 22  # see FeedbackSettings.rows_share
+ROWS_FRACTION, LEAST_WEIGHTS = 1 / 32, 1 << 22  # see FeedbackSettings.rows_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,12 @@ class FeedbackSettings(QuantileSettings):
         pattern = self.ramp_pattern
         return self.ramp_sparsity if pattern is None else min(self.ramp_sparsity, 1 - pattern.n / pattern.m)
 
-    def rows_share(self, weights: int) -> float:
+    def rows_fraction(self, weights: int) -> float:
         """The fraction of a matrix's rows that the ramp's threshold is taken from, where all targets have ``weights``.
 
         All rows where the targets are few.
         """
-        return min(1.0, max(ROWS_SHARE, LEAST_WEIGHTS / weights))
+        return min(1.0, max(ROWS_FRACTION, LEAST_WEIGHTS / weights))
 
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.ramp_pattern,) if self.ramp_pattern else ()
@@ -112,7 +112,7 @@ class FeedbackSettings(QuantileSettings):
         else:
             parts["mirror_step of the second dual"] = float(8 + 2 * width)
         terms = 2 if drifts else 0  # the weight and its drift
-        share = self.rows_share(sum(target.size for target in targets))
+        share = self.rows_fraction(sum(target.size for target in targets))
         parts["budget"] = share * 3 * (12 + terms * width + 4)
         parts["masked weights"] = float(2 * (12 + terms * width + 5 + 1 + (terms or 1) * width + width))
         if drifts:

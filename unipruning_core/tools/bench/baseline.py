@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.search.adamw import BETAS, EPSILON
-from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
 from unipruning_core.tools.bench.cases import ADAMW, OPERATION_KINDS, PATTERN, QUANTILE, STEP_SIZE, Inputs, ready
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _released(operation: str, inputs: Inputs, device: str) -> Callable[[], objec
         return None
     weight = inputs.weight.to(device, copy=True)
     factor = inputs.norm.pow(METRICS[metric].exponent).to(device, dual.dtype)
-    gamma, share = torch.zeros_like(dual), SUBSET_SHARE if METRICS[metric].random_subsets else None
+    gamma, share = torch.zeros_like(dual), SUBSET_FRACTION if METRICS[metric].random_subsets else None
     drift = _released_drift(weight) if kind.drifts else None
 
     def step() -> None:

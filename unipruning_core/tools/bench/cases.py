@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unipruning_core.backend import DIGIT_BITS, Backend
 from unipruning_core.search.adamw import BETAS, EPSILON
-from unipruning_core.search.metrics import METRICS, SUBSET_SHARE
+from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
 from unipruning_core.search.saliency import saliency_factors
 
 ADAMW: dict[str, Any] = {"step": 3, "learning_rate": 1e-4, "betas": BETAS, "epsilon": EPSILON}
@@ -95,7 +95,7 @@ def _step_least(case: Case) -> float:
 
 
 def _subset_step_least(case: Case) -> float:
-    size = max(1, round(SUBSET_SHARE * min(case.rows, case.cols)))
+    size = max(1, round(SUBSET_FRACTION * min(case.rows, case.cols)))
     # a subset of columns and one of rows: read, written and read
     return _step_least(case) + 3 * case.dtype.itemsize * size * (1 / case.rows + 1 / case.cols)
 

@@ -18,7 +18,7 @@ from unipruning_core.sparsity.mix import Mix
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
     from unipruning_core.search.settings import Settings
-    from unipruning_core.sparsity.forms import Cut
+    from unipruning_core.sparsity.forms import MatrixSparsity
     from unipruning_core.sparsity.parse import Sparsity
     from unipruning_core.storage.checkpoint import Target
 
@@ -162,7 +162,7 @@ def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
     return total - sum(kept_weights(cuts[target.name], target.shape) for target in targets)
 
 
-def _cuts(targets: Sequence[Target], sparsity: Sparsity) -> dict[str, Cut]:
+def _cuts(targets: Sequence[Target], sparsity: Sparsity) -> dict[str, MatrixSparsity]:
     if isinstance(sparsity, Mix):
         raise ConfigError(
             f"what sparsity {str(sparsity)!r} comes to is chosen by scores, which a plan has not; give a share, N:M or"
