@@ -78,6 +78,18 @@ def test_the_folder_says_what_became_of_every_test(certify, tmp_path):
     assert "assert 1 == 2" in written["tests"][1]["why"]
 
 
+def test_a_plugin_that_a_machine_happens_to_have_changes_no_certificate(certify, tmp_path, monkeypatch):
+    (tmp_path / "test_right.py").write_text("def test_right():\n    pass\n")
+    plugin = tmp_path / "plugin"
+    (plugin / "loud-1.0.dist-info").mkdir(parents=True)
+    (plugin / "loud-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1.0\n")
+    (plugin / "loud-1.0.dist-info" / "entry_points.txt").write_text("[pytest11]\nloud = loud\n")
+    (plugin / "loud.py").write_text("raise SystemExit('a plugin was loaded')\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(plugin), os.environ.get("PYTHONPATH", "")]))
+    assert certify.run_tests(tmp_path / "tests.json", str(tmp_path / "test_right.py"), "-q", "-c", os.devnull) == 0
+    assert [test["outcome"] for test in json.loads((tmp_path / "tests.json").read_text())["tests"]] == ["passed"]
+
+
 @pytest.mark.parametrize(("wrong", "status"), [(None, 0), ("doctor", 1), ("bench", 1)])
 def test_a_certificate_is_right_only_if_everything_is(certify, tmp_path, monkeypatch, wrong, status):
     monkeypatch.setattr(certify, "why_no_gpu", lambda: None)
