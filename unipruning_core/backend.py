@@ -7,15 +7,15 @@ and storage.  That split is what makes one command give one mask on every kind o
 Rules for every operation
 
 * **Total.**  Every legal input is accepted; where a backend has no kernel it calls
-  ``unipruning_kernels.reference.<operation>`` itself, in the open.
-* **Definition.**  ``unipruning_kernels/reference.py`` is what each operation means.  Arithmetic is fp32: weights,
-  gradients and activations are converted before the first operation on them, and so are ``step_size``, ``phi`` and
-  ``strength``.  Denormals count; they are not flushed to zero.
+  ``unipruning_kernels.reference.<operation>`` explicitly.
+* **Definition.**  ``unipruning_kernels/reference.py`` defines each operation.  Arithmetic is fp32: weights, gradients
+  and activations are converted before the first operation on them, as are ``step_size``, ``phi`` and ``strength``.
+  Denormals are not flushed to zero.
 * **Ties** go to the lower row-major index.  Selection ranks by magnitude, so ``-1.0`` and ``1.0`` tie.
 * **No host synchronisation.**  Scalars that a device computes stay on the device as 0-D tensors.
-* **Layout.**  Any strides; outputs are fresh and contiguous unless "in place" is said, and in place keeps the storage.
-  The results of one call may share a storage among themselves.
-* **Inputs are finite.**  The core has checked; what happens to NaN is not defined.
+* **Layout.**  Any strides.  Outputs are new and contiguous unless marked "in place", which keeps the storage.
+  The results of one call may share a storage with each other.
+* **Inputs are finite.**  The core has checked them; behaviour on NaN is undefined.
 
 Shapes: ``out`` and ``in`` are the two sides of a linear layer's weight, as ``nn.Linear`` stores it.  "Any float"
 is float32, bfloat16 or float16.
@@ -44,12 +44,12 @@ OPERATIONS = (
     "adamw_step",
 )
 
-DIGIT_BITS = (11, 10, 10)  # how magnitude_histogram cuts the 31 magnitude bits of an fp32, from the top
+DIGIT_BITS = (11, 10, 10)  # how magnitude_histogram splits the 31 magnitude bits of an fp32, from the top
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Whether a backend can run here, and the words to show the user either way."""
+    """Whether a backend can run here, and what to tell the user either way."""
 
     available: bool
     detail: str  # the device's name when available, else the reason it is not, with the remedy
@@ -57,16 +57,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class BackendSpec:
-    """What a plugin says about its backend before anything heavy is imported."""
+    """A plugin's description of its backend, read before anything heavy is imported."""
 
     name: str  # what the user types after --backend
-    device_type: str  # torch's word for the device, as in torch.device(...).type
-    priority: int  # "auto" takes the available backend with the highest
+    device_type: str  # torch's name for the device, as in torch.device(...).type
+    priority: int  # "auto" picks the available backend with the highest
     target: str  # "package.module:Class", imported only once selected
     probe: Callable[[], Probe]  # must be cheap and must not raise
-    optimised: frozenset[str] = (
-        frozenset()
-    )  # operations with an implementation of their own; the rest are the reference
+    optimised: frozenset[str] = frozenset()  # operations with their own implementation; the rest call the reference
 
     def __post_init__(self) -> None:
         if unknown := self.optimised - set(OPERATIONS):
@@ -74,16 +72,15 @@ class BackendSpec:
 
 
 class Backend(ABC):
-    """The ten operations.  ``conformance`` in ``unipruning_core.testing`` holds a backend to them."""
+    """The ten operations, which ``conformance`` in ``unipruning_core.testing`` checks."""
 
     name: ClassVar[str]
     device_type: ClassVar[str]
 
     def loading_dtype(self, stored: dtype) -> dtype:
-        """In which dtype a model that is stored in this one runs well on the device; asked where the user names none.
+        """Return the dtype to load a model stored in ``stored`` in, unless the user names one.
 
-        Not an operation: a default for float32, bfloat16 and float16, to be overridden where the device has no fast
-        arithmetic in one of them.
+        Not an operation: override it where the device has no fast arithmetic in float32, bfloat16 or float16.
         """
         return stored
 
@@ -101,9 +98,9 @@ class Backend(ABC):
         weight: Tensor,  # (out, in), any float
         input_factor: Tensor,  # (in,), float32
     ) -> tuple[Tensor, Tensor, Tensor]:  # float32: rows (out,), columns (in,), weighted rows (out,)
-        r"""One pass over W: :math:`\sum_j |W_{ij}|`, :math:`\sum_i |W_{ij}|` and :math:`\sum_j |W_{ij}| f_j`.
+        r"""Sum W in one pass: :math:`\sum_j |W_{ij}|`, :math:`\sum_i |W_{ij}|` and :math:`\sum_j |W_{ij}| f_j`.
 
-        The last is what the normaliser of a rank-2 saliency needs, so that S has mean one without being formed.
+        The last gives the normaliser of a rank-2 saliency, so that S has mean one without being formed.
         """
 
     @abstractmethod
@@ -117,11 +114,11 @@ class Backend(ABC):
         threshold: Tensor,  # 0-D, float32, tau; updated in place unless rank is None
         *,
         step_size: float,  # kappa
-        rank: int | None,  # tau becomes the rank-th smallest |V|, counted from 1; 0 makes it 0; None keeps it
+        rank: int | None,  # tau becomes the rank-th smallest |V|, counted from 1; 0 sets it to 0; None keeps it
         gradient: Tensor | None = None,  # (out, in), any float, g
         phi: float = 0.0,  # weight of the gradient term
     ) -> None:
-        r"""One mirror-descent step of the dual towards the saliency, and the next threshold.
+        r"""Take one mirror-descent step of the dual towards the saliency, and update the threshold.
 
         .. math:: S_{ij} = |W_{ij}| (r_i p_j + q_j) + \varphi (W_{ij} g_{ij})^2, \qquad
                   V \leftarrow V + \kappa \bigl(S - \operatorname{sign}(V) \max(|V| - \tau, 0)\bigr), \qquad
@@ -138,11 +135,11 @@ class Backend(ABC):
         feedback: Tensor,  # (out, in), float32, F >= 0
         local: Tensor,  # (out, in), float32, V >= 0
         exponent: float,  # a >= 0
-        weight: Tensor | None = None,  # (out, in), any float, W; left out, it counts as one
-        drift: Tensor | None = None,  # (out, in), any float, D; left out, it counts as zero
+        weight: Tensor | None = None,  # (out, in), any float, W; None counts as one
+        drift: Tensor | None = None,  # (out, in), any float, D; None counts as zero
         pull: float = 0.0,  # b
     ) -> Tensor:  # (out, in), float32
-        r"""The score of what the loss and the local metric say.
+        r"""Blend the scores of the loss and of the local metric.
 
         .. math:: |W|\, F^{1/2}\, V^a\, e^{b D \operatorname{sign}(W)}, \qquad 0^0 = 1
         """
@@ -157,7 +154,7 @@ class Backend(ABC):
     ) -> None:
         r"""Count a radix digit of abs(score), among the elements whose higher digits equal ``prefix``.
 
-        The 31 magnitude bits of an fp32, read as an integer, order like the magnitude itself.  They are cut into
+        The 31 magnitude bits of an fp32, read as an integer, order like the magnitude itself.  They are split into
         digits of 11, 10 and 10 bits from the top.  Three such passes give any order statistic exactly; counts add
         up across matrices, shards and ranks, which is what makes a budget over all of them exact.
         """
@@ -169,7 +166,7 @@ class Backend(ABC):
         threshold: Tensor,  # 0-D, float32, >= 0
         ties: Tensor,  # 0-D, int64, >= 0
     ) -> Tensor:  # (out, in), bool
-        """Keep abs(score) > threshold, and of those equal to it the first ``ties`` by row-major index."""
+        """Keep abs(score) > threshold, and the first ``ties`` of those equal to it by row-major index."""
 
     @abstractmethod
     def topk_mask(
@@ -196,12 +193,12 @@ class Backend(ABC):
         n: int,
         m: int,  # divides in
     ) -> None:
-        r"""Proximal step of the N:M regulariser, on every ``m`` consecutive inputs of a row.
+        r"""Take the proximal step of the N:M regulariser on every ``m`` consecutive inputs of a row.
 
         .. math:: \min_w \tfrac12 \|w - z\|^2 + \lambda_2\, e_{n+1}(|w_1|, \dots, |w_m|)
 
         where e is the elementary symmetric polynomial: zero exactly when at most n of the m are non-zero.  For 2:4 it
-        is R_2:4 of Kübler et al. (arXiv 2501.18015).  ``reference.nm_prox`` says which minimiser is meant.
+        is R_2:4 of Kübler et al. (arXiv 2501.18015).  ``reference.nm_prox`` defines which minimiser.
         """
 
     @abstractmethod
@@ -218,10 +215,10 @@ class Backend(ABC):
         betas: tuple[float, float],
         epsilon: float,
     ) -> None:
-        r"""AdamW (Loshchilov and Hutter, arXiv 1711.05101) without weight decay.
+        r"""Take a step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) without weight decay.
 
         .. math:: m \leftarrow \beta_1 m + (1-\beta_1) c g, \quad v \leftarrow \beta_2 v + (1-\beta_2) (c g)^2, \quad
                   W \leftarrow W - \eta \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
 
-        W moves by the m of fp32, before that is rounded to the weight's dtype.
+        W is updated with m in fp32, before m is rounded to the weight's dtype.
         """

@@ -40,5 +40,5 @@ class OutputError(UnipruningError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what another library says, without its full stop, to be put into a sentence of ours."""
+    """Return the first line of another library's error, without its full stop, to quote in a message of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

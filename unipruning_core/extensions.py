@@ -1,6 +1,6 @@
-"""Packages of vendors that torch imports by itself, each of which can take ``import torch`` down with it.
+"""Vendor packages that torch imports automatically, any of which can make ``import torch`` fail.
 
-Torch imports every package behind the entry-point group ``torch.backends`` and fails with the first that fails.
+Torch imports every package in the entry-point group ``torch.backends`` and fails with the first that does.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ REMEDY = f"set {AUTOLOAD_ENV}=0 to run without it"
 
 
 def load_extensions() -> dict[str, str]:
-    """Import torch and then what torch would import by itself, one at a time; the names of those that fail, and why.
+    """Import torch, then each of its extensions; return the names of those that fail, with the reason.
 
-    For a command that reports: a torch that failed with an extension cannot be imported again in the same process.
-    Where one fails, none is loaded by the processes that this one starts.
+    For commands that report: once torch has failed with an extension, the same process cannot import it again.
+    If one fails, the processes that this one starts load none.
     """
     points = _points()
     if not points or os.environ.get(AUTOLOAD_ENV, "1") != "1":
@@ -39,11 +39,10 @@ def load_extensions() -> dict[str, str]:
 
 
 def hide_broken_extensions() -> None:
-    """Make an extension that cannot be imported look as if it were not installed, for the rest of this process.
+    """Make an extension that cannot be imported look uninstalled for the rest of this process.
 
-    Torch can be told to leave extensions alone; transformers cannot, and imports the one it knows wherever it is
-    installed.  To be called once the backend is chosen, so that a backend that asks for the package has been told why
-    it fails.
+    Torch can be told to skip extensions; transformers cannot, and imports the one it knows wherever it is installed.
+    Call this once the backend is chosen, so that a backend that needs the package has already reported why it fails.
     """
     for point in _points():
         package = point.module.partition(".")[0]
@@ -55,7 +54,7 @@ def hide_broken_extensions() -> None:
 
 
 def root_cause(error: BaseException) -> str:
-    """The first line of what the root of an error says, which torch wraps in one of its own."""
+    """Return the first line of an error's root cause, which torch wraps in an error of its own."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -12,5 +12,5 @@ hookimpl = pluggy.HookimplMarker("unipruning")
 def unipruning_backend() -> BackendSpec:  # type: ignore[empty-body]
     """Describe the backend this plugin provides.
 
-    Called on every command, so it must import neither torch nor a vendor's package.
+    Called on every command, so it must import neither torch nor a vendor package.
     """

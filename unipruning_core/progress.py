@@ -1,4 +1,4 @@
-"""How long work reports that it is alive: silent, or as bars in a terminal or a notebook."""
+"""Progress of long work: silent, or shown as bars in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ class Task:
     """One piece of work with a known number of units; this one is silent."""
 
     def advance(self, amount: int = 1, **shown: object) -> None:
-        """Say that ``amount`` more units are done, and what to show beside the bar (loss=..., and so on)."""
+        """Report ``amount`` more units as done, with values to show beside the bar (loss=... and so on)."""
 
 
 class Progress:
-    """Opens tasks; this one is silent, and is what library users get unless they pass their own."""
+    """A source of tasks; this one is silent, and the default for library users."""
 
     @contextmanager
     def task(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
-        """A task of ``total`` units, ``done`` of which were finished in an earlier life of the process."""
+        """Open a task of ``total`` units, ``done`` of which an earlier process finished."""
         yield Task()
 
     def note(self, message: str) -> None:
-        """One line for the user: what was decided, and why."""
+        """Show the user one line: what was decided, and why."""
 
 
 class Bar(Task):
-    """A task shown as a bar with rate, time left and whatever the work wants shown."""
+    """A task shown as a bar with rate, time left and the values that the work reports."""
 
     def __init__(self, bar: Any) -> None:
         self._bar = bar
@@ -40,7 +40,7 @@ class Bar(Task):
 
 
 class Bars(Progress):
-    """Bars and notes on standard error, or as widgets in a notebook; standard output holds results alone."""
+    """Bars and notes on standard error, or as widgets in a notebook; standard output is for results only."""
 
     @contextmanager
     def task(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
@@ -70,7 +70,7 @@ def _short(value: object) -> str:
 
 
 def as_progress(progress: bool | Progress) -> Progress:
-    """What Python users pass: True for bars, False for silence, or a ``Progress`` of their own."""
+    """Convert what Python users pass: True for bars, False for silence, or their own ``Progress``."""
     if isinstance(progress, Progress):
         return progress
     return Bars() if progress else Progress()

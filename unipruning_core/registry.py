@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class Catalogue:
-    """The backends that are installed, and the plugins that failed to load.
+    """The installed backends, and the plugins that failed to load.
 
-    Built afresh by whoever needs one; there is no module-level instance to reset.
+    Each caller builds its own; there is no module-level instance to reset.
     """
 
     def __init__(self) -> None:
@@ -45,13 +45,13 @@ class Catalogue:
             self.specs[spec.name] = spec
 
     def select(self, requested: str | None = None, device_type: str | None = None) -> Backend:
-        """Load the backend asked for: by the argument, else the environment, else "auto".
+        """Load the requested backend: by argument, else by environment variable, else "auto".
 
-        "auto" is the available one with the highest priority, of those for ``device_type`` where one is given.
+        "auto" is the available backend with the highest priority, among those for ``device_type`` if given.
 
         Raises:
             BackendNotFoundError: no plugin provides the name.
-            BackendUnavailableError: the plugin is broken, or its probe says no; never a silent fallback.
+            BackendUnavailableError: the plugin is broken, or cannot run here; there is no silent fallback.
         """
         name = requested or os.environ.get(BACKEND_ENV) or "auto"
         if name == "auto":
@@ -82,10 +82,10 @@ class Catalogue:
             if probes[spec.name].available:
                 log.info("backend %s (%s)", spec.name, probes[spec.name].detail)
                 return spec
-            log.info("not backend %s: %s", spec.name, probes[spec.name].detail)
+            log.info("skipping backend %s: %s", spec.name, probes[spec.name].detail)
         for_device = f" for device {device_type!r}" if device_type else ""
         raise BackendUnavailableError(
-            "auto", "; ".join(f"{n}: {p.detail}" for n, p in probes.items()) or f"none is installed{for_device}"
+            "auto", "; ".join(f"{n}: {p.detail}" for n, p in probes.items()) or f"no backend is installed{for_device}"
         )
 
     @staticmethod

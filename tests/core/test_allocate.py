@@ -105,7 +105,7 @@ def test_shares_of_blocks_have_the_mean_and_the_width_that_were_asked_for():
 @pytest.mark.parametrize("share", [Fraction(1, 100), Fraction(99, 100)])
 def test_a_spread_that_leaves_no_room_is_refused(share):
     ratios = {"a": Fraction(1, 100), "b": Fraction(3, 100)}
-    with pytest.raises(ConfigError, match=r"would prune blocks by .* to .*; give a smaller --spread"):
+    with pytest.raises(ConfigError, match=r"would prune blocks by .* to .*; pass a smaller --spread"):
         owl_ratios(ratios, {"a": 10, "b": 10}, share)
 
 
@@ -231,7 +231,7 @@ def test_the_command_writes_a_budget_that_projects_to_the_exact_figure(scheme, c
         ([], "exists; choose another file"),
         (["--overwrite", "--spread", "x"], "--spread must be a number such as 0.08, not 'x'"),
         (["--overwrite", "--spread", "1.5"], "--spread must lie in [0, 1), not 1.5"),
-        (["--overwrite", "--spread", "0.5"], "give a smaller --spread"),
+        (["--overwrite", "--spread", "0.5"], "pass a smaller --spread"),
         (["--overwrite", "--outlier-multiple", "0"], "--outlier-multiple must be a positive number"),
         (
             ["--overwrite", "--sparsity", "2:4"],

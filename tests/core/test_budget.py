@@ -141,16 +141,16 @@ def test_only_shares_are_scaled_to_the_overall_figure():
 
 
 REFUSED = [
-    ({"sparsity": {"*.up": "50%"}}, "says nothing of target 'layers.0.down'; add a pattern for it or a 'default'"),
-    ({"sparsity": {"*": "50%", "*.gate": "60%"}}, r"pattern '\*\.gate' of budget 'b\.json' decides no target"),
-    ({"sparsity": {"*": "50%", "*.up": "60%"}}, r"pattern '\*\.up' of budget 'b\.json' decides no target"),
+    ({"sparsity": {"*.up": "50%"}}, "has no rule for target 'layers.0.down'; add a pattern for it or a 'default'"),
+    ({"sparsity": {"*": "50%", "*.gate": "60%"}}, r"pattern '\*\.gate' of budget 'b\.json' matches no target"),
+    ({"sparsity": {"*": "50%", "*.up": "60%"}}, r"pattern '\*\.up' of budget 'b\.json' matches no target"),
     ({"sparsity": {"*": "3:8"}}, "'3:8' needs a multiple of 8 inputs, but 'layers.0.up' has 12"),
-    ({"sparsity": {"*": {"keep": 97}}}, "other numbers of kept weights than target 'layers.0.up' of 8 rows"),
-    ({"sparsity": {"*": {"keep_rows": [1] * 8}}}, "other numbers of kept weights than target 'layers.0.down'"),
+    ({"sparsity": {"*": {"keep": 97}}}, "counts of kept weights that do not fit target 'layers.0.up' of 8 rows"),
+    ({"sparsity": {"*": {"keep_rows": [1] * 8}}}, "counts of kept weights that do not fit target 'layers.0.down'"),
     ({"sparsity": {"*.10.*": {"keep_rows": [1, 2, 3, 4, 21]}}, "default": "50%"}, "of 5 rows and 20 inputs"),
-    ({"sparsity": {"*": "dense"}, "overall": "50%"}, "cannot meet 'overall' '50%', .* keeps 376, and shares can add 0"),
-    ({"sparsity": {"*.0.*": "dense", "*": "50%"}, "overall": "60%"}, "cannot meet 'overall' '60%', 150 weights of 376"),
-    ({"sparsity": {"layers.0.*": "2:4", "*": "50%"}, "overall": "20%"}, "keeps 96, and shares can add 184 at most"),
+    ({"sparsity": {"*": "dense"}, "overall": "50%"}, "cannot meet 'overall' '50%', .* keep 376, and ratios can add at most 0"),
+    ({"sparsity": {"*.0.*": "dense", "*": "50%"}, "overall": "60%"}, "cannot meet 'overall' '60%', which keeps 150 of 376 weights"),
+    ({"sparsity": {"layers.0.*": "2:4", "*": "50%"}, "overall": "20%"}, "keep 96, and ratios can add at most 184"),
     ({"sparsity": {"*": {"keep": 4}}, "overall": "20%"}, "cannot meet 'overall'"),
 ]  # fmt: skip
 
@@ -166,15 +166,15 @@ def test_a_budget_that_does_not_fit_the_model_is_refused_in_one_sentence(content
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("{", "is no JSON"),
-        ('{"sparsity": {"*": "50%", "*": "60%"}}', "is no JSON: an object names something twice"),
+        ("{", "is not valid JSON"),
+        ('{"sparsity": {"*": "50%", "*": "60%"}}', "is not valid JSON: an object repeats a key"),
         ("[]", "must be an object with 'sparsity'"),
         ('{"sparsity": []}', "must be an object with 'sparsity'"),
-        ('{"sparsity": {}, "overal": "50%"}', "at most 'overall' and 'default' beside it"),
-        ('{"sparsity": {}, "overall": "2:4"}', "'overall' in budget 'b.json' must be a share such as '60%', not '2:4'"),
+        ('{"sparsity": {}, "overal": "50%"}', "and optionally 'overall' and 'default'"),
+        ('{"sparsity": {}, "overall": "2:4"}', "'overall' in budget 'b.json' must be a ratio such as '60%', not '2:4'"),
         ('{"sparsity": {}, "overall": "60%/row"}', "'overall' in budget"),
         ('{"sparsity": {}, "overall": 60}', "'overall' in budget"),
-        ('{"sparsity": {"*": "60%/global"}}', r"'\*' in budget 'b.json' must be 'dense', a share"),
+        ('{"sparsity": {"*": "60%/global"}}', r"'\*' in budget 'b.json' must be 'dense', a ratio"),
         ('{"sparsity": {"*": 0.5}}', r"'\*' in budget"),
         ('{"sparsity": {"*": {"keep": -1}}}', r"'\*' in budget"),
         ('{"sparsity": {"*": {"keep": true}}}', r"'\*' in budget"),
@@ -279,7 +279,7 @@ def test_a_budget_beside_other_sparsities_gives_what_it_gives_alone(models, tmp_
 
 
 def test_nothing_is_written_for_a_budget_that_does_not_fit(models, tmp_path):
-    with pytest.raises(ConfigError, match="decides no target"):
+    with pytest.raises(ConfigError, match="matches no target"):
         project(
             models["llama"],
             FakeScores(models["llama"]),

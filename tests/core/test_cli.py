@@ -110,12 +110,12 @@ def refused(words, says, folder, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--sparsity", "0.6"], "sparsity '0.6' is neither a share below 100%"),
-        (["--sparsity", "100%"], "neither a share below 100%"),
-        (["--sparsity", "4:2"], "neither a share below 100%"),
+        (["--sparsity", "0.6"], "sparsity '0.6' is neither a ratio below 100%"),
+        (["--sparsity", "100%"], "neither a ratio below 100%"),
+        (["--sparsity", "4:2"], "neither a ratio below 100%"),
         (["--sparsity", "7:16"], "needs a multiple of 16 inputs, but 'model.layers.0.mlp.down_proj.weight' has 40"),
         (["--sparsity", "@nowhere.json"], "budget 'nowhere.json' cannot be read"),
-        (["--sparsity", "50%", "--sparsity", "50.0%"], "asked for twice"),
+        (["--sparsity", "50%", "--sparsity", "50.0%"], "was given twice"),
         (["--sparsity", "50%", "--backend", "abacus"], "no backend is called 'abacus'; installed: cpu, cuda, npu"),
         (["--sparsity", "50%", "--mode", "fast"], "mode is one of feedback, drift, frozen, coupled, not 'fast'"),
         (["--sparsity", "50%", "--metric", "luck"], "metric is one of magnitude, wanda, ria, stochria"),

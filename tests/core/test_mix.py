@@ -98,7 +98,7 @@ def test_anything_else_is_refused_with_the_form_that_is_taken(text):
     [
         ("2:4+dense@60%", r"prune from 0\.0000% to 50\.0000% of these matrices; add a form"),
         ("2:4+60%@45%", "cannot be met"),
-        ("2:5+1:3@50%", "has no form for 'b', whose 8 inputs divide into none of its groups"),
+        ("2:5+1:3@50%", "has no form for 'b', whose 8 inputs are not a multiple of any of its groups"),
     ],
 )
 def test_a_mix_that_cannot_be_is_refused(text, fault):

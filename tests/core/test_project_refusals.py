@@ -40,7 +40,7 @@ def changed_targets(checkpoint, **changes):
     ("changed", "text", "error", "fault"),
     [
         ({"fingerprint": "0" * 64}, "60%", RunError, "made from another model"),
-        ({"targets": lambda c: ()}, "60%", RunError, "no target"),
+        ({"targets": lambda c: ()}, "60%", RunError, "no targets"),
         ({"targets": lambda c: changed_targets(c, name="none")}, "60%", RunError, "'none' .* is not in the checkpoint"),
         ({"targets": lambda c: targets_of(c) * 2}, "60%", RunError, "occurs twice"),
         ({"targets": lambda c: changed_targets(c, shape=(5, 8))}, "60%", RunError, r"but \(5, 8\) in the run"),
@@ -52,8 +52,8 @@ def changed_targets(checkpoint, **changes):
         ({"bad_score": torch.bfloat16}, "60%", RunError, "but is 'torch.bfloat16'"),
         ({"bad_score": torch.nan}, "60%", RunError, "NaN or infinite"),
         ({}, "5:9", ConfigError, "'5:9' needs a multiple of 9 inputs, but 'model"),
-        ({}, "60%,60.0%", ConfigError, "asked for twice"),
-        ({}, "", ConfigError, "none came"),
+        ({}, "60%,60.0%", ConfigError, "was given twice"),
+        ({}, "", ConfigError, "no sparsity was given"),
     ],
 )  # fmt: skip
 def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(changed, text, error, fault, llama, tmp_path):
@@ -90,7 +90,7 @@ def test_a_folder_of_something_else_is_never_overwritten(texts, overwrite, llama
     (out / "60" / "thesis.txt").write_text("years of work")
     (out / "unipruning.json").write_text('{"format": "something else"}')
     before = content(tmp_path)
-    fault = "only a pruned checkpoint" if overwrite else "is not empty"
+    fault = "--overwrite only replaces checkpoints" if overwrite else "is not empty"
     with pytest.raises(OutputError, match=fault):
         project(llama, FakeScores(llama), parsed(*texts), out, BACKEND, overwrite=overwrite)
     assert content(tmp_path) == before
@@ -112,7 +112,7 @@ def test_our_own_folder_is_overwritten_on_demand_only(texts, llama, tmp_path):
 def test_overwriting_deletes_no_sparsity_that_is_not_written_again(llama, tmp_path):
     out = tmp_path / "out"
     project(llama, FakeScores(llama), parsed("60%", "2:4"), out, BACKEND)
-    with pytest.raises(OutputError, match=r"only a pruned checkpoint of the same sparsity list"):
+    with pytest.raises(OutputError, match=r"--overwrite only replaces checkpoints pruned to the same sparsities"):
         project(llama, FakeScores(llama), parsed("60%", "50%"), out, BACKEND, overwrite=True)
     assert sorted(path.name for path in out.iterdir()) == ["2-4", "60"]
 

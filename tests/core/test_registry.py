@@ -111,7 +111,7 @@ def test_auto_says_which_backend_it_took_and_why_not_the_others(catalogue, caplo
     found = catalogue(Point("here", plugin("here", 0)), Point("there", plugin("there", 9, Probe(False, "no device"))))
     with caplog.at_level("INFO", logger=registry.__name__):
         found.select()
-    assert caplog.messages == ["not backend there: no device", "backend here (device of here)"]
+    assert caplog.messages == ["skipping backend there: no device", "backend here (device of here)"]
 
 
 def test_auto_without_any_backend_that_runs_gives_every_reason(catalogue):
@@ -124,7 +124,7 @@ def test_auto_without_any_backend_that_runs_gives_every_reason(catalogue):
 
 
 def test_auto_without_plugins_says_so(catalogue):
-    with pytest.raises(BackendUnavailableError, match="none is installed"):
+    with pytest.raises(BackendUnavailableError, match="no backend is installed"):
         catalogue().select()
 
 

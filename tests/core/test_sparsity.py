@@ -46,7 +46,7 @@ REFUSED = """60|0.6|60 %|100%|100.0%|101%|-1%|60%/layer|٦٠%|nan%|1e1%|2:4/row|
 @pytest.mark.parametrize("text", REFUSED.split("|"))
 def test_anything_else_is_refused_with_the_forms_that_are_taken(text):
     with pytest.raises(
-        ConfigError, match=r"is neither a share below 100%, such as 60%.* nor N:M .*, such as 2:4"
+        ConfigError, match=r"is neither a ratio below 100%, such as 60%.* nor N:M .*, such as 2:4"
     ) as refusal:
         parse_sparsity(text)
     assert repr(text) in str(refusal.value)
@@ -79,8 +79,8 @@ def test_groups_that_do_not_divide_a_layer_are_refused_by_name():
 
 
 def test_one_sparsity_in_two_spellings_is_refused():
-    with pytest.raises(ConfigError, match="'60%' is asked for twice"):
+    with pytest.raises(ConfigError, match="'60%' was given twice"):
         check_distinct(map(parse_sparsity, ["60%", "2:4", "60.0%"]))
-    with pytest.raises(ConfigError, match="none came"):
+    with pytest.raises(ConfigError, match="no sparsity was given"):
         check_distinct([])
     check_distinct(map(parse_sparsity, ["60%", "60%/row", "60%/global", "2:4", "4:8"]))

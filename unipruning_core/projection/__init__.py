@@ -1,1 +1,1 @@
-"""Projection: from scores to masks of any sparsity, and to pruned checkpoints."""
+"""Projection: from scores to masks of any sparsity and pruned checkpoints."""

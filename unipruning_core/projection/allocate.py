@@ -1,24 +1,24 @@
-r"""Budgets made from a search: how a share of all weights is divided among decoder blocks, or among rows.
+r"""Budgets from a search: one sparsity ratio divided among decoder blocks, or among rows.
 
-**OWL** (Yin et al., arXiv 2310.05175).  Of the Wanda scores :math:`A_{ij} = |W_{ij}| n_j` of all matrices of block l
+**OWL** (Yin et al., arXiv 2310.05175).  For the Wanda scores :math:`A_{ij} = |W_{ij}| n_j` of all matrices of block l
 
 .. math:: D_l = \frac{\#\{A > M \bar A_l\}}{\#A}, \qquad
           k_l = (1 - p) + 2 \lambda \frac{D_l - \overline{D}}{\max D - \min D}
 
-D is the outlier ratio (M = 5) and k the share kept of each row of each matrix of the block, as in Wanda.  The mean of
-k is 1 - p exactly; :math:`\overline D` is weighted by the sizes of the blocks, which are equal in most models.  The
-paper wants p_l in [p - lambda, p + lambda] (lambda = 0.08) with mean p; we scale as its authors' experiments do, to a
-range of width 2 lambda, which lies beside the centre where the ratios are skewed.
+D is the outlier ratio (M = 5) and k the fraction kept of each row of each matrix of the block, as in Wanda.  The mean
+of k is 1 - p exactly; :math:`\overline D` is weighted by the sizes of the blocks, which are equal in most models.  The
+paper asks for p_l in [p - lambda, p + lambda] (lambda = 0.08) with mean p; like its authors' experiments we scale to a
+range of width 2 lambda, which is off-centre where the ratios are skewed.
 
-**Fisher row budgets**.  The Fisher mass of a row is what the loss says of it, to first order and squared:
-:math:`m_i = \sum_j E[(W_{ij} g_{ij})^2]`, the diagonal Fisher information times the squared weights.  Of each matrix
-the share 1 - p stays, and of that row i keeps
+**Fisher row budgets**.  The Fisher mass of a row is the squared first-order change of the loss,
+:math:`m_i = \sum_j E[(W_{ij} g_{ij})^2]`: the diagonal Fisher information times the squared weights.  Each matrix keeps
+the fraction 1 - p, of which row i keeps
 
 .. math:: k_i = \min(\max(c \sqrt{m_i}, (1 - p - \lambda) d), (1 - p + \lambda) d), \qquad \sum_i k_i = K
 
-of its d weights, and K is the matrix's part of what stays of all.  The square root is our choice, since it minimises
-:math:`\sum_i m_i / k_i` (Neyman's allocation), and so is the bound lambda = 0.08.  That rows may differ by Fisher mass
-under Wanda's scores is the idea of F-Wanda (arXiv 2608.00481), whose text was not at hand: this is no reproduction.
+of its d weights, where K is the matrix's part of all kept weights.  The square root is our choice, since it minimises
+:math:`\sum_i m_i / k_i` (Neyman's allocation), and so is the bound lambda = 0.08.  Row budgets by Fisher mass under
+Wanda's scores are the idea of F-Wanda (arXiv 2608.00481), whose text was not available: this is not a reproduction.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 
 OUTLIER_MULTIPLE = 5.0  # M
 SPREAD = Fraction(8, 100)  # lambda
-CLAIM_OF_LARGEST = 1 << 40  # what the row of the largest mass is given, in whole numbers
-RATIO_DIGITS = 9  # decimals of a percentage that a budget's file holds
+LARGEST_PROPORTION = 1 << 40  # of the row with the largest mass; a whole number, so that division is exact
+RATIO_DIGITS = 9  # decimals of a percentage in a budget file
 
 
 @dataclass(frozen=True)
 class Block:
-    """One decoder block: the targets whose names begin with its own."""
+    """One decoder block: the targets whose names start with its name."""
 
     name: str  # such as "model.layers.7"
     targets: tuple[Target, ...]
@@ -64,12 +64,12 @@ class Block:
 
 
 def blocks_of(targets: Sequence[Target]) -> list[Block]:
-    """The decoder blocks in the order of their first targets: names up to their first number.
+    """Group targets by decoder block, a name up to its first number, in the order of their first targets.
 
     Raises:
-        CheckpointError: a target whose name has no number.
+        CheckpointError: a target's name has no number.
     """
-    found: dict[str, list[Target]] = {}
+    by_block: dict[str, list[Target]] = {}
     for target in targets:
         name = re.match(r"(?:[^.]+\.)*?\d+(?=\.)", target.name)
         if name is None:
@@ -77,8 +77,8 @@ def blocks_of(targets: Sequence[Target]) -> list[Block]:
                 f"target {target.name!r} has no number in its name, so its decoder block is unknown; write the budget"
                 " by hand"
             )
-        found.setdefault(name[0], []).append(target)
-    return [Block(name, tuple(members)) for name, members in found.items()]
+        by_block.setdefault(name[0], []).append(target)
+    return [Block(name, tuple(members)) for name, members in by_block.items()]
 
 
 def outlier_ratios(
@@ -90,7 +90,7 @@ def outlier_ratios(
     multiple: float = OUTLIER_MULTIPLE,
     progress: Progress | None = None,
 ) -> dict[str, Fraction]:
-    """D_l by block, exact counts over the block's size; each matrix is read twice and held alone."""
+    """Return D_l by block, exact counts over the block's size; each matrix is read twice, one at a time."""
     ratios = {}
     with (progress or Progress()).task("counting outliers", 2 * len(targets), "matrix") as task:
 
@@ -106,8 +106,8 @@ def outlier_ratios(
                 float(backend.abs_sums(a, a.new_ones(a.shape[1]))[0].cpu().double().sum()) for a in scores(block)
             )
             threshold = torch.tensor(multiple * summed / block.size, dtype=torch.float32, device=backend.device_type)
-            none = torch.tensor(0, device=backend.device_type)
-            above = sum(int(backend.threshold_mask(a, threshold, none).sum()) for a in scores(block))
+            no_ties = torch.tensor(0, device=backend.device_type)
+            above = sum(int(backend.threshold_mask(a, threshold, no_ties).sum()) for a in scores(block))
             ratios[block.name] = Fraction(above, block.size)
     return ratios
 
@@ -118,19 +118,19 @@ def owl_ratios(
     share: Fraction,  # p
     spread: Fraction = SPREAD,
 ) -> dict[str, Fraction]:
-    """1 - k_l by block: how much of each is pruned, with mean ``share`` exactly.
+    """Return 1 - k_l by block: the sparsity ratio of each, with mean ``share`` exactly.
 
     Raises:
-        ConfigError: a block would be pruned by less than nothing, or whole.
+        ConfigError: the ratio of a block would be negative, or 1 or more.
     """
     mean = sum((ratio * sizes[name] for name, ratio in ratios.items()), Fraction(0)) / sum(sizes.values())
     width = max(ratios.values()) - min(ratios.values())
     slope = 2 * spread / width if width else Fraction(0)
     pruned = {name: share - slope * (ratio - mean) for name, ratio in ratios.items()}
-    if not all(0 <= part < 1 for part in pruned.values()):
+    if not all(0 <= block_ratio < 1 for block_ratio in pruned.values()):
         raise ConfigError(
             f"a spread of {float(spread):g} around {str(Unstructured(share))!r} would prune blocks by"
-            f" {float(min(pruned.values())):.1%} to {float(max(pruned.values())):.1%}; give a smaller --spread"
+            f" {float(min(pruned.values())):.1%} to {float(max(pruned.values())):.1%}; pass a smaller --spread"
         )
     return pruned
 
@@ -145,11 +145,11 @@ def owl(
     spread: Fraction = SPREAD,
     progress: Progress | None = None,
 ) -> Budget:
-    """OWL's budget of a model from the input norms of a ``frozen`` search: each block's share, of each row.
+    """Make OWL's budget from the input norms of a ``frozen`` search: one ratio for every row of a block.
 
     Raises:
-        RunError: the run knows no input norms, or is of another model.
-        ConfigError: the spread is too large for the share.
+        RunError: the run holds no input norms, or searched another model.
+        ConfigError: the spread is too large for the ratio.
     """
     _check_model(checkpoint, run)
     _check_numbers(multiple, spread)
@@ -171,12 +171,12 @@ def fisher_rows(
     spread: Fraction = SPREAD,
     progress: Progress | None = None,
 ) -> Budget:
-    """Row budgets from a run whose scores are sqrt(F): ``--mode feedback --local-exponent 0``.
+    """Make row budgets from a run whose scores are sqrt(F): ``--mode feedback --local-exponent 0``.
 
     With ``--ramp-sparsity 0 --learning-rate 0`` F is the diagonal Fisher term at the original weights.
 
     Raises:
-        RunError: the scores of the run are no Fisher term, or the run is of another model.
+        RunError: the scores of the run are not a Fisher term, or it searched another model.
     """
     _check_model(checkpoint, run)
     _check_numbers(OUTLIER_MULTIPLE, spread)
@@ -211,36 +211,36 @@ def row_budgets(
     share: Fraction,  # p
     spread: Fraction = SPREAD,  # lambda
 ) -> list[int]:
-    """k_i by row, whole numbers that sum to ``total``, ties to the lower row."""
+    """Return k_i by row, whole numbers that sum to ``total``, ties to the lower row."""
     roots = masses.double().sqrt()
-    # whole numbers are fast and exact to divide by; a row of no mass, or next to none, keeps what the bound leaves it
+    # whole numbers make division fast and exact; a row with little or no mass keeps its lower bound
     largest = float(roots.max()) or 1.0
-    claims = (roots / largest * CLAIM_OF_LARGEST).round().long().clamp_min(1).tolist()
+    proportions = (roots / largest * LARGEST_PROPORTION).round().long().clamp_min(1).tolist()
     lowest, highest = max(Fraction(0), 1 - share - spread), min(Fraction(1), 1 - share + spread)
     low, high = floor(lowest * columns), ceil(highest * columns)
-    return apportion(claims, total, [low] * len(claims), [high] * len(claims))
+    return apportion(proportions, total, [low] * len(proportions), [high] * len(proportions))
 
 
 def _wanda_score(weight: Tensor, norm: Tensor, backend: Backend) -> Tensor:  # (out, in), float32
-    """abs(W) n, as the contract's mirror step forms it: one step of length 1 from V = 0."""
+    """Return abs(W) n, computed as one mirror step of size 1 from V = 0."""
     score = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-    nothing = torch.zeros_like(norm)
+    zeros = torch.zeros_like(norm)
     backend.mirror_step(
-        score, weight, score.new_zeros(weight.shape[0]), nothing, norm, score.new_zeros(()), step_size=1.0, rank=None
+        score, weight, score.new_zeros(weight.shape[0]), zeros, norm, score.new_zeros(()), step_size=1.0, rank=None
     )
     return score
 
 
-def _written(share: Fraction) -> Fraction:
-    """The share as a file's decimals hold it; the overall figure makes up for what is rounded away."""
+def _written(ratio: Fraction) -> Fraction:
+    """Round a ratio to the decimals of a budget file; ``overall`` compensates for the rounding."""
     digits = 10 ** (RATIO_DIGITS + 2)
-    return Fraction(round(share * digits), digits)
+    return Fraction(round(ratio * digits), digits)
 
 
 def _check_model(checkpoint: Checkpoint, run: Run) -> None:
     if run.fingerprint != checkpoint.fingerprint():
         raise RunError(
-            f"the run was made from another model than {str(checkpoint.folder)!r}; give the model it searched"
+            f"the run was made from another model than {str(checkpoint.folder)!r}; pass the model it searched"
         )
 
 

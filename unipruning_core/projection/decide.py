@@ -1,4 +1,4 @@
-"""From sparsities and scores to masks: what becomes of each matrix, decided first, and then its mask."""
+"""From sparsities and scores to masks: first the sparsity of each matrix is decided, then its mask."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
 
 
 class Scores(Protocol):
-    """What a search leaves behind."""
+    """The result of a search, as projection reads it."""
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        """The layers that were searched, in checkpoint order."""
+        """The matrices that were searched, in checkpoint order."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the checkpoint that was searched."""
+        """The fingerprint of the checkpoint that was searched."""
 
     @property
     def scope(self) -> Scope:
-        """What a share is of where the user does not say: matrix, row or global."""
+        """The scope of a bare percentage: matrix, row or global."""
 
     @property
     def provenance(self) -> dict[str, object]:
-        """Settings and versions, as JSON can hold them."""
+        """Settings and versions, serialisable as JSON."""
 
     def score(self, name: str) -> Tensor:  # (out, in), float32, finite, on the CPU
-        """abs(Gamma) of one target."""
+        """Return abs(Gamma) of one target."""
 
 
 @dataclass(frozen=True)
 class Decided:
-    """What one sparsity comes to for a model."""
+    """One sparsity resolved for a model."""
 
     sparsity: Sparsity
     cuts: Mapping[str, MatrixSparsity]  # by target
-    selection: Selection | None = None  # over all matrices, where the budget is one for them all
+    selection: Selection | None = None  # over all matrices, for a global ratio
 
 
 def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  # (out, in), float32
-    """The score of one target on the backend's device.
+    """Return the score of one target on the backend's device.
 
     Raises:
-        RunError: it is not what it should be.
+        RunError: its shape, dtype or values are wrong.
     """
     score = scores.score(target.name)
     if score.shape != target.shape or score.dtype != torch.float32:
@@ -74,7 +74,7 @@ def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  
 
 
 def decide(scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress) -> list[Decided]:
-    """What becomes of each matrix; scores are read only where a decision needs them all: global shares and mixes."""
+    """Decide the sparsity of each matrix; only global ratios and mixes read scores, since they need all of them."""
     mixes = [sparsity for sparsity in sparsities if isinstance(sparsity, Mix)]
     mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress), strict=True))
     ranked = _global_selections(scores, sparsities, backend, progress)
@@ -97,17 +97,21 @@ def masks_of(
     decided: Sequence[Decided],
     backend: Backend,
 ) -> Iterator[Tensor]:  # (out, in), bool, one a sparsity
-    """The masks of one matrix; thresholds of its own are all found by the same passes over it."""
-    keeps = [None if one.selection else _keep(cut, score.numel()) for one in decided for cut in [one.cuts[name]]]
-    wanted = sorted({keep for keep in keeps if keep is not None})
-    own = dict(zip(wanted, kth_largest_many(lambda: [score], wanted, backend) if wanted else [], strict=True))
-    for one, keep in zip(decided, keeps, strict=True):
-        if one.selection:
-            yield _threshold_mask(score, one.selection, position, backend)
+    """Yield the masks of one matrix; the same passes over it find all of its own thresholds."""
+    keeps = [
+        None if decision.selection else _keep(cut, score.numel())
+        for decision in decided
+        for cut in [decision.cuts[name]]
+    ]
+    counts = sorted({keep for keep in keeps if keep is not None})
+    selections = dict(zip(counts, kth_largest_many(lambda: [score], counts, backend) if counts else [], strict=True))
+    for decision, keep in zip(decided, keeps, strict=True):
+        if decision.selection:
+            yield _threshold_mask(score, decision.selection, position, backend)
         elif keep is not None:
-            yield _threshold_mask(score, own[keep], 0, backend)
+            yield _threshold_mask(score, selections[keep], 0, backend)
         else:
-            yield _mask(score, one.cuts[name], backend)
+            yield _mask(score, decision.cuts[name], backend)
 
 
 def cut_mask(
@@ -115,7 +119,7 @@ def cut_mask(
     cut: MatrixSparsity,
     backend: Backend,
 ) -> Tensor:  # (out, in), bool
-    """The mask of one matrix by itself."""
+    """Return the mask of one matrix on its own."""
     if (keep := _keep(cut, score.numel())) is None:
         return _mask(score, cut, backend)
     return _threshold_mask(score, kth_largest(lambda: [score], keep, backend), 0, backend)
@@ -126,8 +130,8 @@ def row_mask(
     keeps: Sequence[int],  # (out,), 0 <= keep <= in
     backend: Backend,
 ) -> Tensor:  # (out, in), bool
-    """Keep a number of its own of each row; rows that keep as many are handed to the backend together."""
-    # put together on the host, so that a device needs no operation beside the contract's
+    """Keep a number of weights given for each row; rows with the same number go to the backend together."""
+    # assembled on the host, so that a device needs no operation outside the contract
     mask = torch.empty(score.shape, dtype=torch.bool)
     counts = torch.tensor(keeps)
     for keep in sorted(set(keeps)):
@@ -137,14 +141,14 @@ def row_mask(
 
 
 def _keep(cut: MatrixSparsity, numel: int) -> int | None:
-    """How many weights of a matrix stay, where they are its largest; None for every other form."""
+    """Return how many weights of a matrix are kept if they are its largest; None for every other form."""
     if isinstance(cut, Kept):
         return cut.weights
     return cut.keep(numel) if isinstance(cut, Unstructured) and cut.scope == "matrix" else None
 
 
 def _mask(score: Tensor, cut: MatrixSparsity, backend: Backend) -> Tensor:
-    """The mask of a form that looks at one row at a time."""
+    """Return the mask of a form that ranks within rows."""
     if isinstance(cut, SemiStructured):
         return backend.nm_mask(score, cut.n, cut.m)
     if isinstance(cut, KeptRows):
@@ -161,9 +165,9 @@ def _threshold_mask(score: Tensor, selection: Selection, index: int, backend: Ba
 def _global_selections(
     scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress
 ) -> dict[Sparsity, Selection]:
-    """One threshold over all matrices for each sparsity that has one budget for them all."""
-    wanted = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.scope == "global"]
-    if not wanted:
+    """Find one threshold over all matrices for each global ratio."""
+    ratios = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.scope == "global"]
+    if not ratios:
         return {}
     total = sum(target.size for target in scores.targets)
     with progress.task("ranking all weights", 3 * len(scores.targets), "matrix") as task:
@@ -173,32 +177,32 @@ def _global_selections(
                 yield checked_score(scores, target, backend)
                 task.advance()
 
-        return dict(zip(wanted, kth_largest_many(stream, [s.keep(total) for s in wanted], backend), strict=True))
+        return dict(zip(ratios, kth_largest_many(stream, [s.keep(total) for s in ratios], backend), strict=True))
 
 
 def _mixed(
     scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress
 ) -> Iterator[dict[str, MatrixSparsity]]:
-    """The forms that each mix chooses, from one reading of the scores for all of them."""
+    """Yield the forms that each mix chooses, reading the scores once for all of them."""
     if not mixes:
         return
     losses: list[list[list[float]]] = [[] for _ in mixes]
-    with progress.task("weighing forms", len(scores.targets), "matrix") as task:
+    with progress.task("comparing forms", len(scores.targets), "matrix") as task:
         for target in scores.targets:
             score = checked_score(scores, target, backend)
-            lost: dict[MatrixSparsity, float] = {
+            loss_of: dict[MatrixSparsity, float] = {
                 cut: _lost(score, cut, backend)
                 for cut in dict.fromkeys(choice for mix in mixes for choice in mix.fitting(target))
             }
-            for mix, known in zip(mixes, losses, strict=True):
-                known.append([lost[cut] for cut in mix.fitting(target)])
+            for mix, by_target in zip(mixes, losses, strict=True):
+                by_target.append([loss_of[cut] for cut in mix.fitting(target)])
             task.advance()
-    for mix, known in zip(mixes, losses, strict=True):
-        yield mix.choose(scores.targets, known)
+    for mix, by_target in zip(mixes, losses, strict=True):
+        yield mix.choose(scores.targets, by_target)
 
 
 def _lost(score: Tensor, cut: MatrixSparsity, backend: Backend) -> float:
-    """The sum of score**2 over what the cut prunes, in float64 on the host, where every device's sum is the same."""
+    """Return the sum of score**2 over the pruned weights, in float64 on the host, so that every device agrees."""
     if isinstance(cut, Dense):
         return 0.0
     pruned = score.masked_fill(cut_mask(score, cut, backend), 0.0).cpu().numpy().astype(np.float64)

@@ -1,13 +1,13 @@
-"""Masks on disk: `masks.safetensors` beside a pruned checkpoint, one bit a weight or less.
+"""Masks on disk: `masks.safetensors` beside a pruned checkpoint, at most one bit per weight.
 
-A mask lies there in the layer's own orientation, (out, in), row-major:
+A mask is stored in the layer's orientation, (out, in), row-major:
 
-* ``bits``: one bit a weight, the first of eight in the lowest bit of a byte;
-* ``N:M``: of each group its rank among the C(M, N) ways to keep N of M, in ceil(log2 C(M, N)) bits, the lowest first.
+* ``bits``: one bit per weight, the first of eight in the lowest bit of a byte;
+* ``N:M``: for each group its rank among the C(M, N) ways to keep N of M, in ceil(log2 C(M, N)) bits, lowest first.
   With the kept positions c_1 < ... < c_N the rank is sum_k C(c_k, k), the combinatorial number system.
-  2:4 takes three bits a group, 0.75 bit a weight.
+  2:4 takes three bits per group, 0.75 bits per weight.
 
-Which of the two it is stands beside each matrix in the file's metadata, since they may be mixed.
+The file's metadata names the encoding of each matrix, since the two may be mixed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from unipruning_core.storage.tensorstream import TensorStream
 
 MASK_FILE = "masks.safetensors"
 FORMAT = "unipruning-masks-2"
-CHUNK = 1 << 16  # groups ranked at a time: int64 ranks of a whole matrix would be larger than its mask; a multiple of 8
+CHUNK = 1 << 16  # groups ranked at a time, a multiple of 8: int64 ranks of a whole matrix would outgrow its mask
 
 
 def packed_bytes(shape: Sequence[int], sparsity: MatrixSparsity | None) -> int:
-    """How many bytes the packed mask of a matrix takes."""
+    """Return the size in bytes of a matrix's packed mask."""
     numel = shape[0] * shape[1]
     if isinstance(sparsity, SemiStructured):
         return -(-numel // sparsity.m * _rank_bits(sparsity) // 8)
@@ -41,7 +41,7 @@ def packed_bytes(shape: Sequence[int], sparsity: MatrixSparsity | None) -> int:
 
 
 def pack(mask: Tensor, sparsity: MatrixSparsity | None) -> Tensor:  # (out, in) bool -> (bytes,) uint8
-    """The mask in the fewest bits its pattern allows; an N:M mask keeps exactly N of every M."""
+    """Pack a mask in the fewest bits its pattern allows; an N:M mask keeps exactly N of every M."""
     if not isinstance(sparsity, SemiStructured):
         return _pack_bits(mask.flatten())
     places = torch.arange(_rank_bits(sparsity))
@@ -58,14 +58,14 @@ def unpack(
     shape: tuple[int, int],
     sparsity: MatrixSparsity | None,
 ) -> Tensor:  # (out, in) bool
-    """The mask that ``pack`` was given."""
+    """Return the mask that ``pack`` was given."""
     numel = shape[0] * shape[1]
     if not isinstance(sparsity, SemiStructured):
         return _unpack_bits(packed, numel).view(shape)
     bits = _rank_bits(sparsity)
     places = torch.arange(bits)
     mask = torch.empty(numel // sparsity.m, sparsity.m, dtype=torch.bool)
-    # a chunk of a multiple of 8 groups ends where a byte ends
+    # chunks are multiples of 8 groups, so each ends on a byte boundary
     for groups, part in zip(mask.split(CHUNK), packed.split(CHUNK * bits // 8), strict=True):
         ranks = (_unpack_bits(part, len(groups) * bits).view(-1, bits).long() << places).sum(dim=1)
         _unrank(ranks, sparsity, groups)
@@ -75,7 +75,7 @@ def unpack(
 def mask_stream(
     folder: Path, targets: Sequence[Target], sparsity: str, cuts: Mapping[str, MatrixSparsity]
 ) -> TensorStream:
-    """The mask file of a folder, to append each target's packed mask to, in order; ``sparsity`` is for the record."""
+    """Open a folder's mask file for appending packed masks, one per target in order; records ``sparsity``."""
     patterns = {name: str(cut) if isinstance(cut, SemiStructured) else "bits" for name, cut in cuts.items()}
     layers = {
         target.name: {"shape": target.shape, "transposed": target.transposed, "pattern": patterns[target.name]}
@@ -90,13 +90,13 @@ def mask_stream(
 class MaskFile:
     """The masks of a pruned checkpoint, unpacked one at a time."""
 
-    sparsity: str  # as it was asked for
+    sparsity: str  # as the user wrote it
     targets: tuple[Target, ...]
     patterns: dict[str, SemiStructured | None]  # by target; None where the mask is bits
     packed: dict[str, TensorInfo]
 
     def read(self, name: str) -> Tensor:
-        """The mask of one target in the layer's orientation, (out, in) bool: True is kept."""
+        """Return the mask of one target in the layer's orientation, (out, in) bool: True is kept."""
         shape = next(target.shape for target in self.targets if target.name == name)
         try:
             return unpack(read_tensor(self.packed[name]), shape, self.patterns[name])
@@ -108,27 +108,27 @@ def read_masks(folder: str | Path) -> MaskFile:
     """Open the masks beside a pruned checkpoint.
 
     Raises:
-        CheckpointError: there are none, or they are damaged.
+        CheckpointError: they are missing or damaged.
     """
     path = Path(folder) / MASK_FILE
     if not path.is_file():
-        raise CheckpointError(f"{str(folder)!r} has no {MASK_FILE}; give a folder that 'unipruning project' wrote")
+        raise CheckpointError(f"{str(folder)!r} has no {MASK_FILE}; pass a folder that 'unipruning project' wrote")
     packed, metadata = read_header(path)
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{str(path)!r} is of format {metadata.get('format')!r}, not {FORMAT!r}; project again")
+        raise CheckpointError(f"{str(path)!r} has format {metadata.get('format')!r}, not {FORMAT!r}; project again")
     try:
         layers = json.loads(metadata["layers"])
         targets = tuple(
             Target(name, (layer["shape"][0], layer["shape"][1]), layer["transposed"]) for name, layer in layers.items()
         )
         patterns = {name: _pattern(layer["pattern"]) for name, layer in layers.items()}
-        whole = {target.name: packed_bytes(target.shape, patterns[target.name]) for target in targets}
-        found = MaskFile(metadata["sparsity"], targets, patterns, packed)
+        expected_bytes = {target.name: packed_bytes(target.shape, patterns[target.name]) for target in targets}
+        masks = MaskFile(metadata["sparsity"], targets, patterns, packed)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{str(path)!r} does not say what its masks are: {error}; project again") from error
-    if whole != {name: info.nbytes for name, info in packed.items()}:
-        raise CheckpointError(f"{str(path)!r} holds other masks than its metadata says; project again")
-    return found
+        raise CheckpointError(f"{str(path)!r} has invalid metadata: {error}; project again") from error
+    if expected_bytes != {name: info.nbytes for name, info in packed.items()}:
+        raise CheckpointError(f"{str(path)!r} does not match its metadata; project again")
+    return masks
 
 
 def _pattern(text: str) -> SemiStructured | None:
@@ -146,12 +146,12 @@ def _rank_bits(sparsity: SemiStructured) -> int:
 def _rank(groups: Tensor, sparsity: SemiStructured) -> Tensor:  # (groups, m) bool -> (groups,) int64
     table = _binomials(sparsity)
     kept_so_far = groups.long().cumsum(dim=1)
-    # C(j, k) where j is kept as the k-th, and nothing elsewhere
+    # C(j, k) where j is the k-th kept position, and zero elsewhere
     return torch.where(groups, table[torch.arange(sparsity.m), kept_so_far], 0).sum(dim=1)
 
 
 def _unrank(ranks: Tensor, sparsity: SemiStructured, groups: Tensor) -> None:
-    """Greedy from the last position: the largest c with C(c, k) <= rank is the k-th kept; ``groups`` is written to."""
+    """Fill ``groups``, greedily from the last position: the largest c with C(c, k) <= rank is the k-th kept."""
     table = _binomials(sparsity)
     left = torch.full_like(ranks, sparsity.n)
     for position in reversed(range(sparsity.m)):
@@ -165,7 +165,7 @@ def _unrank(ranks: Tensor, sparsity: SemiStructured, groups: Tensor) -> None:
 
 
 def _binomials(sparsity: SemiStructured) -> Tensor:
-    """C(j, k) for j < m and k <= n, int64; a table row is a position."""
+    """Return C(j, k) for j < m and k <= n, int64, one row a position."""
     return torch.tensor([[comb(j, k) for k in range(sparsity.n + 1)] for j in range(sparsity.m)])
 
 

@@ -27,13 +27,13 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class MatrixReport:
-    """What became of one matrix."""
+    """The counts of one pruned matrix."""
 
-    cut: MatrixSparsity | Sparsity  # what it was to have
+    cut: MatrixSparsity | Sparsity  # what was requested
     kept: int  # by the mask
     total: int
-    zeros: int  # in the file; more than the mask made where weights were zero before
-    tied: bool  # the mask keeps weights whose score is zero, so their position decided
+    zeros: int  # in the file, including weights that were zero before
+    tied: bool  # the mask keeps weights of score zero, chosen by position
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -46,7 +46,7 @@ class MatrixReport:
 
 
 class PrunedFolder(AbstractContextManager["PrunedFolder"]):
-    """Filled in three steps: ``copy``, one ``prune`` a target in order, ``write_report``."""
+    """One output folder, filled in three steps: ``copy``, one ``prune`` per target in order, ``write_report``."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         self._masks.__exit__(kind, error, trace)
 
     def copy(self, files: list[Path], task: Task) -> None:
-        """Copy the files, given relative to the model folder; no byte is interpreted."""
+        """Copy files, given relative to the model folder, byte for byte."""
         for path in files:
             target = self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,9 +84,9 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         mask: Tensor,  # (out, in), bool, on the CPU
         nonzero_scores: int,
     ) -> None:
-        """Write zero bits where the mask is False, over the bytes of this tensor."""
+        """Overwrite this tensor's bytes, with zero bits where the mask is False."""
         info = self._checkpoint.tensors[target.name]
-        # integers: a product with the mask would leave -0.0, and NaN where a weight is not finite
+        # as integers: a product with the mask would leave -0.0, and NaN for weights that are not finite
         bits = weight.view(INTEGERS[weight.dtype.itemsize])
         pruned = bits.masked_fill(~(mask.t() if target.transposed else mask), 0)
         with (self.folder / info.file.name).open("r+b") as file:
@@ -109,7 +109,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         )
 
     def write_report(self, **about: object) -> None:
-        """Say what this folder is; neither time nor host, so that two runs write the same bytes."""
+        """Describe this folder, without time or host, so that two runs write the same bytes."""
         report = {
             "format": REPORT_FORMAT,
             "sparsity": str(self.sparsity),
@@ -122,7 +122,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
 
 
 def is_pruned_checkpoint(folder: Path) -> bool:
-    """Whether this program wrote the folder."""
+    """Return whether this program wrote the folder."""
     try:
         report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Projection: a checkpoint, scores and a sparsity give a pruned checkpoint, file to file, with no model built."""
+"""Projection: from a checkpoint, scores and a sparsity to a pruned checkpoint, file to file, without a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Projected:
 
     path: Path
     sparsity: Sparsity
-    pruned: int  # weights that the masks drop
+    pruned: int  # weights that the masks prune
     total: int  # weights of all targets
     zero_fraction: float  # of the targets' weights in the file
 
@@ -45,14 +45,14 @@ def project(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[Projected]:
-    """Write one pruned checkpoint a sparsity: ``out`` itself for one, ``out/<slug>`` for several.
+    """Write one pruned checkpoint per sparsity: ``out`` itself for one, ``out/<slug>`` for several.
 
-    Each target is read once, beside one score and one mask; a budget over all matrices reads the scores three times
-    more, and a mix once.  Nothing is written before all is checked, and ``out`` appears whole or not at all.
+    Each target is read once, with one score and one mask in memory; global ratios read the scores three more times,
+    and mixes once more.  Everything is checked before anything is written, and ``out`` appears whole or not at all.
 
     Raises:
         ConfigError: a sparsity occurs twice, does not divide a layer, or does not fit the model.
-        RunError: the scores belong to another model, or are not what they should be.
+        RunError: the scores belong to another model, or have a wrong shape, dtype or value.
         CheckpointError: a target is of a type that cannot be pruned, or cannot be read.
         OutputError: the output folder is in use, or does not fit on its disk.
     """
@@ -70,8 +70,10 @@ def project(
 
     with staged(out, replace=overwrite) as folder, ExitStack() as stack:
         outputs = [
-            stack.enter_context(PrunedFolder(folder / slug, one.sparsity, checkpoint, scores.targets, one.cuts))
-            for slug, one in zip(slugs, decided, strict=True)
+            stack.enter_context(
+                PrunedFolder(folder / slug, decision.sparsity, checkpoint, scores.targets, decision.cuts)
+            )
+            for slug, decision in zip(slugs, decided, strict=True)
         ]
         with progress.task("copying", size * len(outputs), "B") as task:
             for output in outputs:
@@ -94,20 +96,22 @@ def project(
     for output in outputs:
         _note_ties(output, progress)
     return [
-        Projected(out / slug, output.sparsity, whole.total - whole.kept, whole.total, whole.zeros / whole.total)
+        Projected(
+            out / slug, output.sparsity, overall.total - overall.kept, overall.total, overall.zeros / overall.total
+        )
         for slug, output in zip(slugs, outputs, strict=True)
-        for whole in [output.overall]
+        for overall in [output.overall]
     ]
 
 
 def with_scope(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsity:
-    """Give a bare percentage the scope that suits the scores."""
+    """Give a bare percentage the scope of the scores."""
     if not isinstance(sparsity, Unstructured) or (scoped := sparsity.within(scores.scope)) == sparsity:
         return sparsity
     if scoped.scope == "global":
         progress.note(
-            f"{sparsity} is taken of all matrices together, since this search's scores compare between them; "
-            f"{sparsity}/matrix takes it of each"
+            f"{sparsity} applies to all matrices together, since this search's scores are comparable between them; "
+            f"{sparsity}/matrix applies to each"
         )
     return scoped
 
@@ -121,7 +125,7 @@ def check_output(
     overwrite: bool,
     progress: Progress,
 ) -> None:
-    """Refuse an output that could not be written; what killed processes left beside it is cleared away.
+    """Refuse an output that could not be written, after removing what killed processes left beside it.
 
     Raises:
         ConfigError: a sparsity occurs twice.
@@ -139,10 +143,10 @@ def check_output(
 def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
     if scores.fingerprint != checkpoint.fingerprint():
         raise RunError(
-            f"the run was made from another model than {str(checkpoint.folder)!r}; give the model it searched"
+            f"the run was made from another model than {str(checkpoint.folder)!r}; pass the model it searched"
         )
     if not scores.targets:
-        raise RunError("the run has no target, so there is nothing to prune; search again")
+        raise RunError("the run has no targets, so there is nothing to prune; search again")
     seen: set[str] = set()
     for target in scores.targets:
         info = checkpoint.tensors.get(target.name)
@@ -157,12 +161,12 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
         if not info.dtype.is_floating_point or info.dtype.itemsize not in INTEGERS:
             raise CheckpointError(
                 f"target {target.name!r} is stored as {str(info.dtype)!r}, which is quantised;"
-                " take a checkpoint in bfloat16, float16 or float32"
+                " use a checkpoint in bfloat16, float16 or float32"
             )
         seen.add(target.name)
     try:
         json.dumps(scores.provenance, allow_nan=False)
-    # found now, not after the last matrix
+    # checked now, not after the last matrix
     except (TypeError, ValueError) as error:
         raise RunError(f"the provenance of the run cannot be written as JSON: {error}; search again") from error
 
@@ -189,19 +193,19 @@ def _check_free(out: Path, slugs: list[str], overwrite: bool) -> None:
     if not present:
         return
     if not overwrite:
-        raise OutputError(f"output folder {str(out)!r} is not empty; choose another, or ask to overwrite it")
+        raise OutputError(f"output folder {str(out)!r} is not empty; choose another, or pass --overwrite")
     foreign = [path for path in present if path.name not in slugs or not is_pruned_checkpoint(path)]
     if slugs == [""]:
         foreign = [] if is_pruned_checkpoint(out) else [out]
     if foreign:
         raise OutputError(
-            f"only a pruned checkpoint of the same sparsity list is overwritten, but {str(foreign[0])!r} is none;"
+            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {str(foreign[0])!r} is not one;"
             " choose another output folder"
         )
 
 
 def _files(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
-    """What is copied, shards first, and what is not, with the reason."""
+    """Return the files to copy, shards first, and those left out, with the reason."""
     files, left_out = checkpoint.files_to_copy()
     if (report := Path(REPORT_FILE)) in files:
         files.remove(report)
@@ -210,7 +214,7 @@ def _files(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
 
 
 def _own_bytes(targets: Iterable[Target]) -> int:
-    """Of the mask file, at most a bit a weight, and the report, rounded up generously for names and numbers."""
+    """Estimate the mask file, at most one bit per weight, and the report, with room for names and numbers."""
     return 65536 + sum(-(-target.size // 8) + 1024 for target in targets)
 
 
@@ -220,5 +224,5 @@ def _note_ties(output: PrunedFolder, progress: Progress) -> None:
         more = f" and {len(tied) - NAMES_SHOWN} more" if len(tied) > NAMES_SHOWN else ""
         progress.note(
             f"{output.sparsity}: {len(tied)} of {len(output.layers)} matrices have fewer scores above zero than weights"
-            f" to keep, so position decides: {', '.join(tied[:NAMES_SHOWN])}{more}"
+            f" to keep, so their position decides: {', '.join(tied[:NAMES_SHOWN])}{more}"
         )

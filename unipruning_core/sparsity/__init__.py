@@ -1,1 +1,1 @@
-"""What can be asked for: unstructured, N:M, budgets and mixed patterns, with exact counts."""
+"""Sparsities: unstructured, N:M, budgets and mixed patterns, with exact counts."""

@@ -14,13 +14,13 @@ def apportion(
     lower: Sequence[int],  # 0 <= lower <= upper
     upper: Sequence[int],
 ) -> list[int]:
-    r"""Whole numbers k_i with :math:`\sum_i k_i` = ``total``, as near to proportional as the bounds allow.
+    r"""Return whole k_i with :math:`\sum_i k_i` = ``total``, as close to proportional as the bounds allow.
 
-    .. math:: q_i = \min(\max(c\, w_i, l_i), u_i) \text{ with the one } c \ge 0 \text{ that makes } \sum_i q_i = K
+    .. math:: q_i = \min(\max(c\, w_i, l_i), u_i) \text{ with } c \ge 0 \text{ such that } \sum_i q_i = K
 
-    k_i is q_i rounded by largest remainders (Hamilton's method): down, and then up by one for the largest fractional
-    parts until the total is met, ties to the lower index.  The arithmetic is exact, so the result is the same on every
-    machine.  A part of proportion 0 stays at its lower bound.
+    k_i is q_i rounded by largest remainders (Hamilton's method): down, then up by one for the largest fractional parts
+    until the total is met, ties to the lower index.  The arithmetic is exact, so every machine gets the same result.
+    An entry of proportion 0 stays at its lower bound.
 
     Raises:
         ValueError: the bounds leave no room for ``total``.
@@ -39,38 +39,38 @@ def apportion(
 
 
 def _as_integers(proportions: Sequence[Fraction | int]) -> list[int]:
-    """The same proportions without denominators, since sums of fractions are slow."""
+    """Return the same proportions without denominators, since sums of fractions are slow."""
     common = lcm(*(weight.denominator for weight in proportions))
     return [weight.numerator * (common // weight.denominator) for weight in proportions]
 
 
 def _quotas(factor: Fraction, weights: Sequence[int], lower: Sequence[int], upper: Sequence[int]) -> list[int]:
-    """q_i for c = ``factor``, times its denominator: whole numbers, since fractions are slow."""
+    """Return q_i for c = ``factor``, times its denominator: whole numbers, since fractions are slow."""
     a, b = factor.numerator, factor.denominator
     return [min(max(a * w, low * b), high * b) for w, low, high in zip(weights, lower, upper, strict=True)]
 
 
 def _factor(weights: Sequence[int], total: int, lower: Sequence[int], upper: Sequence[int]) -> Fraction:
-    """The c: between the two bends of the sum of q_i where it comes to the total, there it is linear."""
-    bends = {
+    """Find c between the two breakpoints around the total, where the sum of q_i is linear."""
+    breakpoints = {
         Fraction(bound, weight)
         for weight, low, high in zip(weights, lower, upper, strict=True)
         if weight
         for bound in (0, low, high)
     }
-    # a float rounds in order, and compares fast where it differs
-    ordered = sorted(bends or {Fraction(0)}, key=lambda bend: (float(bend), bend))
-    found = bisect_left(
-        ordered, True, key=lambda bend: sum(_quotas(bend, weights, lower, upper)) >= total * bend.denominator
+    # floats keep the order, and compare faster than fractions where they differ
+    ordered = sorted(breakpoints or {Fraction(0)}, key=lambda point: (float(point), point))
+    index = bisect_left(
+        ordered, True, key=lambda point: sum(_quotas(point, weights, lower, upper)) >= total * point.denominator
     )
-    start, end = ordered[max(0, found - 1)], ordered[found]
-    # what lies between its bounds in the whole segment grows with c, the rest stands at one of them
-    rises = [
+    start, end = ordered[max(0, index - 1)], ordered[index]
+    # entries between their bounds over the whole segment grow with c; the others stay at a bound
+    grows = [
         bool(w) and low <= start * w and end * w <= high and start < end
         for w, low, high in zip(weights, lower, upper, strict=True)
     ]
-    growth = sum(w for w, rising in zip(weights, rises, strict=True) if rising)
+    growth = sum(w for w, growing in zip(weights, grows, strict=True) if growing)
     if not growth:
         return end
-    standing = [quota for quota, rising in zip(_quotas(end, weights, lower, upper), rises, strict=True) if not rising]
-    return (total - Fraction(sum(standing), end.denominator)) / growth
+    fixed = [quota for quota, growing in zip(_quotas(end, weights, lower, upper), grows, strict=True) if not growing]
+    return (total - Fraction(sum(fixed), end.denominator)) / growth

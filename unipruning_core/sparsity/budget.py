@@ -1,4 +1,4 @@
-"""A budget: how sparse each matrix is, from a file, with an exact figure over all of them.
+"""A budget: the sparsity of each matrix, from a file, with an exact overall ratio.
 
 The file is one JSON object::
 
@@ -13,16 +13,15 @@ The file is one JSON object::
       }
     }
 
-``sparsity`` names targets, as the checkpoint does, or patterns with ``*``, ``?`` and ``[...]``; ``*`` matches dots too.
-A target's own name goes before every pattern, and of the patterns the first that matches decides.  What none decides
-has the ``default``.  A value is ``dense``, a share of the matrix (``60%``) or of each row (``60%/row``), N:M, or exact
-numbers of kept weights, ``{"keep": 1000}`` of the matrix or ``{"keep_rows": [10, 12, ...]}`` of its rows.
+The keys of ``sparsity`` are target names, as in the checkpoint, or patterns with ``*``, ``?`` and ``[...]``; ``*``
+matches dots too.  A target's own name takes precedence over patterns, then the first matching pattern applies, then
+``default``.  A value is ``dense``, a ratio of the matrix (``60%``) or of each row (``60%/row``), N:M, or exact counts
+of kept weights: ``{"keep": 1000}`` for the matrix or ``{"keep_rows": [10, 12, ...]}`` for its rows.
 
-With ``overall`` the kept counts of the shares are scaled by one common factor, so that over all targets together
-exactly round((1 - p) * size) weights stay; ``dense``, N:M and exact numbers are left as they are.  A matrix that the
-factor would take beyond its size stays dense, and the others take what is left.  Rounding is by largest remainders,
-ties to the earlier target; within a matrix cut by rows, the first rows keep one weight more where rows do not come out
-even.
+With ``overall`` the kept counts of all ratios are scaled by one common factor, so that exactly round((1 - p) * size)
+weights are kept over all targets together; ``dense``, N:M and exact counts do not change.  A matrix that the factor
+would take beyond its size stays dense, and the others keep the remainder.  Rounding is by largest remainders, ties to
+the earlier target; where a per-row count does not divide evenly, the first rows keep one weight more.
 """
 
 from __future__ import annotations
@@ -50,18 +49,18 @@ from unipruning_core.sparsity.forms import (
 if TYPE_CHECKING:
     from unipruning_core.storage.checkpoint import Target
 
-FORMS = "'dense', a share such as '60%' or '60%/row', N:M such as '2:4', {'keep': N} or {'keep_rows': [N, ...]}"
+FORMS = "'dense', a ratio such as '60%' or '60%/row', N:M such as '2:4', {'keep': N} or {'keep_rows': [N, ...]}"
 NAMES = ("overall", "default", "sparsity")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What the file says.  ``rules`` are tried in order, after exact names."""
+    """The content of a budget file.  ``rules`` are tried in order, after exact names."""
 
     name: str  # of the file, for messages and folders
-    rules: tuple[tuple[str, MatrixSparsity], ...]  # target name or pattern, and what becomes of those it matches
+    rules: tuple[tuple[str, MatrixSparsity], ...]  # target name or pattern, and the sparsity of its matches
     default: MatrixSparsity | None = None
-    overall: Fraction | None = None  # pruned of all targets together
+    overall: Fraction | None = None  # sparsity ratio of all targets together
 
     def __str__(self) -> str:
         return f"@{self.name}"
@@ -73,35 +72,35 @@ class Budget:
 
     @classmethod
     def read(cls, path: str | Path) -> Budget:
-        """Read a file of the form above.
+        """Read a budget file.
 
         Raises:
-            ConfigError: it is missing, no JSON, or says what makes no sense.
+            ConfigError: it is missing, not JSON, or invalid.
         """
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
         except OSError as error:
             raise ConfigError(
-                f"budget {str(path)!r} cannot be read: {error.strerror}; give the file that 'unipruning allocate' or"
-                " you wrote"
+                f"budget {str(path)!r} cannot be read: {error.strerror}; pass a budget file, such as one that"
+                " 'unipruning allocate' wrote"
             ) from error
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"budget {str(path)!r} is no JSON: {error}; correct the file") from error
+            raise ConfigError(f"budget {str(path)!r} is not valid JSON: {error}; correct the file") from error
         return cls.from_json(path.name, content)
 
     @classmethod
     def from_json(cls, name: str, content: Any) -> Budget:
-        """Take the object that the file holds; ``name`` is what messages call it."""
+        """Build a budget from the object in its file; messages call it ``name``."""
         rules = content.get("sparsity") if isinstance(content, dict) else None
         if not isinstance(rules, dict) or set(content) - set(NAMES):
             raise ConfigError(
-                f"budget {name!r} must be an object with 'sparsity', an object of patterns, and at most 'overall' and"
-                " 'default' beside it; correct the file"
+                f"budget {name!r} must be an object with 'sparsity', an object of patterns, and optionally 'overall'"
+                " and 'default'; correct the file"
             )
         overall = parse_cut(content["overall"]) if isinstance(content.get("overall"), str) else None
         if "overall" in content and not (isinstance(overall, Unstructured) and overall.scope != "row"):
-            raise ConfigError(f"'overall' in budget {name!r} must be a share such as '60%', not {content['overall']!r}")
+            raise ConfigError(f"'overall' in budget {name!r} must be a ratio such as '60%', not {content['overall']!r}")
         return cls(
             name,
             tuple((pattern, _cut(value, pattern, name)) for pattern, value in rules.items()),
@@ -110,7 +109,7 @@ class Budget:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What a file would hold that reads back as this budget."""
+        """Return the JSON object that reads back as this budget."""
         content: dict[str, Any] = {}
         if self.overall is not None:
             content["overall"] = str(Unstructured(self.overall))
@@ -119,7 +118,7 @@ class Budget:
         return {**content, "sparsity": {pattern: _value(cut) for pattern, cut in self.rules}}
 
     def to_text(self) -> str:
-        """The same as a file: a line for each rule."""
+        """Return the text of a budget file, one line a rule."""
         content = self.to_json()
         rules = [f"  {json.dumps(pattern)}: {json.dumps(value)}" for pattern, value in content.pop("sparsity").items()]
         heads = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items()]
@@ -130,11 +129,11 @@ class Budget:
         self.cuts(tuple(targets))
 
     def cuts(self, targets: Sequence[Target]) -> dict[str, MatrixSparsity]:
-        """What becomes of each target, by name and in their order; with ``overall`` no shares are left, only counts.
+        """Return the sparsity of each target, by name and in their order; ``overall`` turns ratios into counts.
 
         Raises:
             ConfigError: a target without a rule, a rule without a target, one that does not fit its matrix, or an
-                overall share that cannot be met.
+                overall ratio that cannot be met.
         """
         cuts = self._decided(targets)
         for target in targets:
@@ -142,24 +141,24 @@ class Budget:
         return cuts if self.overall is None else self._scaled(targets, cuts, self.overall)
 
     def _decided(self, targets: Sequence[Target]) -> dict[str, MatrixSparsity]:
-        exact, used = dict(self.rules), set()
+        exact, matched = dict(self.rules), set()
         cuts: dict[str, MatrixSparsity] = {}
         for target in targets:
             matches = (pattern for pattern, _ in self.rules if fnmatchcase(target.name, pattern))
-            decisive = target.name if target.name in exact else next(matches, None)
-            if decisive is not None:
-                used.add(decisive)
-                cuts[target.name] = exact[decisive]
+            rule = target.name if target.name in exact else next(matches, None)
+            if rule is not None:
+                matched.add(rule)
+                cuts[target.name] = exact[rule]
             elif self.default is not None:
                 cuts[target.name] = self.default
             else:
                 raise ConfigError(
-                    f"budget {self.name!r} says nothing of target {target.name!r}; add a pattern for it or a 'default'"
+                    f"budget {self.name!r} has no rule for target {target.name!r}; add a pattern for it or a 'default'"
                 )
-        if idle := [pattern for pattern, _ in self.rules if pattern not in used]:
+        if unmatched := [pattern for pattern, _ in self.rules if pattern not in matched]:
             raise ConfigError(
-                f"pattern {idle[0]!r} of budget {self.name!r} decides no target: none has such a name, or earlier"
-                " patterns take them all; correct, move or remove it"
+                f"pattern {unmatched[0]!r} of budget {self.name!r} matches no target, or only targets that other"
+                " rules match first; correct, move or remove it"
             )
         return cuts
 
@@ -174,8 +173,8 @@ class Budget:
             fits = len(cut.weights) == rows and max(cut.weights) <= columns
         if not fits:
             raise ConfigError(
-                f"budget {self.name!r} asks for other numbers of kept weights than target {target.name!r} of {rows}"
-                f" rows and {columns} inputs can have; make it for this model"
+                f"budget {self.name!r} has counts of kept weights that do not fit target {target.name!r} of {rows} rows"
+                f" and {columns} inputs; make a budget for this model"
             )
 
     def _scaled(
@@ -183,25 +182,25 @@ class Budget:
     ) -> dict[str, MatrixSparsity]:
         total = sum(rows * columns for rows, columns in (target.shape for target in targets))
         wanted = Unstructured(overall).keep(total)
-        free = {t.name: cut for t in targets if isinstance(cut := cuts[t.name], Unstructured)}
-        fixed = sum(kept_weights(cuts[target.name], target.shape) for target in targets if target.name not in free)
-        sizes = {target.name: target.size for target in targets if target.name in free}
+        scalable = {t.name: cut for t in targets if isinstance(cut := cuts[t.name], Unstructured)}
+        fixed = sum(kept_weights(cuts[target.name], target.shape) for target in targets if target.name not in scalable)
+        sizes = {target.name: target.size for target in targets if target.name in scalable}
         if not fixed <= wanted <= fixed + sum(sizes.values()):
             raise ConfigError(
-                f"budget {self.name!r} cannot meet 'overall' {str(Unstructured(overall))!r}, {wanted} weights of"
-                f" {total}: what is dense, N:M or counted keeps {fixed}, and shares can add {sum(sizes.values())} at"
-                " most; change one of them"
+                f"budget {self.name!r} cannot meet 'overall' {str(Unstructured(overall))!r}, which keeps {wanted} of"
+                f" {total} weights: dense, N:M and exact counts keep {fixed}, and ratios can add at most"
+                f" {sum(sizes.values())}; change one of them"
             )
         counts = apportion(
-            [(1 - cut.ratio) * sizes[name] for name, cut in free.items()],
+            [(1 - cut.ratio) * sizes[name] for name, cut in scalable.items()],
             wanted - fixed,
-            [0] * len(free),
+            [0] * len(scalable),
             list(sizes.values()),
         )
-        kept = dict(zip(free, counts, strict=True))
+        counts_by_name = dict(zip(scalable, counts, strict=True))
         return {
-            target.name: _counted(free[target.name], kept[target.name], target.shape[0])
-            if target.name in free
+            target.name: _counted(scalable[target.name], counts_by_name[target.name], target.shape[0])
+            if target.name in scalable
             else cuts[target.name]
             for target in targets
         }
@@ -215,15 +214,15 @@ def _counted(cut: Unstructured, weights: int, rows: int) -> MatrixSparsity:
 
 
 def _cut(value: Any, where: str, name: str) -> MatrixSparsity:
-    found = parse_cut(value) if isinstance(value, str) else None
+    parsed = parse_cut(value) if isinstance(value, str) else None
     match value:
         case {"keep": weights, **more} if not more and _is_count(weights):
             return Kept(weights)
         case {"keep_rows": [_, *_] as rows, **more} if not more and all(map(_is_count, rows)):
             return KeptRows(tuple(rows))
-    if found is None:
+    if parsed is None:
         raise ConfigError(f"{where!r} in budget {name!r} must be {FORMS}, not {value!r}")
-    return found
+    return parsed
 
 
 def _is_count(value: Any) -> bool:
@@ -237,6 +236,6 @@ def _value(cut: MatrixSparsity) -> Any:
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("an object names something twice")
-    return found
+    if len(content := dict(pairs)) != len(pairs):
+        raise ValueError("an object repeats a key")
+    return content

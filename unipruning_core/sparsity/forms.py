@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 LARGEST_GROUP = 32
 
-# "auto" is what suits the search that is projected, and becomes one of the others
+# "auto" stands for the scope that suits the search, which replaces it
 Scope: TypeAlias = Literal["auto", "matrix", "row", "global"]
 
 
 @dataclass(frozen=True)
 class Unstructured:
-    """A share of the weights of each matrix, of each output row, or of all matrices together."""
+    """A sparsity ratio of each matrix, of each output row, or of all matrices together."""
 
-    ratio: Fraction  # pruned, 0 <= share < 1
+    ratio: Fraction  # pruned, 0 <= ratio < 1
     scope: Scope = "auto"
 
     def __str__(self) -> str:
@@ -41,20 +41,20 @@ class Unstructured:
         return format((Decimal(percent.numerator) / Decimal(percent.denominator)).normalize(), "f")
 
     def keep(self, numel: int) -> int:
-        """How many of ``numel`` weights stay: the exact product, halves to the even neighbour."""
+        """Return how many of ``numel`` weights are kept: the exact product, halves rounded to even."""
         return round((1 - self.ratio) * numel)
 
     def within(self, scope: Scope) -> Unstructured:
-        """This share with ``scope`` as its own where it has none."""
+        """Return this sparsity with ``scope`` in place of "auto"."""
         return replace(self, scope=scope) if self.scope == "auto" else self
 
     def check(self, targets: Iterable[Target]) -> None:
-        """Every matrix takes a share."""
+        """Accept any matrix: a ratio fits them all."""
 
 
 @dataclass(frozen=True)
 class SemiStructured:
-    """N:M: of every ``m`` consecutive inputs of a row, ``n`` stay."""
+    """N:M: of every ``m`` consecutive inputs of a row, ``n`` are kept."""
 
     n: int
     m: int
@@ -68,35 +68,35 @@ class SemiStructured:
         return f"{self.n}-{self.m}"
 
     def keep(self, numel: int) -> int:
-        """How many of ``numel`` weights stay; ``m`` divides ``numel``."""
+        """Return how many of ``numel`` weights are kept; ``m`` divides ``numel``."""
         return numel // self.m * self.n
 
     def check(self, targets: Iterable[Target]) -> None:
-        """Refuse a layer whose inputs do not divide into groups."""
+        """Refuse a layer whose number of inputs is not a multiple of ``m``."""
         for target in targets:
             if target.shape[1] % self.m:
                 raise ConfigError(
                     f"sparsity {str(self)!r} needs a multiple of {self.m} inputs, but {target.name!r} has"
-                    f" {target.shape[1]}; choose another group size or a share such as '50%'"
+                    f" {target.shape[1]}; choose another group size or a ratio such as '50%'"
                 )
 
 
 @dataclass(frozen=True)
 class Dense:
-    """One matrix that is left alone."""
+    """One matrix that is not pruned."""
 
     def __str__(self) -> str:
         return "dense"
 
     @property
     def slug(self) -> str:
-        """As a part of a folder's name."""
+        """Part of a folder's name."""
         return "dense"
 
 
 @dataclass(frozen=True)
 class Kept:
-    """An exact number of weights of one matrix: the largest."""
+    """An exact number of kept weights of one matrix: the largest."""
 
     weights: int
 
@@ -106,7 +106,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class KeptRows:
-    """An exact number of weights of each output row of one matrix: the largest of the row."""
+    """An exact number of kept weights in each output row of one matrix: the largest of the row."""
 
     weights: tuple[int, ...]  # (out,)
 
@@ -115,12 +115,12 @@ class KeptRows:
         return f"{fewest} kept a row" if fewest == most else f"{fewest} to {most} kept a row"
 
 
-# what is done to one matrix; the global scope is none, it binds all of them
+# how one matrix is pruned; not the global scope, which spans all matrices
 MatrixSparsity: TypeAlias = "Unstructured | SemiStructured | Dense | Kept | KeptRows"
 
 
 def kept_weights(cut: MatrixSparsity, shape: tuple[int, int]) -> int:
-    """How many weights of an (out, in) matrix a cut keeps; a share of all matrices is taken as one of this matrix."""
+    """Return how many weights of an (out, in) matrix a cut keeps; a global ratio is applied to this matrix alone."""
     rows, columns = shape
     if isinstance(cut, Dense):
         return rows * columns
@@ -134,22 +134,22 @@ def kept_weights(cut: MatrixSparsity, shape: tuple[int, int]) -> int:
 
 
 def parse_cut(text: str) -> Unstructured | SemiStructured | Dense | None:
-    """Read what one matrix can have: "dense", "60%", "60%/row" or "2:4"; None where it is none of them."""
+    """Parse the sparsity of one matrix: "dense", "60%", "60%/row" or "2:4"; None for any other text."""
     if text == "dense":
         return Dense()
-    share = parse_ratio(text)
-    return parse_pattern(text) if share is None or share.scope == "global" else share.within("matrix")
+    cut = parse_ratio(text)
+    return parse_pattern(text) if cut is None or cut.scope == "global" else cut.within("matrix")
 
 
 def parse_ratio(text: str) -> Unstructured | None:
-    share = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global))?", text)
-    if share is None or (ratio := Fraction(share[1]) / 100) >= 1:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global))?", text)
+    if match is None or (ratio := Fraction(match[1]) / 100) >= 1:
         return None
-    return Unstructured(ratio, cast("Scope", share[2] or "auto"))
+    return Unstructured(ratio, cast("Scope", match[2] or "auto"))
 
 
 def parse_pattern(text: str) -> SemiStructured | None:
-    pattern = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", text)
-    if pattern is None or not 1 <= int(pattern[1]) < int(pattern[2]) <= LARGEST_GROUP:
+    match = re.fullmatch(r"([0-9]{1,3}):([0-9]{1,3})", text)
+    if match is None or not 1 <= int(match[1]) < int(match[2]) <= LARGEST_GROUP:
         return None
-    return SemiStructured(int(pattern[1]), int(pattern[2]))
+    return SemiStructured(int(match[1]), int(match[2]))

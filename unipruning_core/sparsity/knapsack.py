@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack: one option for each item, a total that is wanted, and the least loss."""
+"""The multiple-choice knapsack: one option for each item, a target total, and the least loss."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ LARGEST_TABLE = 1 << 26  # cells of the exact table, a byte each
 
 @dataclass(frozen=True)
 class Option:
-    """What taking it adds to the total, and what it costs."""
+    """What an option adds to the total, and what it costs."""
 
     size: int  # >= 0
     loss: float  # finite
 
 
 def choose(items: Sequence[Sequence[Option]], wanted: int, largest_table: int = LARGEST_TABLE) -> list[int]:
-    r"""The position of the option taken of each item.
+    r"""Return the position of the option chosen for each item.
 
     .. math:: \min_{c} \Bigl(\bigl|\textstyle\sum_i s_{i c_i} - K\bigr|,\ \sum_i \ell_{i c_i}\Bigr)
               \quad\text{in lexicographic order}
 
     Sizes of matrices have a large common divisor, so the dynamic programme over totals is usually small, and then the
-    choice is optimal: no choice comes nearer to ``wanted``, and none that comes as near loses less (of two equally near
-    totals the larger is taken).  Where its table would have more than ``largest_table`` cells, the choice is greedy on
-    the lower convex hulls of the items: every total that it passes through is reached with the least loss possible for
-    that total (its choice minimises loss + mu * size for some mu), and it stops at the passed total nearest to
-    ``wanted``, at most half the size of one step away.  Ties go to the lower position and the lower item.
+    choice is optimal: no choice comes closer to ``wanted``, and none equally close loses less (of two equally close
+    totals the larger is taken).  If its table would exceed ``largest_table`` cells, the choice is greedy on the lower
+    convex hulls of the items: every total it passes through is reached with the least loss possible for that total
+    (it minimises loss + mu * size for some mu), and it stops at the closest total it passed, at most half the size of
+    one step from ``wanted``.  Ties go to the lower position and the lower item.
     """
     least = [min(option.size for option in options) for options in items]
     excess = [[option.size - low for option in options] for options, low in zip(items, least, strict=True)]
@@ -45,21 +45,21 @@ def choose(items: Sequence[Sequence[Option]], wanted: int, largest_table: int = 
 
 
 def _exact(items: Sequence[Sequence[Option]], steps: list[list[int]], aim: float, cells: int) -> list[int]:
-    import numpy as np  # here, since the command line reads sparsities and starts without it
+    import numpy as np  # imported here: the command line parses sparsities without it
 
     best = np.full(cells, np.inf)
     best[0] = 0.0
     taken = np.zeros((len(items), cells), dtype=np.uint8)
     for item, (options, sizes) in enumerate(zip(items, steps, strict=True)):
-        found = np.full(cells, np.inf)
+        extended = np.full(cells, np.inf)
         for position, (option, size) in enumerate(zip(options, sizes, strict=True)):
             if size >= cells:
                 continue
             candidate = best[: cells - size] + option.loss
-            better = candidate < found[size:]
-            found[size:][better] = candidate[better]
+            better = candidate < extended[size:]
+            extended[size:][better] = candidate[better]
             taken[item, size:][better] = position
-        best = found
+        best = extended
     reachable = np.flatnonzero(np.isfinite(best))
     total = int(min(reachable, key=lambda cell: (abs(cell - aim), -cell)))
     chosen = []
@@ -88,16 +88,15 @@ def _greedy(items: Sequence[Sequence[Option]], wanted: int) -> list[int]:
 
 
 def _hull(options: Sequence[Option]) -> list[int]:
-    """Positions on the lower convex hull of (size, loss), by size; of options of one size the cheapest."""
-
+    """Return the positions on the lower convex hull of (size, loss), by size; of equal sizes the cheapest."""
     hull: list[int] = []
     for position in sorted(range(len(options)), key=lambda p: (options[p].size, options[p].loss, p)):
-        here = options[position]
-        if hull and options[hull[-1]].size == here.size:
+        option = options[position]
+        if hull and options[hull[-1]].size == option.size:
             continue
         while len(hull) > 1:
             a, b = options[hull[-2]], options[hull[-1]]
-            if (b.loss - a.loss) * (here.size - b.size) < (here.loss - b.loss) * (b.size - a.size):
+            if (b.loss - a.loss) * (option.size - b.size) < (option.loss - b.loss) * (b.size - a.size):
                 break
             hull.pop()
         hull.append(position)

@@ -1,4 +1,4 @@
-"""A mix: the form of each matrix, such as 2:4, 4:8 or dense, chosen so that the scores lose least."""
+"""Mixed patterns: a form for each matrix, such as 2:4, 4:8 or dense, chosen so that the least score is lost."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Mix:
-    """Some forms, of which each matrix has one, and the share that is pruned of all matrices together.
+    """Forms to choose from for each matrix, and the sparsity ratio over all matrices together.
 
-    The choice minimises the sum of score**2 over all pruned weights.  That compares matrices only where scores do:
-    those of ``feedback`` have the unit of the loss, the others mean 1 a matrix.  Of two forms that prune as much the
-    freer one never loses more (every 2:4 mask is a 4:8 mask), so a set is best made of forms that differ in how much
-    they prune.
+    The choice minimises the sum of score**2 over all pruned weights, which is meaningful only if scores compare between
+    matrices: those of ``feedback`` are in units of the loss, the others have mean 1 in each matrix.  Of two forms with
+    the same ratio the less constrained one never loses more (every 2:4 mask is a 4:8 mask), so it is best to list forms
+    with different ratios.
     """
 
     choices: tuple[Unstructured | SemiStructured | Dense, ...]
-    ratio: Fraction  # pruned of all matrices, or as near to it as whole matrices come
+    ratio: Fraction  # over all matrices, or as close to it as whole matrices allow
 
     def __str__(self) -> str:
         return f"{'+'.join(map(str, self.choices))}@{Unstructured(self.ratio)}"
@@ -37,7 +37,7 @@ class Mix:
         return f"{'+'.join(choice.slug for choice in self.choices)}-at-{Unstructured(self.ratio).slug}"
 
     def fitting(self, target: Target) -> list[Unstructured | SemiStructured | Dense]:
-        """The forms this matrix can have, in the order given: N:M only where its inputs divide into groups."""
+        """Return the forms this matrix can have, in the order given: N:M only if M divides its inputs."""
         return [
             choice
             for choice in self.choices
@@ -45,27 +45,27 @@ class Mix:
         ]
 
     def check(self, targets: Iterable[Target]) -> None:
-        """Refuse a set of forms that leaves a matrix without one, or cannot come to the share."""
+        """Refuse forms that leave a matrix without one, or cannot reach the ratio."""
         fewest = most = total = 0
         for target in targets:
             kept = [kept_weights(choice, target.shape) for choice in self.fitting(target)]
             if not kept:
                 raise ConfigError(
-                    f"sparsity {str(self)!r} has no form for {target.name!r}, whose {target.shape[1]} inputs divide"
-                    " into none of its groups; add another group size, a share or 'dense'"
+                    f"sparsity {str(self)!r} has no form for {target.name!r}, whose {target.shape[1]} inputs are"
+                    " not a multiple of any of its groups; add another group size, a ratio or 'dense'"
                 )
             total += target.size
             fewest, most = fewest + min(kept), most + max(kept)
         if not fewest <= Unstructured(self.ratio).keep(total) <= most:
             raise ConfigError(
                 f"sparsity {str(self)!r} cannot be met: its forms prune from {1 - most / total:.4%} to"
-                f" {1 - fewest / total:.4%} of these matrices; add a form or choose another share"
+                f" {1 - fewest / total:.4%} of these matrices; add a form or choose another ratio"
             )
 
     def choose(self, targets: Sequence[Target], losses: Sequence[Sequence[float]]) -> dict[str, MatrixSparsity]:
-        """The form of each target, by name; ``losses`` holds for each its sum of score**2 in the order of ``fitting``.
+        """Return the form of each target, by name; ``losses`` holds its sums of score**2 in the order of ``fitting``.
 
-        ``knapsack.choose`` says what is guaranteed.
+        ``knapsack.choose`` states what is guaranteed.
         """
         total = sum(target.size for target in targets)
         items = [
@@ -80,18 +80,18 @@ class Mix:
 
 
 def parse_mix(text: str) -> Mix:
-    """Read "2:4+4:8+dense@45%".
+    """Parse "2:4+4:8+dense@45%".
 
     Raises:
-        ConfigError: the text is something else.
+        ConfigError: the text has another form.
     """
-    words, _, end = text.rpartition("@")
-    share = parse_cut(end)
-    choices = [found for word in words.split("+") if (found := parse_cut(word)) is not None]
-    known = len(choices) == len(words.split("+")) == len(set(choices))
-    if not known or not isinstance(share, Unstructured) or share.scope == "row":
+    forms, _, ratio = text.rpartition("@")
+    overall = parse_cut(ratio)
+    choices = [cut for form in forms.split("+") if (cut := parse_cut(form)) is not None]
+    valid = len(choices) == len(forms.split("+")) == len(set(choices))
+    if not valid or not isinstance(overall, Unstructured) or overall.scope == "row":
         raise ConfigError(
-            f"sparsity {text!r} should name different forms joined by '+', each N:M, a share or 'dense', and after '@'"
-            " the share that is pruned of all matrices, such as 2:4+dense@45%"
+            f"sparsity {text!r} must be different forms joined by '+', each N:M, a ratio or 'dense', then '@' and the"
+            " ratio over all matrices, such as 2:4+dense@45%"
         )
-    return Mix(tuple(choices), share.ratio)
+    return Mix(tuple(choices), overall.ratio)
