@@ -38,7 +38,7 @@ def test_pickled_weights_are_refused_with_the_remedy(copy):
     (copy / "pytorch_model.bin").write_bytes(b"a pickle")
     message = refusal_of(copy)
     assert (
-        "pickled weights only ('pytorch_model.bin')" in message or "pickled weights only (pytorch_model.bin)" in message
+        "only pickled weights ('pytorch_model.bin')" in message or "only pickled weights (pytorch_model.bin)" in message
     )
     assert "model.save_pretrained(folder, safe_serialization=True)" in message
 
@@ -112,7 +112,7 @@ def entry(start, end, shape=(1,), dtype="F32"):
         pytest.param(b"{", 0, "damaged", id="bad JSON"),
         pytest.param(b"\xff\xfe", 0, "damaged", id="bad UTF-8"),
         pytest.param(b"[" * 100_000, 0, "damaged", id="bottomless JSON"),
-        pytest.param(b'{"a": 1, "a": 2}', 0, "names something twice", id="name twice"),
+        pytest.param(b'{"a": 1, "a": 2}', 0, "repeats a name", id="name twice"),
     ],
 )
 def test_a_header_that_does_not_fit_its_file_is_refused(header, data, fault, copy):

@@ -75,7 +75,7 @@ def damage(folder, kind):
     ("kind", "says"),
     [
         ("no weights", "has neither model.safetensors nor"),
-        ("pickled", "has pickled weights only"),
+        ("pickled", "has only pickled weights"),
         ("truncated", "are damaged"),
         ("header", "are damaged"),
         ("nan", "1 values of 960 that are NaN or infinite"),

@@ -235,36 +235,36 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
     with (tmp_path / "out" / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert main([*words, "--methods", "wanda", "--sparsity", "50%"]) == 2
-    assert "is at work in" in capsys.readouterr().err
+    assert "is running in" in capsys.readouterr().err
     assert commands == []
 
 
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        (["--methods", "luck"], "methods are magnitude, wanda"),
-        (["--methods", ","], "at least one method is wanted"),
-        (["--preset", "luck"], "presets are peers, ablation, sensitivity, not 'luck'"),
-        (["--methods", "wanda/planet"], "the budget of 'wanda' is one of matrix, row, global, not 'planet'"),
+        (["--methods", "luck"], "method must be one of magnitude, wanda"),
+        (["--methods", ","], "no method was given"),
+        (["--preset", "luck"], "preset must be one of peers, ablation, sensitivity, not 'luck'"),
+        (["--methods", "wanda/planet"], "the budget of 'wanda' must be one of matrix, row, global, not 'planet'"),
         (["--methods", "drift:seed=1"], "seeds are the same for all methods"),
         (["--methods", "drift:samples=few"], "samples of method 'drift:samples=few' must be a whole number"),
         (["--methods", "drift:speed=1"], "speed of method 'drift:speed=1' does not exist; settings of method"),
         (["--methods", "drift:quantile=high"], "quantile of method 'drift:quantile=high' must be a number, not 'high'"),
-        (["--methods", "sparsegpt/row"], "the budget of 'sparsegpt' is one of matrix, not 'row'"),
+        (["--methods", "sparsegpt/row"], "the budget of 'sparsegpt' must be one of matrix, not 'row'"),
         (["--methods", "sparsegpt:metric=ria"], "settings of method 'sparsegpt:metric=ria' are block, dampening, seed"),
         (["--methods", "sparsegpt:block=0"], "block must be 1 or more, not 0; the published value is 128"),
         (["--methods", "owl:spread=wide"], "spread of method 'owl:spread=wide' must be a number, not 'wide'"),
         (["--methods", "wanda:spread=0.1"], "spread of method 'wanda:spread=0.1' does not exist"),
-        (["--methods", "feedback:pattern=2:4"], "no method is made for any sparsity asked for"),
+        (["--methods", "feedback:pattern=2:4"], "no method supports any of the sparsities given"),
         (["--methods", "drift:quantile=2"], "quantile must be in [0, 1)"),
         (["--methods", "ria:coupling=1"], "coupling of method 'ria:coupling=1' is for --mode coupled; settings of"),
         (["--methods", "drift:samples=4000"], "want 64000 tokens, but"),
-        (["--methods", "prox"], "no method is made for any sparsity asked for"),
+        (["--methods", "prox"], "no method supports any of the sparsities given"),
         (["--methods", "wanda", "--sparsity", "60%/row"], "names a budget, which belongs to the method here"),
         (["--methods", "wanda", "--sparsity", "7:16"], "needs a multiple of 16 inputs"),
-        (["--methods", "wanda", "--seeds", "0,0"], "seeds are whole numbers, each once"),
+        (["--methods", "wanda", "--seeds", "0,0"], "seeds must be whole numbers, each given once"),
         (["--methods", "wanda", "--seeds", "one"], "seeds are whole numbers with commas"),
-        (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens were asked for, but"),
+        (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens were requested, but"),
         (["--methods", "wanda", "--eval-seq-len", "4096"], "4096 is more than the model's 2048 positions"),
         (["--methods", "wanda", "--backend", "abacus"], "no backend is called 'abacus'"),
         (["--methods", "wanda", "--data", "nowhere.txt"], "nowhere.txt"),

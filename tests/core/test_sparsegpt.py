@@ -104,7 +104,7 @@ def test_it_reconstructs_outputs_better_than_wanda_on_the_same_layer(sparsity):
 
 @pytest.mark.parametrize("share", ["60%/row", "60%/global"])
 def test_a_budget_it_does_not_have_is_refused(share):
-    with pytest.raises(ConfigError, match="a share of each matrix"):
+    with pytest.raises(ConfigError, match="a ratio of each matrix"):
         check_sparsity(parse_sparsity(share))
 
 
@@ -116,7 +116,7 @@ def test_settings_that_make_no_sense_are_refused(settings):
 
 @pytest.mark.parametrize("value", [0.0, float("nan")])
 def test_a_layer_that_saw_nothing_is_refused_by_name(value):
-    with pytest.raises(DataError, match=r"layer 'w' was reached by no finite input"):
+    with pytest.raises(DataError, match=r"layer 'w' received no finite input"):
         inverse_factor(torch.full((4, 4), value), 0.01, "w")
 
 
@@ -170,7 +170,7 @@ def test_a_model_whose_blocks_are_no_chain_is_refused(tmp_path):
     model, _ = loaded(save_llama(tmp_path / "m"))
     blocks = list(decoder_blocks(model)[1])
     blocks[1].register_forward_pre_hook(lambda _, args: (args[0] + 1, *args[1:]))
-    with pytest.raises(CheckpointError, match="does not hand each block's output to the next one alone"):
+    with pytest.raises(CheckpointError, match="does not pass each block's output only to the next"):
         enter(model, blocks, batches(1)[0])
 
 

@@ -59,7 +59,7 @@ def test_a_failure_leaves_nothing(error, tmp_path):
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     with (
-        pytest.raises(OutputError, match="No space left on device; make room"),
+        pytest.raises(OutputError, match="No space left on device; free some space"),
         staged(tmp_path / "out", replace=False),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,1 +1,1 @@
-"""Methods side by side in one resumable table, and SparseGPT to compare with."""
+"""Comparison of methods in one resumable table, with SparseGPT as a reference."""

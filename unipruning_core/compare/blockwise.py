@@ -1,4 +1,4 @@
-"""One decoder block at a time: what enters the blocks, and what one computes of it, for whatever architecture."""
+"""One decoder block at a time: the inputs of the blocks and the output of one, for any architecture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Call:
     name: str | None  # of the hidden states, where they come by name
 
     def on(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """What the block makes of hidden states, (1, tokens, width)."""
+        """Run the block on hidden states, (1, tokens, width)."""
         if self.name is None:
             return first_of(block(hidden, *self.args, **self.kwargs))
         return first_of(block(**{self.name: hidden}, **self.kwargs))
@@ -35,18 +35,18 @@ class Call:
 
 @dataclass
 class Sample:
-    """Where one sample stands between two blocks."""
+    """The state of one sample between two blocks."""
 
-    hidden: Tensor  # (1, tokens, width), what enters the next block
-    calls: list[Call]  # one a block
+    hidden: Tensor  # (1, tokens, width), the input of the next block
+    calls: list[Call]  # one per block
 
 
 @torch.no_grad()
 def enter(model: PreTrainedModel, blocks: Sequence[nn.Module], input_ids: Tensor) -> Sample:
-    """Run the model once and see how it calls its blocks; nothing is assumed of the arguments but which is first.
+    """Run the model once to record how it calls its blocks; only the first argument's meaning is assumed.
 
     Raises:
-        CheckpointError: a block is skipped, called twice, or reads something else than what the one before it made.
+        CheckpointError: a block is skipped, called twice, or reads more or less than the output of the one before it.
     """
     entered: list[Tensor] = []
     left: list[Tensor] = []
@@ -71,29 +71,29 @@ def enter(model: PreTrainedModel, blocks: Sequence[nn.Module], input_ids: Tensor
     chained = all(torch.equal(made, read) for made, read in zip(left, entered[1:], strict=False))
     if len(calls) != len(blocks) or not chained:
         raise CheckpointError(
-            f"{type(model).__name__} does not hand each block's output to the next one alone, so it cannot be pruned "
-            "block by block; compare methods that search instead"
+            f"{type(model).__name__} does not pass each block's output only to the next, so it cannot be pruned block "
+            "by block; compare methods that search instead"
         )
     return Sample(entered[0], calls)
 
 
 def first_of(output: Any) -> Tensor:
-    """The hidden states of what a block returns: the tensor, or the first of a tuple."""
+    """Return the hidden states in a block's output: the tensor, or the first of a tuple."""
     hidden: Tensor = output[0] if isinstance(output, tuple) else output
     return hidden
 
 
 def layers_by_block(layers: Sequence[Layer], blocks: Sequence[nn.Module]) -> list[list[Layer]]:
-    """The target layers of each block."""
+    """Return the target layers of each block."""
     inside = [{id(module) for module in block.modules()} for block in blocks]
     return [[layer for layer in layers if id(layer.module) in modules] for modules in inside]
 
 
 @contextmanager
 def hessians(layers: Sequence[Layer]) -> Iterator[dict[str, Tensor]]:
-    r"""Yield H = 2/T sum_t x_t x_t^T of each layer's inputs, (in, in) float32, complete when the block ends.
+    r"""Yield H = 2/T sum_t x_t x_t^T of each layer's inputs, (in, in) float32, complete when the ``with`` block ends.
 
-    Layers that read the same tensor share the product of one sample.
+    Layers that read the same tensor share its product.
     """
     sums: dict[str, Tensor] = {}
     tokens: dict[str, int] = {}
@@ -105,7 +105,7 @@ def hessians(layers: Sequence[Layer]) -> Iterator[dict[str, Tensor]]:
             if x is not last[0]:
                 flat = x.detach().flatten(0, -2).float()
                 last[:] = x, flat.t() @ flat
-            # a sum of its own for each layer: another may see other tokens
+            # each layer has its own sum: another may see other tokens
             sums[name] = sums[name].add_(last[1]) if name in sums else last[1].clone()
             tokens[name] = tokens.get(name, 0) + x.numel() // x.shape[-1]
 

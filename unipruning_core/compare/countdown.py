@@ -1,4 +1,4 @@
-"""How far a comparison is, and how long the rest will take."""
+"""The progress of a comparison and its estimated remaining time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unipruning_core.progress import Progress
 
 
 class Countdown:
-    """Steps of several kinds; the time of one not yet seen is guessed from its kin, ``search`` of any method say."""
+    """Steps of several kinds; one not yet timed is estimated from related kinds, such as other methods' searches."""
 
     def __init__(self, searches: Sequence[str], evaluations: Sequence[str], found: int, progress: Progress) -> None:
         self.left = [*searches, *evaluations]
@@ -18,29 +18,29 @@ class Countdown:
         self.taken: dict[str, list[float]] = {}
         self.progress = progress
         progress.note(
-            f"to do: {len(searches)} searches and {len(evaluations)} evaluations; {found} evaluations were found done"
+            f"to do: {len(searches)} searches and {len(evaluations)} evaluations; {found} evaluations already done"
         )
 
     @contextmanager
     def step(self, kind: str, what: str) -> Iterator[None]:
-        """Do one step of a kind, said before it begins."""
+        """Announce one step of a kind, then time it."""
         number = self.total - len(self.left) + 1
         self.progress.note(f"[{number}/{self.total}] {kind}, {what}{self._rest()}")
         began = time.monotonic()
         yield
         self.taken.setdefault(kind, []).append(time.monotonic() - began)
-        # a search that was removed with its last use may be made once more
+        # a search that was removed after its last use may be repeated
         if kind in self.left:
             self.left.remove(kind)
 
     def _rest(self) -> str:
-        """The time left, where every kind that is left has a kin that was seen."""
+        """Return the time left, if every remaining kind or a related one was timed."""
         seconds = 0.0
         for kind in self.left:
-            kin = self.taken.get(kind) or [
-                second for other, taken in self.taken.items() if other.split()[0] == kind.split()[0] for second in taken
+            times = self.taken.get(kind) or [
+                time for other, taken in self.taken.items() if other.split()[0] == kind.split()[0] for time in taken
             ]
-            if not kin:
+            if not times:
                 return ""
-            seconds += sum(kin) / len(kin)
+            seconds += sum(times) / len(times)
         return f"; about {seconds / 60:.0f} min left" if seconds >= 90 else f"; about {seconds:.0f} s left"

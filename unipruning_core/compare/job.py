@@ -1,4 +1,4 @@
-"""Compare pruning methods on one model: the same text, seeds and windows for all, in one table."""
+"""Comparison of pruning methods on one model, with the same text, seeds and windows for all, in one table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Comparison:
     """A finished comparison; as a string it is the table."""
 
     rows: tuple[Row, ...]  # the dense model first
-    remarks: Mapping[str, str]  # on methods, by how they are written
+    remarks: Mapping[str, str]  # on methods, by the text that names them
     footnotes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -65,30 +65,30 @@ def compare(
     plot: bool = False,
     progress: bool | Progress = True,
 ) -> Comparison:
-    """Measure pruning methods side by side: the same text, seeds and windows for all, in one resumable table.
+    """Compare pruning methods on the same text, seeds and windows, in one resumable table.
 
     Args:
         model: a folder with safetensors weights or a hub id.
         methods: "NAME[/BUDGET][:KEY=VALUE]...", such as "wanda", "drift/row" or "feedback:ramp_sparsity=0.6".
-        presets: lists of methods by name: "peers", "ablation", "sensitivity".
-        sparsity: "60%", "2:4" and so on; the scope belongs to the method.
-        out: the folder that keeps searches and evaluations; a second call makes only what is missing.
-        seeds: of the order of the text and of random subsets; the table shows the median over them.
-        eval_data: the text that perplexity is measured on, with its own split, text column and window length.
-        keep: "results", "runs" or "checkpoints", each with those before it.
+        presets: named lists of methods: "peers", "ablation", "sensitivity".
+        sparsity: "60%", "2:4" and so on, without a scope, which belongs to the method.
+        out: the folder that keeps searches and evaluations; a second call runs only what is missing.
+        seeds: seeds of the order of the text and of random subsets; the table shows the median over them.
+        eval_data: the text to measure perplexity on, with its own split, text column and window length.
+        keep: "results", "runs" or "checkpoints", each including those before it.
         plot: also draw ``out``/perplexity.png.
 
-    The others are those of ``prune``.
+    All others are as in ``prune``.
 
     Raises:
-        UnipruningError: whatever was wrong, before anything expensive; or a stage failed, with its own sentence above.
+        UnipruningError: anything wrong, found before anything expensive; or a stage failed, with its message above.
     """
-    asked, remarks = parse_methods(_several(methods), _several(presets))
+    parsed, remarks = parse_methods(_as_list(methods), _as_list(presets))
     choice = CompareChoice(
         model=ModelChoice(os.fspath(model), dtype, trust_remote_code),
         backend=backend,
-        methods=asked,
-        sparsities=parse_ratios(_several(sparsity)),
+        methods=parsed,
+        sparsities=parse_ratios(_as_list(sparsity)),
         seeds=seeds,
         data=DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing),
         eval_text=TextChoice(eval_data, eval_split, eval_text_column),
@@ -100,7 +100,7 @@ def compare(
     if plot:
         check_drawer()
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds are whole numbers, each once, not {list(seeds)}")
+        raise ConfigError(f"seeds must be whole numbers, each given once, not {list(seeds)}")
     shown = as_progress(progress)
     with locked(choice.out) as lock:
         shown.note("checking model, texts and methods")
@@ -118,8 +118,8 @@ def compare(
     return Comparison(tuple(rows), remarks, tuple(_footnotes(choice, plan)))
 
 
-def _several(words: str | Sequence[str]) -> Sequence[str]:
-    return [words] if isinstance(words, str) else words
+def _as_list(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
 
 
 def _about(choice: CompareChoice, plan: ComparisonPlan) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _footnotes(choice: CompareChoice, plan: ComparisonPlan) -> list[str]:
     seeds = "the median over seeds " + ", ".join(map(str, choice.seeds)) if len(choice.seeds) > 1 else "one seed"
     return [
         f"Perplexity: {seeds}; {plan.windows} windows of {plan.eval_seq_len} tokens of {choice.eval_text.source}.",
-        "Intervals: 95 % of bootstrap samples of the windows; ratio: to the first row of each sparsity, same windows.",
-        "Seconds and memory: of whole commands; a search is made once for all its sparsities.",
-        f"Files: {CSV_FILE}, {JSON_FILE} in {choice.out}.",
+        "Intervals: 95 % bootstrap over windows; ratio: to the first row of each sparsity on the same windows.",
+        "Seconds and memory: of whole commands; one search serves all its sparsities.",
+        f"Files: {CSV_FILE} and {JSON_FILE} in {choice.out}.",
     ]

@@ -1,4 +1,4 @@
-"""What a comparison was asked for, and everything that can be wrong with it, found before anything expensive."""
+"""What a comparison is to measure, and every check of it, made before anything expensive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareChoice:
-    """What the user asked for."""
+    """The user's choices."""
 
     model: ModelChoice
     backend: str | None
@@ -35,12 +35,12 @@ class CompareChoice:
     windows: int | None
     eval_seq_len: int | None
     out: Path
-    keep: str = "runs"  # of "results", "runs" and "checkpoints", each with those before it
+    keep: str = "runs"  # "results", "runs" or "checkpoints", each including those before it
 
 
 @dataclass(frozen=True)
 class ComparisonPlan:
-    """What decides every number of the table; looked up once, so that results can be known again."""
+    """Everything that decides the table's numbers, looked up once to recognise existing results."""
 
     common: dict[str, Any]  # model, dtype, backend and versions
     text_sha256: str
@@ -52,14 +52,14 @@ class ComparisonPlan:
 
 
 def make_plan(choice: CompareChoice) -> ComparisonPlan:
-    """Look at model, texts and methods as the searches will; loads no weight.
+    """Check model, texts and methods as the searches will, without loading weights.
 
     Raises:
-        UnipruningError: whatever was wrong, as one sentence.
+        UnipruningError: anything wrong, as one sentence.
     """
     try:
         return _plan(choice)
-    # between processes an error is rebuilt from its message alone
+    # an error that crosses processes is rebuilt from its message alone
     except UnipruningError as error:
         raise UnipruningError(str(error)) from None
 
@@ -71,20 +71,22 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.models.loading import dtype_name
     from unipruning_core.search.settings import Settings
 
-    searched = [one for method in choice.methods for one in (method.scores, method.budget_source) if one is not None]
+    searched = [
+        search for method in choice.methods for search in (method.scores, method.budget_source) if search is not None
+    ]
     settings = {method.label: settings_of_method(method) for method in searched}
     model = OnDisk(choice.model, choice.backend, Progress())
     seq_len, eval_seq_len = model.seq_len(choice.data.seq_len), model.seq_len(choice.eval_seq_len)
     model.check(choice.sparsities)
-    for chosen in settings.values():
-        if isinstance(chosen, Settings):
-            chosen.check(model.targets)
+    for chosen_settings in settings.values():
+        if isinstance(chosen_settings, Settings):
+            chosen_settings.check(model.targets)
 
     text = choice.data.text.load("train")
-    wanted = {
+    calibrations = {
         (m.calibration("samples", choice.data.samples), m.calibration("seq_len", seq_len)) for m in choice.methods
     }
-    for samples, length in sorted(wanted):
+    for samples, length in sorted(calibrations):
         calibration_batches(
             text,
             model.tokenizer,
@@ -98,7 +100,7 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     windows = available if choice.windows is None else choice.windows
     if not 1 <= windows <= available:
         raise DataError(
-            f"{windows} windows of {eval_seq_len} tokens were asked for, but {eval_text.source!r} fills {available}; "
+            f"{windows} windows of {eval_seq_len} tokens were requested, but {eval_text.source!r} fills {available}; "
             "pass fewer --windows, a shorter --eval-seq-len or more text"
         )
     common = {
@@ -107,12 +109,12 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
         "backend": model.backend.name,
         "versions": {package: version(package) for package in ("unipruning", "torch", "transformers")},
     }
-    described = {label: chosen.to_json() for label, chosen in settings.items()}
+    described = {label: chosen_settings.to_json() for label, chosen_settings in settings.items()}
     return ComparisonPlan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described)
 
 
 def settings_of_method(method: Method) -> Settings | SparseGptSettings:
-    """The settings of a method's search, or of the method that needs none, with seed 0.
+    """Return the settings of a method's search, or of a method without a search, with seed 0.
 
     Raises:
         ConfigError: a setting does not exist, is of another type or out of range.

@@ -1,4 +1,4 @@
-"""Perplexity against sparsity as a picture."""
+"""A plot of perplexity against sparsity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unipruning_core.tools.bench.plot import check_drawer
 
 
 def plot(rows: Sequence[Row], path: Path, title: str) -> None:
-    """Write a PNG: a line a method and budget, its interval at each point, N:M as marks of their own."""
+    """Write a PNG: one line per method and budget, with an interval at each point, and N:M as separate marks."""
     figure = check_drawer().Figure(figsize=(8, 5), layout="constrained")
     draw(figure.add_subplot(), rows, title)
     partial = path.with_name(f"{path.name}.partial")
@@ -21,7 +21,7 @@ def plot(rows: Sequence[Row], path: Path, title: str) -> None:
 
 
 def draw(axes: Any, rows: Sequence[Row], title: str) -> None:
-    """The lines, on a logarithmic axis; what is not finite has no point."""
+    """Draw the lines on a logarithmic axis; rows that are not finite have no point."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if not isfinite(row.high):
@@ -29,8 +29,8 @@ def draw(axes: Any, rows: Sequence[Row], title: str) -> None:
         if row.method == DENSE:
             axes.axhline(row.perplexity, color="black", linewidth=0.8, linestyle=":", label=DENSE)
             continue
-        share, slash, budget = row.sparsity.partition("/")
-        name = f"{row.method} {share}" if ":" in share else f"{row.method}{slash}{budget}"
+        sparsity, slash, budget = row.sparsity.partition("/")
+        name = f"{row.method} {sparsity}" if ":" in sparsity else f"{row.method}{slash}{budget}"
         groups.setdefault(name, []).append(row)
     for name, points in groups.items():
         points.sort(key=lambda row: row.pruned)

@@ -1,8 +1,8 @@
-"""Run a comparison: one search a method and seed, one checkpoint and one evaluation a sparsity, only what is missing.
+"""Runs of a comparison: a search per method and seed, a checkpoint and an evaluation per sparsity, if missing.
 
-``FOLDER/searches/<slug>/run`` is a run folder and ``search.json`` beside it what it took; ``FOLDER/evaluations`` holds
-one JSON file a checkpoint that was measured.  A slug ends in a hash of everything that decides the result, so a result
-is found again by what it is of, and a changed option makes new ones beside it.  Every stage is a command of its own.
+``FOLDER/searches/<slug>/run`` is a run folder, with its cost in ``search.json`` beside it; ``FOLDER/evaluations`` holds
+one JSON file per measured checkpoint.  A slug ends in a hash of everything that decides the result, so that existing
+results are recognised, and a changed option adds new ones beside them.  Every stage is a command in its own process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KEEPS = ("results", "runs", "checkpoints")
 
 @dataclass(frozen=True)
 class SearchJob:
-    """What one method makes of one text: a search, or where weights change, what stands in its place."""
+    """One method's search with one seed, or the run that replaces a search where weights change."""
 
     method: Method
     seed: int
@@ -54,7 +54,7 @@ class Cell:
 
     method: Method | None
     search: SearchJob | None
-    budget_source: SearchJob | None  # the search that the budget is made from, where it is another one
+    budget_source: SearchJob | None  # the search that the budget comes from, if another
     sparsity: Sparsity | None
     facts: dict[str, Any]
 
@@ -67,16 +67,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableLine:
-    """One row of the table before it is measured: a method at a sparsity, with a cell a seed."""
+    """One row of the table before it is measured: a method at a sparsity, with one cell per seed."""
 
     method: Method | None
-    nominal: Sparsity | None  # as asked for, without a budget
+    nominal: Sparsity | None  # as the user wrote it, without a budget
     sparsity: Sparsity | None
     cells: Sequence[Cell]
 
 
 def lines_of(choice: CompareChoice, plan: ComparisonPlan) -> list[TableLine]:
-    """Every row, the dense one first, then sparsity by sparsity in the order of the methods; none twice."""
+    """Return every row once: the dense one first, then sparsity by sparsity in the order of the methods."""
     measured = {"text": plan.eval_sha256, "windows": plan.windows, "seq_len": plan.eval_seq_len}
     dense = Cell(None, None, None, None, {**plan.common, "search": None, **measured})
     lines = {("", ""): TableLine(None, None, None, [dense])}
@@ -88,7 +88,7 @@ def lines_of(choice: CompareChoice, plan: ComparisonPlan) -> list[TableLine]:
             cells = [_cell(choice, plan, method, sparsity, seed, measured) for seed in seeds]
             lines[method.label, str(sparsity)] = TableLine(method, nominal, sparsity, cells)
     if len(lines) == 1:
-        raise ConfigError("no method is made for any sparsity asked for; add a sparsity, such as 2:4 for prox")
+        raise ConfigError("no method supports any of the sparsities given; add a sparsity, such as 2:4 for prox")
     return list(lines.values())
 
 
@@ -96,11 +96,11 @@ def _cell(
     choice: CompareChoice, plan: ComparisonPlan, method: Method, sparsity: Sparsity, seed: int, measured: dict[str, Any]
 ) -> Cell:
     search = _search(choice, plan, method.scores, seed)
-    judge = _search(choice, plan, method.budget_source, seed) if method.budget_source else None
+    budget_search = _search(choice, plan, method.budget_source, seed) if method.budget_source else None
     facts = {**plan.common, "search": _key(search.facts), "sparsity": str(sparsity), **measured}
     if method.allocation:
-        facts["allocation"] = {**method.allocation, "judge": _key(judge.facts) if judge else None}
-    return Cell(method, search, judge, sparsity, facts)
+        facts["allocation"] = {**method.allocation, "judge": _key(budget_search.facts) if budget_search else None}
+    return Cell(method, search, budget_search, sparsity, facts)
 
 
 def _search(choice: CompareChoice, plan: ComparisonPlan, method: Method, seed: int) -> SearchJob:
@@ -128,16 +128,16 @@ class ComparisonRunner:
         self._backend = ["--backend", plan.common["backend"]]
 
     def run_missing(self, lines: Sequence[TableLine]) -> None:
-        """Make what is missing, search by search."""
+        """Run what is missing, search by search."""
         cells = [cell for line in lines for cell in line.cells]
         missing = [cell for cell in cells if not self._evaluation(cell).is_file()]
-        # all sparsities of one search together, so that its run folder is needed no longer than that
+        # all sparsities of one search together, so that its run folder can be removed afterwards
         groups: dict[str, list[Cell]] = {}
         for cell in missing:
             groups.setdefault(cell.search.slug if cell.search else "", []).append(cell)
-        wanted = {search.slug: search for cell in missing for search in (cell.search, cell.budget_source) if search}
+        needed = {search.slug: search for cell in missing for search in (cell.search, cell.budget_source) if search}
         countdown = Countdown(
-            [f"search {search.method.label}" for search in wanted.values() if not self._is_searched(search)],
+            [f"search {search.method.label}" for search in needed.values() if not self._is_searched(search)],
             ["evaluation"] * len(missing),
             len(cells) - len(missing),
             self.progress,
@@ -155,13 +155,13 @@ class ComparisonRunner:
                 shutil.rmtree(self.searches / slug / "run", ignore_errors=True)
 
     def result(self, cell: Cell) -> dict[str, Any]:
-        """What was measured of a cell, and of its search."""
-        found: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
-        if cell.search is not None and "search" not in found:
-            found["search"] = self._record(cell.search)
+        """Return the measurements of a cell and of its search."""
+        content: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
+        if cell.search is not None and "search" not in content:
+            content["search"] = self._record(cell.search)
             if cell.budget_source is not None:
-                found["search"] = _together(found["search"], self._record(cell.budget_source))
-        return found
+                content["search"] = _added(content["search"], self._record(cell.budget_source))
+        return content
 
     def _record(self, search: SearchJob) -> dict[str, Any]:
         record: dict[str, Any] = json.loads((self.searches / search.slug / "search.json").read_text(encoding="utf-8"))
@@ -180,21 +180,21 @@ class ComparisonRunner:
         folder = self.searches / search.slug
         run, stage = folder / "run", None
         if run.is_dir() and not (run / RUN_FILE).is_file() and not any(run.glob("resume*")):
-            shutil.rmtree(run)  # killed before it had saved anything
+            shutil.rmtree(run)  # killed before it saved anything
         begun_before = run.is_dir()
         if not (run / RUN_FILE).is_file():
             folder.mkdir(exist_ok=True)
-            words = self._search_words(search)
-            stage = self._command("search", self.choice.model.name, "--out", str(run), *words, *self._loading)
+            arguments = self._search_arguments(search)
+            stage = self._command("search", self.choice.model.name, "--out", str(run), *arguments, *self._loading)
         tokens = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["data"]["tokens"]
-        # of a search that went on where another process had stopped, nobody knows the whole time
-        whole = stage is not None and not begun_before
+        # the total time of a search that resumed after another process is unknown
+        timed_whole = stage is not None and not begun_before
         write_json(
             folder / "search.json",
             {
                 "facts": search.facts,
                 "method": search.method.label,
-                "seconds": stage.seconds if stage and whole else None,
+                "seconds": stage.seconds if stage and timed_whole else None,
                 "peak_mib": stage.peak_mib if stage else None,
                 "tokens": tokens if search.method.spec.uses_text else 0,
             },
@@ -206,83 +206,83 @@ class ComparisonRunner:
         if cell.search is not None:
             folder = self.checkpoints / cell.slug
             checkpoint = str(folder)
-            made = self._prune(cell, cell.search, ["--out", checkpoint, "--overwrite"])
+            costs = self._prune(cell, cell.search, ["--out", checkpoint, "--overwrite"])
             report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-            content |= {**made, "pruned": report["overall"]}
-            if "search" in made:
+            content |= {**costs, "pruned": report["overall"]}
+            if "search" in costs:
                 content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
-        words = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
-        stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *words, *self._loading)
+        arguments = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
+        stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *arguments, *self._loading)
         measured = json.loads(stage.output)
         write_json(self._evaluation(cell), {**content, "evaluate": _cost(stage), "measured": measured})
         self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {measured['perplexity']:.2f}")
         if cell.search is not None and self.choice.keep != "checkpoints":
             shutil.rmtree(checkpoint)
 
-    def _prune(self, cell: Cell, search: SearchJob, words: list[str]) -> dict[str, Any]:
-        """Write one checkpoint; return what it took."""
-        asked, model = ["--sparsity", str(cell.sparsity)], self.choice.model.name
+    def _prune(self, cell: Cell, search: SearchJob, arguments: list[str]) -> dict[str, Any]:
+        """Write one checkpoint; return its cost."""
+        sparsity_arguments, model = ["--sparsity", str(cell.sparsity)], self.choice.model.name
         if search.method.spec.changes_weights:
-            words += [*asked, *self._search_words(search)]
-            return {"search": _cost(self._command("compare-sparsegpt", model, *words, *self._loading))}
+            arguments += [*sparsity_arguments, *self._search_arguments(search)]
+            return {"search": _cost(self._command("compare-sparsegpt", model, *arguments, *self._loading))}
         run = self.searches / search.slug / "run"
         cost = {"seconds": 0.0, "peak_mib": 0.0}
         if cell.method is not None and cell.method.allocation:
             budget = self.searches / search.slug / f"{cell.slug}.json"
-            judged = self.searches / (cell.budget_source or search).slug / "run"
-            scheme = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
-            scheme += [*asked, "--out", str(budget), "--overwrite"]
-            cost = _cost(self._command("allocate", model, str(judged), *scheme, *self._loading))
-            asked = ["--sparsity", f"@{budget}"]
-        stage = self._command("project", model, str(run), *asked, *words, *self._loading)
-        return {"project": _together(cost, _cost(stage))}
+            budget_run = self.searches / (cell.budget_source or search).slug / "run"
+            allocation = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
+            allocation += [*sparsity_arguments, "--out", str(budget), "--overwrite"]
+            cost = _cost(self._command("allocate", model, str(budget_run), *allocation, *self._loading))
+            sparsity_arguments = ["--sparsity", f"@{budget}"]
+        stage = self._command("project", model, str(run), *sparsity_arguments, *arguments, *self._loading)
+        return {"project": _added(cost, _cost(stage))}
 
-    def _search_words(self, search: SearchJob) -> list[str]:
+    def _search_arguments(self, search: SearchJob) -> list[str]:
         data, settings = search.facts["data"], search.method.settings | {"seed": str(search.seed)}
-        words = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
-        words += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
-        return words + text_words(self.choice.data.text)
+        arguments = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+        arguments += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
+        return arguments + text_words(self.choice.data.text)
 
-    def _command(self, *words: str) -> Stage:
-        return run_command([*words, *self._backend], self.progress, (self.lock,))
+    def _command(self, *arguments: str) -> Stage:
+        return run_command([*arguments, *self._backend], self.progress, (self.lock,))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold a folder for this comparison and for every command it starts, to the end of the last of them.
+    """Lock a folder for this comparison and every command it starts, until the last of them ends.
 
     Raises:
-        OutputError: it is a file, holds something else, or another comparison or a command of one is at work in it.
+        OutputError: it is a file, holds something else, or another comparison or one of its commands is using it.
     """
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
     lock = folder / "lock"
     if folder.is_dir() and any(folder.iterdir()) and not lock.is_file():
-        raise OutputError(f"output folder {str(folder)!r} holds something else than a comparison; choose another")
+        raise OutputError(f"output folder {str(folder)!r} holds something other than a comparison; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputError(
-                f"another comparison, or the last command of one that was killed, is at work in {str(folder)!r}; "
+                f"another comparison, or the last command of one that was killed, is running in {str(folder)!r}; "
                 "wait for it, or end it"
             ) from error
         yield file.fileno()
 
 
 def text_words(text: TextChoice) -> list[str]:
-    """A text as the commands take it."""
-    said = {"--split": text.split, "--text-column": text.column}
-    return ["--data", str(text.source), *(word for key, value in said.items() if value for word in (key, value))]
+    """Return a text as command-line options."""
+    options = {"--split": text.split, "--text-column": text.column}
+    return ["--data", str(text.source), *(word for key, value in options.items() if value for word in (key, value))]
 
 
-def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What two steps took, one after the other; unknown where one of them is."""
-    known = one["seconds"] is not None and other["seconds"] is not None
-    peaks = [cost["peak_mib"] for cost in (one, other) if cost["peak_mib"] is not None]
-    seconds = one["seconds"] + other["seconds"] if known else None
-    return {**one, "seconds": seconds, "peak_mib": max(peaks, default=None)}
+def _added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Add the costs of two steps in sequence; the time is unknown if one of them is."""
+    known = first["seconds"] is not None and second["seconds"] is not None
+    peaks = [cost["peak_mib"] for cost in (first, second) if cost["peak_mib"] is not None]
+    seconds = first["seconds"] + second["seconds"] if known else None
+    return {**first, "seconds": seconds, "peak_mib": max(peaks, default=None)}
 
 
 def _cost(stage: Stage) -> dict[str, float]:

@@ -1,18 +1,18 @@
-r"""SparseGPT, the reference that changes weights: the arithmetic on one matrix.
+r"""The arithmetic of SparseGPT on one matrix: a method to compare with, which changes the kept weights.
 
-Layer by layer it minimises the squared error of the outputs, whose second derivative is the same for every row,
+It minimises the squared error of each layer's outputs, whose second derivative is the same for every row,
 
 .. math:: H = \frac{2}{T} \sum_t x_t x_t^T + \lambda I, \qquad
           \lambda = \text{dampening} \cdot \operatorname{mean}(\operatorname{diag} H)
 
-Columns are visited from left to right.  Where a weight of column j goes, the weights to its right in its row make up
-for it as optimal brain surgery says, with F = {j, j+1, ...} the columns not yet visited:
+Columns are visited from left to right.  When a weight of column j is pruned, the weights to its right in the row
+compensate for it by the optimal brain surgeon's update, with F = {j, j+1, ...} the columns not yet visited:
 
 .. math:: \delta_F = -\frac{w_j}{[H_F^{-1}]_{jj}} [H_F^{-1}]_{:,j}, \qquad \varepsilon_j = \frac{w_j^2}{[H_F^{-1}]_{jj}}
 
 All these inverses are one Cholesky factor: with H^-1 = U^T U, U upper triangular, row j of H_F^-1 is U_jj U_j:.  A
-mask is chosen by the least epsilon, for ``block`` columns at a time (for N:M, for a group of M), when the visit reaches
-them; columns right of the block are updated once a block.  Source: Frantar and Alistarh, arXiv 2301.00774, Algorithm 1.
+mask is chosen by the least epsilon, for ``block`` columns at a time (for N:M, for a group of M), as they are reached;
+columns right of the block are updated once per block.  Source: Frantar and Alistarh, arXiv 2301.00774, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 
 def inverse_factor(hessian: Tensor, dampening: float, name: str) -> Tensor:
-    """U, float32 upper triangular with (H + lambda I)^-1 = U^T U, on the device of ``hessian`` (in, in).
+    """Return U, float32 upper triangular with (H + lambda I)^-1 = U^T U, on the device of ``hessian`` (in, in).
 
-    Computed in double precision on the host, because not every accelerator has either.
+    It is computed in float64 on the host, since some accelerators lack float64 or a Cholesky factorisation.
 
     Raises:
-        DataError: no token came to the layer, or what came was not finite.
+        DataError: the layer received no tokens, or inputs that are not finite.
     """
     H = hessian.double().cpu()
     mean = H.diagonal().mean()
     if not bool(mean > 0) or not bool(mean.isfinite()):
-        raise DataError(f"layer {name!r} was reached by no finite input; calibrate on more text (--samples)")
+        raise DataError(f"layer {name!r} received no finite input; calibrate on more text (--samples)")
     H.diagonal().add_(dampening * mean)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True).float()
@@ -56,7 +56,7 @@ def sparsify(
     backend: Backend,
     block: int,
 ) -> Tensor:  # (out, in), bool, what is kept
-    """Prune one matrix and make up for what went; the count of kept weights is exact over the matrix."""
+    """Prune one matrix, compensating for the pruned weights; the count of kept weights is exact over the matrix."""
     rows, columns = weight.shape
     if isinstance(sparsity, SemiStructured):
         block = max(1, block // sparsity.m) * sparsity.m
@@ -67,7 +67,7 @@ def sparsify(
         part, kept = weight[:, start:stop].clone(), mask[:, start:stop]
         errors = torch.empty_like(part)
         if not isinstance(sparsity, SemiStructured):
-            # shares of the columns so far, so that rounding adds up to the matrix's own count
+            # counts over the columns so far, so that rounding adds up to the exact count of the matrix
             keep = sparsity.keep(rows * stop) - sparsity.keep(rows * start)
             kept.copy_(_largest(_losses(part, U), keep, backend))
         for column in range(stop - start):

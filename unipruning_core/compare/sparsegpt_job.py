@@ -1,4 +1,4 @@
-"""SparseGPT on a whole model, block by block, and the pruned checkpoint with its changed weights."""
+"""SparseGPT on a whole model, block by block, and the checkpoint with its changed weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_sparsegpt(
     *,
     overwrite: bool = False,
 ) -> Projected:
-    """Prune at one sparsity and write the checkpoint; what can be wrong is looked at before the model is loaded."""
+    """Prune to one sparsity and write the checkpoint; everything is checked before the model is loaded."""
     cut = check_sparsity(sparsity)
     out = out.resolve()
     backend, progress = model.backend, model.progress
@@ -68,16 +68,16 @@ def run_sparsegpt(
 
 
 def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
-    """Refuse a budget that the reference does not have.
+    """Refuse a sparsity that SparseGPT does not have.
 
     Raises:
-        ConfigError: it is no share of each matrix and no N:M.
+        ConfigError: it is neither a per-matrix ratio nor N:M.
     """
     if isinstance(sparsity, SemiStructured) or (
         isinstance(sparsity, Unstructured) and sparsity.scope in ("auto", "matrix")
     ):
         return sparsity
-    raise ConfigError(f"SparseGPT prunes a share of each matrix, such as 60%, or N:M, not {str(sparsity)!r}")
+    raise ConfigError(f"SparseGPT prunes to a ratio of each matrix, such as 60%, or to N:M, not {str(sparsity)!r}")
 
 
 @torch.no_grad()
@@ -92,29 +92,30 @@ def prune_model(
 ) -> dict[str, Tensor]:
     """Prune the model's layers in place and return their masks, (out, in) bool on the host.
 
-    A block's Hessians are of what the pruned blocks before it make; its outputs are made anew once it is pruned.
+    A block's Hessians come from the outputs of the pruned blocks before it; its own outputs are recomputed once it is
+    pruned.
 
     Raises:
-        DataError: a layer that no calibration token reached.
+        DataError: a layer received no calibration tokens.
     """
     blocks = list(decoder_blocks(model)[1])
     masks: dict[str, Tensor] = {}
     samples = []
-    with progress.task("entering", len(calibration.batches), "sample") as task:
+    with progress.task("recording block inputs", len(calibration.batches), "sample") as task:
         for batch in calibration.batches:
             samples.append(enter(model, blocks, batch.to(model.device)))
             task.advance()
     with progress.task("sparsegpt", len(blocks), "block") as task:
-        for number, (block, own) in enumerate(zip(blocks, layers_by_block(layers, blocks), strict=True)):
-            with hessians(own) as found:
+        for number, (block, block_layers) in enumerate(zip(blocks, layers_by_block(layers, blocks), strict=True)):
+            with hessians(block_layers) as hessian_of:
                 for sample in samples:
                     sample.calls[number].on(block, sample.hidden)
-            for layer in own:
-                if layer.name not in found:
-                    raise DataError(f"layer {layer.name!r} received no token; calibrate on more text (--samples)")
-                weight = layer.weight.float()  # a copy: other dtypes are rounded once, at the end
+            for layer in block_layers:
+                if layer.name not in hessian_of:
+                    raise DataError(f"layer {layer.name!r} received no tokens; calibrate on more text (--samples)")
+                weight = layer.weight.float()  # a copy: other dtypes are rounded only once, at the end
                 weight = weight.clone() if weight.dtype == layer.weight.dtype else weight
-                factor = inverse_factor(found.pop(layer.name), settings.dampening, layer.name)
+                factor = inverse_factor(hessian_of.pop(layer.name), settings.dampening, layer.name)
                 masks[layer.name] = sparsify(weight, factor, sparsity, backend, settings.block).cpu()
                 layer.weight.copy_(weight)
             for sample in samples:
@@ -134,7 +135,7 @@ def write_changed(
     overwrite: bool,
     progress: Progress,
 ) -> Projected:
-    """Write the checkpoint with the layers' weights as they are now, in the dtype of the source, and their masks."""
+    """Write the checkpoint with the layers' current weights, in the dtype of the source, and their masks."""
     files, left_out = checkpoint.files_to_copy()
     files = [Path(shard.name) for shard in checkpoint.shards] + [path for path in files if path.name != REPORT_FILE]
     targets = tuple(layer.target for layer in layers)
@@ -155,5 +156,5 @@ def write_changed(
             provenance=provenance,
             left_out=left_out,
         )
-        whole = output.overall
-    return Projected(out, sparsity, whole.total - whole.kept, whole.total, whole.zeros / whole.total)
+        overall = output.overall
+    return Projected(out, sparsity, overall.total - overall.kept, overall.total, overall.zeros / overall.total)

@@ -27,10 +27,10 @@ DENSE = "dense"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.  Infinite perplexity is what a broken model has; None is what could not be known."""
+    """One line of the table.  A broken model has infinite perplexity; None stands for an unknown value."""
 
     method: str
-    sparsity: str  # with its budget
+    sparsity: str  # including its budget
     perplexity: float  # the median over seeds
     low: float  # of the interval
     high: float
@@ -40,7 +40,7 @@ class Row:
     least: float  # of the seeds' perplexities
     most: float
     seeds: int
-    pruned: float  # share of the target weights that the masks drop
+    pruned: float  # fraction of the target weights that the masks prune
     tokens: int  # of calibration
     search_seconds: float | None
     project_seconds: float | None
@@ -49,10 +49,10 @@ class Row:
 
 
 def rows_of(lines: Sequence[TableLine], results: Sequence[Sequence[Mapping[str, Any]]]) -> list[Row]:
-    """The rows, from what was measured of each line's cells."""
-    losses = [np.array([found["measured"]["per_window_nll"] for found in cells], dtype=np.float64) for cells in results]
+    """Return the rows, from the measurements of each line's cells."""
+    losses = [np.array([cell["measured"]["per_window_nll"] for cell in cells], dtype=np.float64) for cells in results]
     windows = losses[0].shape[1]
-    # one draw for all rows, so that ratios are of the same windows
+    # one draw for all rows, so that ratios compare the same windows
     draw = np.random.default_rng(0).integers(windows, size=(RESAMPLES, windows))
     sampled = [resampled(nll, draw) for nll in losses]
     rows = []
@@ -88,21 +88,21 @@ def rows_of(lines: Sequence[TableLine], results: Sequence[Sequence[Mapping[str, 
 
 
 def resampled(nll: NDArray[np.float64], draw: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The median perplexity over seeds, (resamples,), of nll (seeds, windows) at each draw of windows."""
+    """Return the median perplexity over seeds, (resamples,), of nll (seeds, windows) for each draw of windows."""
     medians: NDArray[np.float64] = np.median(_exp(nll[:, draw].mean(axis=2)), axis=0)
     return medians
 
 
 def interval(sampled: NDArray[np.float64]) -> tuple[float, float]:
-    """The middle ``LEVEL`` of the resampled values: the percentile bootstrap."""
+    """Return the middle ``LEVEL`` of the resampled values: the percentile bootstrap."""
     tail = (1 - LEVEL) / 2
-    # not interpolated: between infinite values there is nothing
+    # no interpolation, which infinite values do not allow
     low, high = np.quantile(sampled, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)
 
 
 def to_text(rows: Sequence[Row], remarks: Mapping[str, str]) -> str:
-    """The table for a terminal."""
+    """Format the table for a terminal."""
     width = max(6, *(len(row.method) for row in rows))
     lines = [
         f"{'sparsity':>12}  {'method':{width}} {'perplexity':>10} {'95 %':>17} {'ratio':>6} {'95 %':>13} {'seeds':>17}"
@@ -123,7 +123,7 @@ def to_text(rows: Sequence[Row], remarks: Mapping[str, str]) -> str:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line a row, with the names of ``Row``; what is not known is empty."""
+    """Write one line per row, with the fields of ``Row`` as header; unknown values are empty."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [item.name for item in fields(Row)])
@@ -133,7 +133,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_results(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> None:
-    """The rows and what they are of, as strict JSON: a perplexity that is not finite is null."""
+    """Write the rows and what they describe as strict JSON: values that are not finite are null."""
     plain = [
         {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in item.items()}
         for item in map(asdict, rows)
@@ -142,11 +142,14 @@ def write_results(path: Path, rows: Sequence[Row], about: Mapping[str, Any]) -> 
 
 
 def _ratio(
-    own: NDArray[np.float64], own_sampled: NDArray[np.float64], first: NDArray[np.float64], sampled: NDArray[np.float64]
+    perplexities: NDArray[np.float64],
+    perplexities_sampled: NDArray[np.float64],
+    first: NDArray[np.float64],
+    first_sampled: NDArray[np.float64],
 ) -> tuple[float, float, float]:
-    # infinite by infinite is no ratio, and is said so by NaN
+    # the ratio of two infinite values is NaN
     with np.errstate(invalid="ignore"):
-        return float(np.median(own) / np.median(first)), *interval(own_sampled / sampled)
+        return float(np.median(perplexities) / np.median(first)), *interval(perplexities_sampled / first_sampled)
 
 
 def _exp(nll: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -155,7 +158,7 @@ def _exp(nll: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _median(cells: Sequence[Mapping[str, Any]], stage: str, key: str) -> float | None:
-    known = [found[stage][key] for found in cells if stage in found and found[stage][key] is not None]
+    known = [cell[stage][key] for cell in cells if stage in cell and cell[stage][key] is not None]
     return median(known) if known else None
 
 

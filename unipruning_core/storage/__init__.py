@@ -1,1 +1,1 @@
-"""Files: checkpoints read tensor by tensor, outputs that appear whole or not at all."""
+"""Files: checkpoints read one tensor at a time, outputs that appear whole or not at all."""

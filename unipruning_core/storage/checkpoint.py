@@ -1,4 +1,4 @@
-"""A model folder, read as files: what tensors it has, one tensor at a time, and what else lies beside them."""
+"""A model folder, read as files: its tensors, one at a time, and the files beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 FINGERPRINT_SAMPLE = 4096  # bytes, at the start, middle and end of each tensor
 SAVE_SAFELY = "save it as safetensors with model.save_pretrained(folder, safe_serialization=True)"
-# first match decides why a file stays behind
+# files that are not copied: the first match gives the reason
 LEFT_OUT = (
     ("*.safetensors", "weights that are no part of the model"),
     ("*.safetensors.index.json", "an index of weights that are no part of the model"),
@@ -40,7 +40,7 @@ FOLDERS_LEFT_OUT = (".git", ".cache")
 
 @dataclass(frozen=True)
 class Target:
-    """One linear layer that is pruned, by the name its weight has in the checkpoint."""
+    """One matrix to prune: the weight of a linear layer, by its name in the checkpoint."""
 
     name: str
     shape: tuple[int, int]  # (out, in) of the layer
@@ -48,7 +48,7 @@ class Target:
 
     @property
     def size(self) -> int:
-        """Elements of the matrix."""
+        """The number of elements."""
         return self.shape[0] * self.shape[1]
 
     @property
@@ -62,26 +62,26 @@ class Checkpoint:
 
     folder: Path
     shards: tuple[Path, ...]
-    tensors: dict[str, TensorInfo]  # shard by shard, in the order of the bytes
+    tensors: dict[str, TensorInfo]  # shard by shard, in byte order
 
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
         """Read the headers of a folder's weights.
 
         Raises:
-            CheckpointError: the folder is no model, holds pickled weights only, or is incomplete or damaged.
+            CheckpointError: the folder is not a model, has only pickled weights, or is incomplete or damaged.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise CheckpointError(f"{str(folder)!r} is not a model folder: it has no config.json; check the path")
         index = folder / INDEX_FILE
-        # transformers prefers the single file too where both lie in one folder
+        # where a folder has both, transformers prefers the single file too
         if (folder / SINGLE_FILE).is_file():
             return cls(folder, (folder / SINGLE_FILE,), read_header(folder / SINGLE_FILE)[0])
         if index.is_file():
             return cls._open_shards(folder, _weight_map(index))
         if pickled := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
-            raise CheckpointError(f"{str(folder)!r} has pickled weights only ({pickled[0]!r}); {SAVE_SAFELY}")
+            raise CheckpointError(f"{str(folder)!r} has only pickled weights ({pickled[0]!r}); {SAVE_SAFELY}")
         raise CheckpointError(f"{str(folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}; {SAVE_SAFELY}")
 
     @classmethod
@@ -94,12 +94,12 @@ class Checkpoint:
             )
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
-            found = read_header(shard)[0]
-            if twice := sorted(found.keys() & tensors.keys()):
+            header = read_header(shard)[0]
+            if twice := sorted(header.keys() & tensors.keys()):
                 raise CheckpointError(
-                    f"tensor {twice[0]!r} is in {tensors[twice[0]].file.name!r} and in {shard.name!r}; keep one save"
+                    f"tensor {twice[0]!r} is in {tensors[twice[0]].file.name!r} and in {shard.name!r}; keep only one"
                 )
-            tensors |= found
+            tensors |= header
         for name, file in weight_map.items():
             if name not in tensors or tensors[name].file.name != file:
                 raise CheckpointError(f"{INDEX_FILE} places {name!r} in {file!r}, which lacks it; download both again")
@@ -107,15 +107,15 @@ class Checkpoint:
 
     @property
     def total_bytes(self) -> int:
-        """Of the tensors, without headers."""
+        """The size of all tensors, without headers."""
         return sum(info.nbytes for info in self.tensors.values())
 
     def read(self, name: str) -> Tensor:
-        """One tensor as it is stored: exact dtype, shape of the file."""
+        """Read one tensor in the dtype and shape of the file."""
         return read_tensor(self.tensors[name])
 
     def fingerprint(self) -> str:
-        """A sha256 that tells this model from any other, at the cost of 12 KiB a tensor: see ``fingerprint_of``."""
+        """Return a sha256 that identifies this model, from 12 KiB of each tensor: see ``fingerprint_of``."""
 
         def part_of(info: TensorInfo, start: int, size: int) -> bytes:
             try:
@@ -128,7 +128,7 @@ class Checkpoint:
         return fingerprint_of(self.tensors, lambda name, start, size: part_of(self.tensors[name], start, size))
 
     def check_finite(self, names: Iterable[str], progress: Progress | None = None) -> None:
-        """Read each tensor named and stop at the first that is not finite.
+        """Read the tensors and stop at the first that is not finite.
 
         Raises:
             CheckpointError: a tensor holds NaN or infinity.
@@ -138,16 +138,16 @@ class Checkpoint:
             for name in wanted:
                 tensor = self.read(name)
                 if tensor.dtype.itemsize == 1:
-                    tensor = tensor.float()  # isfinite knows no 8-bit floats
+                    tensor = tensor.float()  # isfinite does not support 8-bit floats
                 if bad := tensor.numel() - int(torch.isfinite(tensor).sum()):
                     raise CheckpointError(
                         f"tensor {name!r} holds {bad} values of {tensor.numel()} that are NaN or infinite;"
-                        " take a checkpoint whose weights are finite"
+                        " use a checkpoint whose weights are finite"
                     )
                 task.advance()
 
     def files_to_copy(self) -> tuple[list[Path], dict[str, str]]:
-        """What belongs to the model beside its shards, relative to the folder; and what does not, with the reason."""
+        """Return the model's files besides its shards, relative to the folder, and those left out, with the reason."""
         copied: list[Path] = []
         left_out: dict[str, str] = {}
         shards = {Path(shard.name) for shard in self.shards}
@@ -170,17 +170,17 @@ class Checkpoint:
 
 def fingerprint_of(
     tensors: Mapping[str, TensorInfo],
-    part: Callable[[str, int, int], bytes],  # of a tensor's bytes: name, first byte, how many
+    part: Callable[[str, int, int], bytes],  # reads a tensor's bytes: name, first byte, count
 ) -> str:
-    """A sha256 of the name, dtype and shape of every tensor and FINGERPRINT_SAMPLE bytes from its start, middle, end.
+    """Return a sha256 of each tensor's name, dtype, shape and FINGERPRINT_SAMPLE bytes from its start, middle and end.
 
-    Tensors come in the order of their names, so it is the same for another division into shards.  A fine-tune changes
-    every matrix all over and so the fingerprint; an edit of a few weights between the samples goes unseen.
+    Tensors are ordered by name, so that sharding does not matter.  A fine-tune changes every matrix throughout, and so
+    the fingerprint; an edit of a few weights between the samples goes unnoticed.
     """
-    words = {dtype: word for word, dtype in DTYPES.items()}
+    type_names = {dtype: type_name for type_name, dtype in DTYPES.items()}
     digest = hashlib.sha256()
     for name, info in sorted(tensors.items()):
-        digest.update(json.dumps([name, words[info.dtype], info.shape]).encode())
+        digest.update(json.dumps([name, type_names[info.dtype], info.shape]).encode())
         last = info.nbytes - FINGERPRINT_SAMPLE
         for start in (0, last // 2, last):
             digest.update(part(name, max(start, 0), min(FINGERPRINT_SAMPLE, info.nbytes)))

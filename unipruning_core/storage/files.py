@@ -1,4 +1,4 @@
-"""Writing to disk so that a reader, or a killed process, never meets half a file."""
+"""Writing to disk so that nobody ever sees half a file, even after a process was killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file under a temporary name, make sure of its bytes, then give it its own name."""
+    """Write a JSON file atomically: under a temporary name, synced to disk, then renamed."""
     partial = path.with_name(f"{path.name}.partial")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
@@ -28,7 +28,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, whatever its size."""
+    """Return the checksum of a file of any size."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(BLOCK_BYTES):
@@ -52,5 +52,5 @@ def disk_errors_as_output_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}; free space or choose another"
+            f"{str(path)!r} cannot be written: {error.strerror or error}; free some space or choose another path"
         ) from error

@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: written beside its place, synced to disk, then renamed into it."""
+"""A folder that appears whole or not at all: written beside its final path, synced to disk, then renamed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from unipruning_core.storage.files import sync
 
 @contextmanager
 def staged(out: Path, *, replace: bool) -> Iterator[Path]:
-    """Yield an empty folder to fill; at the end it becomes ``out``, and on any failure it is gone.
+    """Yield an empty folder to fill; on success it becomes ``out``, on any failure it is removed.
 
-    An empty ``out`` is replaced; one that is not only if ``replace`` is set, and then stays in place until the last
-    moment.
+    An empty ``out`` is replaced, any other only if ``replace`` is set, and then not before the last moment.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written for another reason.
@@ -32,10 +31,10 @@ def staged(out: Path, *, replace: bool) -> Iterator[Path]:
         _publish(partial, out, replace)
     except OSError as error:
         raise OutputError(
-            f"output folder {str(out)!r} could not be written: {error}; make room or choose another folder"
+            f"output folder {str(out)!r} could not be written: {error}; free some space or choose another folder"
         ) from error
     finally:
-        # the error that brought us here is the one to show; what cannot be removed now is at the next start
+        # the original error is the one to show; what cannot be removed now is removed at the next start
         shutil.rmtree(partial, ignore_errors=True)
 
 
@@ -45,27 +44,29 @@ def clean_up(out: Path, progress: Progress) -> None:
         return
     pattern = re.compile(re.escape(out.name) + r"\.(partial|replaced)-([0-9]{1,9})")
     for folder in sorted(out.parent.iterdir()):
-        found = pattern.fullmatch(folder.name)
-        if found is None or _is_alive(int(found[2])):
+        match = pattern.fullmatch(folder.name)
+        if match is None or _is_alive(int(match[2])):
             continue
         try:
-            if found[1] == "replaced" and not out.exists():
+            if match[1] == "replaced" and not out.exists():
                 folder.rename(out)
                 progress.note(f"put back {str(out)!r}, which a killed process had moved aside")
             else:
                 shutil.rmtree(folder)
                 progress.note(f"removed {str(folder)!r}, which a killed process had left behind")
         except OSError as error:
-            raise OutputError(f"{str(folder)!r} is left over and stays: {error}; remove it by hand") from error
+            raise OutputError(
+                f"{str(folder)!r} is left over and cannot be removed: {error}; remove it by hand"
+            ) from error
 
 
 def check_space(out: Path, wanted: int) -> None:
-    """Refuse to start on a disk that ``wanted`` bytes do not fit on."""
+    """Refuse to start if ``wanted`` bytes do not fit on the disk of ``out``."""
     existing = next(folder for folder in (out, *out.parents) if folder.is_dir())
     free = shutil.disk_usage(existing).free
     if wanted > free:
         raise OutputError(
-            f"output folder {str(out)!r} needs {wanted} bytes, but its disk has {free} free; make room there"
+            f"output folder {str(out)!r} needs {wanted} bytes, but its disk has {free} free; free some space there"
         )
 
 
@@ -85,7 +86,7 @@ def _publish(partial: Path, out: Path, replace: bool) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Without this a power cut after the rename could leave a folder of empty files."""
+    """Sync a folder to disk; without this a power cut after the rename could leave empty files."""
     for root, _, files in os.walk(folder):
         for name in files:
             sync(Path(root) / name)
@@ -93,7 +94,7 @@ def _sync(folder: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    # in a container a killed process and its successor often bear the same number
+    # in a container a killed process and its successor often have the same id
     if pid == os.getpid():
         return False
     try:

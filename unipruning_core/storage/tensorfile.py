@@ -1,4 +1,4 @@
-"""The safetensors format: its header read and checked without trust, its header written, one tensor at a time."""
+"""The safetensors format: headers read without trusting them and written, tensors read one at a time."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ DTYPES = {
 }
 LENGTH_BYTES = 8  # a little-endian count of the JSON bytes that follow
 LARGEST_HEADER = 100_000_000  # the format's own limit: a larger number is garbage, not a header
-GIT_LFS = b"version "  # how the text file begins that stands in for a file never fetched
+GIT_LFS = b"version "  # start of the text file that stands in for a file not yet fetched
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies, and what its bytes mean."""
+    """Where one tensor is stored, and how to read its bytes."""
 
     file: Path
     dtype: torch.dtype
     shape: tuple[int, ...]
-    start: int  # of its first byte, counted from the start of the file
+    start: int  # its first byte, from the start of the file
     end: int
 
     @property
@@ -53,7 +53,7 @@ class TensorInfo:
 
 
 def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """The tensors of a file in the order of their bytes, and the file's metadata.
+    """Read the tensors of a file, in byte order, and its metadata.
 
     Raises:
         CheckpointError: the file is unreadable, truncated, or its header and its bytes disagree.
@@ -64,29 +64,31 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             return _parse(_header_bytes(file, size), path, size)
     except OSError as error:
         raise CheckpointError(f"weights {str(path)!r} cannot be read: {error.strerror}; check the file") from error
-    # every way of being malformed is a ValueError: bad UTF-8, bad JSON and the checks below
+    # every malformed file raises a ValueError: bad UTF-8, bad JSON and the checks below
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"weights {str(path)!r} are damaged: {error}; download or save the file again") from error
 
 
 def read_tensor(info: TensorInfo) -> Tensor:
-    """One tensor, in memory of its own and in its own dtype."""
+    """Read one tensor in its own dtype, into new memory."""
     buffer = bytearray(info.nbytes)
     try:
         with info.file.open("rb") as file:
             file.seek(info.start)
-            got = file.readinto(buffer)
+            count = file.readinto(buffer)
     except OSError as error:
         raise CheckpointError(f"weights {str(info.file)!r} cannot be read: {error.strerror}; check the disk") from error
-    if got != len(buffer):
-        raise CheckpointError(f"weights {str(info.file)!r} became shorter while in use; leave it alone and rerun")
+    if count != len(buffer):
+        raise CheckpointError(
+            f"weights {str(info.file)!r} became shorter while in use; leave the file alone and run again"
+        )
     if not buffer:
         return torch.empty(info.shape, dtype=info.dtype)
     return torch.frombuffer(buffer, dtype=info.dtype).view(info.shape)
 
 
 def header_for(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
-    """The bytes that go before the tensors, which follow without gaps in the order given."""
+    """Return the bytes that precede the tensors, which follow in the order given, without gaps."""
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
@@ -103,7 +105,7 @@ def _header_bytes(file: BinaryIO, size: int) -> bytes:
     if prefix == GIT_LFS:
         raise ValueError("the file is a git-lfs pointer, so 'git lfs pull' has not run")
     if len(prefix) < LENGTH_BYTES:
-        raise ValueError(f"a header is wanted, but the file has {size} bytes")
+        raise ValueError(f"the file has {size} bytes, too few for a header")
     length = int.from_bytes(prefix, "little")
     if length > min(LARGEST_HEADER, size - LENGTH_BYTES):
         raise ValueError(f"the header claims {length} bytes, but the file has {size}")
@@ -130,20 +132,20 @@ def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], d
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) != len(pairs):
-        raise ValueError("the header names something twice")
-    return found
+    if len(header := dict(pairs)) != len(pairs):
+        raise ValueError("the header repeats a name")
+    return header
 
 
 def _tensor_info(name: str, entry: Any, path: Path, base: int) -> TensorInfo:
     match entry:
-        case {"dtype": str(word), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
-            if word not in DTYPES:
-                raise ValueError(f"tensor {name!r} is of type {word!r}, which is none of {', '.join(DTYPES)}")
-            dtype = DTYPES[word]
+        case {"dtype": str(type_name), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            if type_name not in DTYPES:
+                raise ValueError(f"tensor {name!r} is of type {type_name!r}, not one of {', '.join(DTYPES)}")
+            dtype = DTYPES[type_name]
             if not all(isinstance(side, int) and side >= 0 for side in shape):
                 raise ValueError(f"tensor {name!r} has the shape {shape!r}")
             if start < 0 or end - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"tensor {name!r} of shape {shape!r} and type {word} has {end - start} bytes")
+                raise ValueError(f"tensor {name!r} of shape {shape!r} and type {type_name} has {end - start} bytes")
             return TensorInfo(path, dtype, tuple(shape), base + start, base + end)
     raise ValueError(f"tensor {name!r} lacks its dtype, shape or data_offsets")

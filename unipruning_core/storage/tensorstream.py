@@ -1,4 +1,4 @@
-"""Write a safetensors file one tensor at a time, so that no more than one is ever in memory twice."""
+"""Writing a safetensors file one tensor at a time, so that at most one is ever in memory twice."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from unipruning_core.storage.tensorfile import header_for
 
 
 class TensorStream:
-    """A safetensors file whose tensors are known by name, dtype and shape before their values exist.
+    """A safetensors file whose names, dtypes and shapes are known before the values.
 
-    Tensors are appended in the order of ``contents``.  On leaving the ``with`` block the bytes are on the disk and
-    ``sha256`` is that of the whole file.
+    Tensors are appended in the order of ``contents``.  After the ``with`` block the bytes are on disk and ``sha256`` is
+    that of the whole file.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class TensorStream:
         self._write(header_for(dict(contents), metadata))
 
     def append(self, tensor: Tensor) -> None:
-        """Write the next tensor; raises ValueError where it is not of the dtype and shape announced."""
+        """Write the next tensor; raise ValueError if its dtype or shape is not the one announced."""
         name, announced = self._waiting.pop()
         if (tensor.dtype, tuple(tensor.shape)) != announced:
             raise ValueError(
