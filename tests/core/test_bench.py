@@ -147,7 +147,7 @@ def test_a_compiler_that_fails_is_explained(monkeypatch):
         raise RuntimeError("no C++ compiler\nmore")
 
     monkeypatch.setattr(torch, "compile", lambda work, **_: refuse)
-    with pytest.raises(ConfigError, match="baseline of 'nm_mask': no C\\+\\+ compiler; take eager"):
+    with pytest.raises(ConfigError, match="baseline of 'nm_mask': no C\\+\\+ compiler; use --baseline eager"):
         lines_of(CpuBackend(), operations=["nm_mask"], baseline="compile")
 
 

@@ -151,10 +151,10 @@ def test_the_static_table_has_every_kernel(capsys):
     ("words", "says"),
     [
         (["luck"], "operation 'luck' cannot be measured; choose from step ria"),
-        (["--shape", "4096"], "a shape is rows x columns, such as 4096x11008, not '4096'"),
-        (["--shape", "4x6"], "a multiple of 4 columns, not 6"),
-        (["--dtype", "bfloat16,int8"], "dtype is one of float32, bfloat16, float16, not 'int8'"),
-        (["--baseline", "luck"], "baseline is one of eager, released, compile, not 'luck'"),
+        (["--shape", "4096"], "--shape must be rows x columns, such as 4096x11008, not '4096'"),
+        (["--shape", "4x6"], "a multiple of 4 columns for its N:M masks, not 6"),
+        (["--dtype", "bfloat16,int8"], "--dtype must be one of float32, bfloat16, float16, not 'int8'"),
+        (["--baseline", "luck"], "--baseline must be one of eager, released, compile, not 'luck'"),
         (["--repeat", "1"], "--repeat 2 or more, not 1"),
         (["--backend", "cpu,abacus"], "no backend is called 'abacus'"),
         (["--model", "./nowhere"], "has no usable config"),
@@ -171,5 +171,5 @@ def test_a_word_that_means_nothing_costs_one_sentence(capsys, words, says):
 
 def test_a_file_of_another_kind_is_not_compared_with(tmp_path):
     (tmp_path / "other.json").write_text('{"schema": "other"}')
-    with pytest.raises(ConfigError, match="not of the kind 'unipruning-bench-1'"):
+    with pytest.raises(ConfigError, match="does not have the schema 'unipruning-bench-1'"):
         read_earlier(tmp_path / "other.json")

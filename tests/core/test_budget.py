@@ -148,8 +148,10 @@ REFUSED = [
     ({"sparsity": {"*": {"keep": 97}}}, "counts of kept weights that do not fit target 'layers.0.up' of 8 rows"),
     ({"sparsity": {"*": {"keep_rows": [1] * 8}}}, "counts of kept weights that do not fit target 'layers.0.down'"),
     ({"sparsity": {"*.10.*": {"keep_rows": [1, 2, 3, 4, 21]}}, "default": "50%"}, "of 5 rows and 20 inputs"),
-    ({"sparsity": {"*": "dense"}, "overall": "50%"}, "cannot meet 'overall' '50%', .* keep 376, and ratios can add at most 0"),
-    ({"sparsity": {"*.0.*": "dense", "*": "50%"}, "overall": "60%"}, "cannot meet 'overall' '60%', which keeps 150 of 376 weights"),
+    ({"sparsity": {"*": "dense"}, "overall": "50%"},
+     "cannot meet 'overall' '50%', .* keep 376, and ratios can add at most 0"),
+    ({"sparsity": {"*.0.*": "dense", "*": "50%"}, "overall": "60%"},
+     "cannot meet 'overall' '60%', which keeps 150 of 376 weights"),
     ({"sparsity": {"layers.0.*": "2:4", "*": "50%"}, "overall": "20%"}, "keep 96, and ratios can add at most 184"),
     ({"sparsity": {"*": {"keep": 4}}, "overall": "20%"}, "cannot meet 'overall'"),
 ]  # fmt: skip

@@ -145,7 +145,7 @@ def test_a_new_mode_is_one_registration(home, search_words, tmp_path, capsys, mo
     assert main(["plan", str(home / "model"), "--mode", "toy", "--seq-len", "16"]) == 0
     assert "the toy's" in capsys.readouterr().out
     help_text = build_parser()._subparsers._group_actions[0].choices["search"].format_help()
-    assert "only --mode toy" in help_text
+    assert "only with --mode toy" in help_text
     assert "exponent of the weight" in help_text
     assert main(["search", *search_words, "--power", "3", "--out", str(tmp_path / "run")]) == 2
     assert "--power is for --mode toy; settings of --mode feedback are" in capsys.readouterr().err

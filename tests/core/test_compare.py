@@ -263,7 +263,7 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
         (["--methods", "wanda", "--sparsity", "60%/row"], "names a budget, which belongs to the method here"),
         (["--methods", "wanda", "--sparsity", "7:16"], "needs a multiple of 16 inputs"),
         (["--methods", "wanda", "--seeds", "0,0"], "seeds must be whole numbers, each given once"),
-        (["--methods", "wanda", "--seeds", "one"], "seeds are whole numbers with commas"),
+        (["--methods", "wanda", "--seeds", "one"], "--seeds must be whole numbers separated by commas"),
         (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens were requested, but"),
         (["--methods", "wanda", "--eval-seq-len", "4096"], "4096 is more than the model's 2048 positions"),
         (["--methods", "wanda", "--backend", "abacus"], "no backend is called 'abacus'"),

@@ -59,9 +59,9 @@ sys.exit(1)
     ("program", "longest", "says"),
     [
         (WRONG, 60.0, "2 of 5 fail, the first is nm_mask ties; see unipruning conform --backend cpu"),
-        ("import sys; sys.exit('no driver in /opt/driver.so')", 60.0, "before a result: no driver in"),
-        ("import os; os.abort()", 60.0, "ended with -6 before a result: nothing said"),
-        ("import time; time.sleep(60)", 1.0, "no end after"),
+        ("import sys; sys.exit('no driver in /opt/driver.so')", 60.0, "before any result: no driver in"),
+        ("import os; os.abort()", 60.0, "exited with -6 before any result: no output"),
+        ("import time; time.sleep(60)", 1.0, "timed out after"),
     ],
     ids=["wrong", "refused", "crashed", "hangs"],
 )
@@ -131,7 +131,7 @@ def test_the_report_names_no_host_and_no_path(monkeypatch):
 
 def test_a_machine_without_compiler_is_told_so(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
-    assert "is found" in doctor.compiler()
+    assert "was found" in doctor.compiler()
     assert doctor.compiler().startswith("none of cc")
 
 

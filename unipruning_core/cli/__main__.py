@@ -1,4 +1,4 @@
-"""``python -m unipruning_core.cli``: the command line without its console script."""
+"""The command line without its console script: ``python -m unipruning_core.cli``."""
 
 import sys
 

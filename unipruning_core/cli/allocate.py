@@ -14,12 +14,12 @@ from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
 
 DETAILS = """\
-Writes a budget's file for 'unipruning project ... --sparsity @FILE'; the overall ratio is met exactly.
+Writes a budget file for 'unipruning project ... --sparsity @FILE'; the overall ratio is met exactly.
 
 schemes
-  owl     more sparsity where few Wanda scores of a decoder block are outliers, the same for all rows of a block
-          (arXiv 2310.05175); RUN is a search of --mode frozen
-  fisher  rows of a matrix by what the loss says of them; RUN is a search of
+  owl     prunes decoder blocks more if fewer of their Wanda scores are outliers, at one ratio for all rows of a block
+          (arXiv 2310.05175); needs a RUN of --mode frozen
+  fisher  keeps more weights in those rows of a matrix that have more Fisher information; needs a RUN of
           --mode feedback --local-exponent 0 --ramp-sparsity 0 --learning-rate 0
 
 example
@@ -34,24 +34,24 @@ def add_commands(command: Command) -> None:
         "allocate", _allocate, "divide a sparsity ratio among blocks or rows and write it as a budget", DETAILS
     )
     add_model(parser)
-    parser.add_argument("run_folder", type=Path, metavar="RUN", help="what 'unipruning search' wrote for this model")
-    parser.add_argument("--scheme", required=True, choices=("owl", "fisher"), help="see above")
     parser.add_argument(
-        "--sparsity", required=True, metavar="S", help="sparsity ratio of all weights together, such as 60%%"
+        "run_folder", type=Path, metavar="RUN", help="run folder that 'unipruning search' wrote for this model"
     )
+    parser.add_argument("--scheme", required=True, choices=("owl", "fisher"), help="how to divide the ratio, see above")
+    parser.add_argument("--sparsity", required=True, metavar="S", help="sparsity ratio over all weights, such as 60%%")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the budget file to write")
     parser.add_argument(
         "--spread",
         default="0.08",
         metavar="X",
-        help="λ: owl's ratios span 2λ, fisher's lie at most λ from the mean (default: %(default)s)",
+        help="λ: the ratios of owl span 2λ, those of fisher lie within λ of the mean (default: %(default)s)",
     )
     parser.add_argument(
         "--outlier-multiple",
         type=float,
         default=5.0,
         metavar="X",
-        help="M of owl, in multiples of a block's mean score (default: %(default)s)",
+        help="M of owl: outliers exceed M times the mean score of their block (default: %(default)s)",
     )
     add_backend(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
@@ -61,10 +61,10 @@ def _allocate(options: argparse.Namespace) -> int:
     sparsity, spread = parse_sparsity(options.sparsity), _number(options.spread)
     if not isinstance(sparsity, Unstructured) or sparsity.scope != "auto":
         raise ConfigError(
-            f"--sparsity of allocate is a ratio of all weights together, such as 60%, not {options.sparsity!r}"
+            f"--sparsity of allocate must be a ratio of all weights together, such as 60%, not {options.sparsity!r}"
         )
     if options.out.exists() and not (options.overwrite and options.out.is_file()):
-        raise OutputError(f"{str(options.out)!r} exists; choose another file, or replace a file with --overwrite")
+        raise OutputError(f"{str(options.out)!r} exists; choose another file, or pass --overwrite to replace a file")
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.loading import ModelChoice
     from unipruning_core.projection.allocate import fisher_rows, owl

@@ -1,4 +1,4 @@
-"""What several commands take, and how their words become choices; imports nothing heavy."""
+"""Arguments that several commands share, and their conversion to choices; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 Arguments = argparse._ActionsContainer  # a parser or a group of its options
 Command = Callable[..., Any]  # declares a command: name, handler, summary, details
 
-SPARSITY_HELP = """how much to prune; may be given several times: 60%%/matrix of each matrix, 60%%/row of each output
-row, 60%%/global of all matrices together, 60%% as suits the search, N:M such as 2:4, @FILE with a budget for each
-matrix, or mixed patterns such as 2:4+dense@45%%"""
-TEXT_HELP = "a .jsonl, .parquet or plain text file, wikitext2, c4, or a data set of the hub (default: %(default)s)"
-SEQ_LEN_HELP = "default: 2048, or all positions the model has"
+SPARSITY_HELP = """how much to prune; may be repeated: 60%%/matrix of each matrix, 60%%/row of each output row,
+60%%/global of all matrices together, 60%% with the scope that suits the search, N:M such as 2:4, @FILE for a budget
+file, or mixed patterns such as 2:4+dense@45%%"""
+TEXT_HELP = "a .jsonl, .parquet or plain text file, wikitext2, c4, or a data set on the hub (default: %(default)s)"
+SEQ_LEN_HELP = "default: 2048, or the model's maximum if shorter"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -38,20 +38,20 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
 
 def add_backend(parser: Arguments) -> None:
     parser.add_argument(
-        "--backend", help="a name that 'unipruning backends' lists (default: $UNIPRUNING_BACKEND, else the best)"
+        "--backend", help="a name listed by 'unipruning backends' (default: $UNIPRUNING_BACKEND, else the best)"
     )
 
 
 def add_text(parser: Arguments, default: str, *, split: str, prefix: str = "") -> None:
-    """A text; ``split`` is the default one of a data set, ``prefix`` tells a second text of one command."""
+    """Add the options of a text; ``split`` is a data set's default, ``prefix`` marks a command's second text."""
     parser.add_argument(f"--{prefix}data", default=default, help=TEXT_HELP)
-    parser.add_argument(f"--{prefix}split", help=f"split of a data set of the hub (default: {split})")
+    parser.add_argument(f"--{prefix}split", help=f"split of a data set on the hub (default: {split})")
     parser.add_argument(f"--{prefix}text-column", help="column that holds the text (default: text)")
     add_earlier_name(parser, f"--{prefix}field", f"{prefix.replace('-', '_')}text_column")
 
 
 def add_earlier_name(parser: Arguments, name: str, destination: str) -> None:
-    """An earlier spelling of a flag, understood and not shown."""
+    """Add an earlier spelling of a flag, accepted but not shown."""
     parser.add_argument(name, dest=destination, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
@@ -59,12 +59,12 @@ def add_calibration(parser: argparse.ArgumentParser, *, seed: bool = True) -> Ar
     text = parser.add_argument_group("calibration")
     add_text(text, "c4", split="train")
     text.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
-    text.add_argument("--seq-len", type=int, help=f"tokens a sample ({SEQ_LEN_HELP})")
+    text.add_argument("--seq-len", type=int, help=f"tokens per sample ({SEQ_LEN_HELP})")
     text.add_argument(
         "--packing",
         choices=("packed", "document"),
         default="packed",
-        help="packed: documents end to end, cut to samples; document: one document a sample (default: %(default)s)",
+        help="packed: documents end to end, cut into samples; document: one document per sample (default: %(default)s)",
     )
     if seed:
         text.add_argument(
@@ -74,16 +74,16 @@ def add_calibration(parser: argparse.ArgumentParser, *, seed: bool = True) -> Ar
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """The mode and every setting of any mode, those of one mode alone in a group of their own."""
-    method = parser.add_argument_group("method (defaults of what was published are the published values)")
+    """Add the mode and the settings of all modes, those of only one mode in a separate group."""
+    method = parser.add_argument_group("method (published settings default to the published values)")
     method.add_argument("--mode", help=f"{', '.join(MODES)}; see above (default: {DEFAULT_MODE})")
-    groups = {mode: parser.add_argument_group(f"only --mode {mode}") for mode in MODES}
+    groups = {mode: parser.add_argument_group(f"only with --mode {mode}") for mode in MODES}
     for flag in flags():
         add_flag(groups[flag.modes[0]] if len(flag.modes) == 1 else method, flag)
 
 
 def add_flag(parser: Arguments, flag: Flag) -> None:
-    """One setting and, hidden, its earlier names; the seed stands beside the text it orders."""
+    """Add one setting and, hidden, its earlier names; the seed is among the options of the text it orders."""
     if flag.name == "seed":
         return
     parser.add_argument(flag.spelled, dest=flag.name, metavar=flag.metavar, help=flag.help)
@@ -92,28 +92,28 @@ def add_flag(parser: Arguments, flag: Flag) -> None:
 
 
 def given(options: argparse.Namespace, offered: Iterable[Flag]) -> dict[str, str]:
-    """The words given for some settings, by field; nothing for a setting that was not given."""
-    words = {flag.name: getattr(options, flag.name, None) for flag in offered}
-    return {name: word for name, word in words.items() if word is not None}
+    """Return the values given for some settings, by field, without those that were not given."""
+    values = {flag.name: getattr(options, flag.name, None) for flag in offered}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
-    """The settings that the words name, checked; what was not given keeps its default."""
+    """Return the settings given, checked; all others keep their defaults."""
     return settings_of(options.mode, given(options, flags()))
 
 
 def loading_from(options: argparse.Namespace) -> dict[str, Any]:
-    """How a model is loaded and computed, as keywords of the Python functions."""
+    """Return the options for loading a model and computing, as keywords of the Python functions."""
     return {name: getattr(options, name) for name in ("dtype", "trust_remote_code", "backend")}
 
 
 def calibration_from(options: argparse.Namespace) -> dict[str, Any]:
-    """The calibration text and its samples, as keywords of the Python functions."""
+    """Return the options of the calibration samples, as keywords of the Python functions."""
     return {name: getattr(options, name) for name in ("data", "split", "text_column", "samples", "seq_len", "packing")}
 
 
 def write_result(path: Path, text: str) -> None:
-    """Write a result file that the user asked for.
+    """Write a result file that the user requested.
 
     Raises:
         OutputError: it cannot be written.

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from unipruning_core.tools.bench.run import Bench, BenchLine
 
 DETAILS = """\
-Every result is compared with the definition on the same inputs before its time is taken; a wrong one has no time, and
-the command exits with 1.  Beside the time stands what a copy of the same bytes takes in the same run.
+Every result is compared with the definition on the same inputs before it is timed; a wrong one is not timed, and the
+command exits with 1.  Each time is shown beside that of a copy of the same bytes in the same run.
 
 examples
   unipruning bench --baseline released
@@ -29,9 +29,11 @@ def add_commands(command: Command) -> None:
     parser.add_argument("operations", nargs="*", metavar="OP", help="operations to measure, see --list (default: all)")
     parser.add_argument("--list", action="store_true", help="list the benchmarks and their minimum memory traffic")
     parser.add_argument(
-        "--static", action="store_true", help="print what is known of the kernels' cost without a device"
+        "--static", action="store_true", help="print the costs of the kernels that are known without a device"
     )
-    parser.add_argument("--backend", default="auto", help="auto, all, or names with commas (default: %(default)s)")
+    parser.add_argument(
+        "--backend", default="auto", help="auto, all, or names separated by commas (default: %(default)s)"
+    )
     parser.add_argument(
         "--baseline",
         help="also time another implementation: eager (the definition in plain torch), released (the eager formulation "
@@ -39,17 +41,21 @@ def add_commands(command: Command) -> None:
     )
     shapes = parser.add_mutually_exclusive_group()
     shapes.add_argument(
-        "--model", help="take the shapes from a model: a built-in name, a folder or file with a config, a hub id"
+        "--model", help="take the shapes from a model: a built-in name, a folder or file with a config, or a hub id"
     )
     shapes.add_argument("--shape", action="append", metavar="RxC", help="shape of the matrix (default: 4096x4096)")
     parser.add_argument(
-        "--dtype", default="bfloat16", help="dtypes of weights and activations, with commas (default: %(default)s)"
+        "--dtype",
+        default="bfloat16",
+        help="dtypes of weights and activations, separated by commas (default: %(default)s)",
     )
     parser.add_argument("--repeat", type=int, default=7, help="timed samples of each operation (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write results and environment to this file")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the results to this file")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the bandwidth here (needs matplotlib)")
-    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --json")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="also plot the bandwidth to this file (needs matplotlib)"
+    )
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="also compare with an earlier --json")
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -70,10 +76,12 @@ def _bench(options: argparse.Namespace) -> int:
 
         check_drawer()
     backends, devices = choose_backends(options.backend)
-    around = environment(devices)
-    for name, detail in around["devices"].items():
+    surroundings = environment(devices)
+    for name, detail in surroundings["devices"].items():
         print(f"{name}: {detail}")
-    print(f"torch {around['packages']['torch']}, {around['threads']} threads, load {around['load']}\n")
+    print(
+        f"torch {surroundings['packages']['torch']}, {surroundings['threads']} threads, load {surroundings['load']}\n"
+    )
     print(HEADER + (f"   {options.baseline} / this" if options.baseline else ""))
     lines: list[BenchLine] = []
     pairs = [(backend, oracle.plain_torch(backend.device_type)) for backend in backends]
@@ -90,13 +98,13 @@ def _bench(options: argparse.Namespace) -> int:
     if earlier:
         print(f"\ncompared with {earlier['environment']['date']}, {earlier['environment']['devices']}")
         print("\n".join(compare(lines, earlier)))
-    written = to_json(lines, around, model=options.model, baseline=options.baseline)
+    written = to_json(lines, surroundings, model=options.model, baseline=options.baseline)
     if options.json:
         write_result(options.json, json.dumps(written, indent=1) + "\n")
     if options.csv:
         write_result(options.csv, to_csv(lines))
     if options.plot:
-        _plot(lines, options.plot, ", ".join(around["devices"].values()))
+        _plot(lines, options.plot, ", ".join(surroundings["devices"].values()))
     return 1 if any(line.wrong for line in lines) else 0
 
 

@@ -1,4 +1,4 @@
-"""From the words of the command line to what is benchmarked, on which backends."""
+"""From the command line's arguments to a benchmark and its backends."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FEWEST_SAMPLES = 2
 
 
 def choose_bench(options: argparse.Namespace) -> Bench:
-    """The benchmark that the words name.
+    """Return the requested benchmark.
 
     Raises:
-        ConfigError: a word that means nothing here, with those that do.
+        ConfigError: an argument is unknown or out of range.
     """
     known = known_operations()
     for operation in options.operations:
@@ -36,15 +36,15 @@ def choose_bench(options: argparse.Namespace) -> Bench:
     names = options.dtype.split(",")
     for name in names:
         if name not in DTYPES:
-            raise ConfigError(f"dtype is one of {', '.join(DTYPES)}, not {name!r}")
+            raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {name!r}")
     if options.baseline not in (None, *BASELINES):
-        raise ConfigError(f"baseline is one of {', '.join(BASELINES)}, not {options.baseline!r}")
+        raise ConfigError(f"--baseline must be one of {', '.join(BASELINES)}, not {options.baseline!r}")
     if options.repeat < FEWEST_SAMPLES:
-        raise ConfigError(f"percentiles want --repeat {FEWEST_SAMPLES} or more, not {options.repeat}")
+        raise ConfigError(f"percentiles need --repeat {FEWEST_SAMPLES} or more, not {options.repeat}")
     shapes = outline(options.model).shapes() if options.model else dict.fromkeys(_shapes(options.shape), 1)
     for _, columns in shapes:
         if columns % PATTERN[1]:
-            raise ConfigError(f"a shape wants a multiple of {PATTERN[1]} columns, not {columns}, for its N:M masks")
+            raise ConfigError(f"a shape needs a multiple of {PATTERN[1]} columns for its N:M masks, not {columns}")
     return Bench(
         tuple(dict.fromkeys(options.operations)) or tuple(known),
         shapes,
@@ -54,27 +54,27 @@ def choose_bench(options: argparse.Namespace) -> Bench:
     )
 
 
-def _shapes(words: list[str] | None) -> list[tuple[int, int]]:
+def _shapes(texts: list[str] | None) -> list[tuple[int, int]]:
     shapes = []
-    for word in words or ():
-        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", word)
-        if not found:
-            raise ConfigError(f"a shape is rows x columns, such as 4096x11008, not {word!r}")
-        shapes.append((int(found[1]), int(found[2])))
+    for text in texts or ():
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+        if not match:
+            raise ConfigError(f"--shape must be rows x columns, such as 4096x11008, not {text!r}")
+        shapes.append((int(match[1]), int(match[2])))
     return shapes or [DEFAULT_SHAPE]
 
 
 def choose_backends(words: str) -> tuple[list[Backend], dict[str, str]]:
-    """The backends that the words name, in their order, and what the probe of each says.
+    """Return the named backends in order, and the probe detail of each.
 
     Raises:
-        BackendNotFoundError, BackendUnavailableError: one of them is not there or cannot run; never another instead.
+        BackendNotFoundError, BackendUnavailableError: one of them is missing or cannot run; it is never replaced.
     """
     catalogue = Catalogue()
     names: list[str | None] = [None if name == "auto" else name for name in words.split(",")]
     if words == "all":
         specs = sorted(catalogue.specs.values(), key=lambda spec: (-spec.priority, spec.name))
-        # where none can run, the choice of the best one says why
+        # if none can run, choosing the best one reports why
         names = [spec.name for spec in specs if catalogue.probe(spec).available] or [None]
     backends = [catalogue.select(name) for name in dict.fromkeys(names)]
     return backends, {backend.name: catalogue.probe(catalogue.specs[backend.name]).detail for backend in backends}

@@ -1,4 +1,4 @@
-"""The commands that compare methods: compare, and SparseGPT to compare with."""
+"""The commands that compare methods: compare and compare-sparsegpt."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from unipruning_core.search.choice import built, flags
 COMPARE_DETAILS = f"""\
 A method is NAME[/BUDGET][:KEY=VALUE]...
   NAME        {", ".join(SPECS)}
-  BUDGET      scope of unstructured sparsities: matrix, row or global (default: what suits the method)
+  BUDGET      scope of unstructured sparsities: matrix, row or global (default: the one that suits the method)
   KEY=VALUE   a setting of the method's mode, or samples or seq_len of its calibration
 
-One search of each method and seed serves all its sparsities.  Every search and every evaluation is kept in FOLDER: the
-same command again, also after a kill, runs only what is missing, and a command with more methods, sparsities or seeds
-adds to it.  FOLDER/results.csv and results.json hold the table.
+One search per method and seed serves all its sparsities.  Every search and evaluation is kept in FOLDER: running the
+same command again, even after it was killed, does only what is missing, and a command with more methods, sparsities or
+seeds adds to it.  FOLDER/results.csv and results.json hold the table.
 
 examples
   unipruning compare MODEL --methods wanda,drift,feedback --sparsity 50% 60% 2:4 --out FOLDER
@@ -40,7 +40,7 @@ examples
 """
 SPARSEGPT_DETAILS = """\
 SparseGPT (arXiv 2301.00774) prunes layer by layer and changes the kept weights to compensate for the pruned ones.  It
-is here to compare with: one run serves one sparsity, its masks hold for its own weights alone, and an interrupted run
+is included for comparison: one run gives one sparsity, its masks fit only its own weights, and an interrupted run
 starts over.
 
 example
@@ -58,14 +58,18 @@ def _add_compare(command: Command) -> None:
     summary = "measure several methods at several sparsities in one resumable table"
     parser = command("compare", _compare, summary, COMPARE_DETAILS)
     add_model(parser)
-    parser.add_argument("--methods", action="append", default=[], metavar="M[,M...]", help="see above")
+    parser.add_argument(
+        "--methods", action="append", default=[], metavar="M[,M...]", help="methods to compare, see above"
+    )
     parser.add_argument(
         "--preset", action="append", default=[], metavar="NAME", help=f"a list of methods: {', '.join(PRESETS)}"
     )
     parser.add_argument(
-        "--sparsity", action="extend", nargs="+", required=True, metavar="S", help="60%% or N:M, one or several"
+        "--sparsity", action="extend", nargs="+", required=True, metavar="S", help="60%% or N:M, one or more"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder that keeps everything")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="folder for searches, evaluations and the table"
+    )
     text = add_calibration(parser, seed=False)
     text.add_argument(
         "--seeds",
@@ -76,14 +80,14 @@ def _add_compare(command: Command) -> None:
     measure = parser.add_argument_group("evaluation")
     add_text(measure, "wikitext2", split="test", prefix="eval-")
     measure.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
-    measure.add_argument("--eval-seq-len", type=int, help=f"tokens a window ({SEQ_LEN_HELP})")
+    measure.add_argument("--eval-seq-len", type=int, help=f"tokens per window ({SEQ_LEN_HELP})")
     machine = parser.add_argument_group("machine")
     add_backend(machine)
     machine.add_argument(
         "--keep",
         choices=("results", "runs", "checkpoints"),
         default="runs",
-        help="what to keep on disk: results alone, run folders too, or pruned checkpoints too (default: %(default)s)",
+        help="what to keep on disk: results only, also run folders, or also pruned checkpoints (default: %(default)s)",
     )
     machine.add_argument("--plot", action="store_true", help="draw FOLDER/perplexity.png (needs matplotlib)")
 
@@ -107,15 +111,17 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         seeds = [int(word) for word in options.seeds.split(",")]
     except ValueError as error:
-        raise ConfigError(f"seeds are whole numbers with commas, such as 0,1,2, not {options.seeds!r}") from error
-    words = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len", "keep", "plot", "out")
+        raise ConfigError(
+            f"--seeds must be whole numbers separated by commas, such as 0,1,2, not {options.seeds!r}"
+        ) from error
+    names = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len", "keep", "plot", "out")
     table = compare(
         options.model,
         methods=options.methods,
         presets=options.preset,
         sparsity=options.sparsity,
         seeds=seeds,
-        **{name: getattr(options, name) for name in words},
+        **{name: getattr(options, name) for name in names},
         **calibration_from(options),
         **loading_from(options),
     )

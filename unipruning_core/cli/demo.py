@@ -1,4 +1,4 @@
-"""The command that demonstrates: demo."""
+"""The command that demonstrates pruning: demo."""
 
 from __future__ import annotations
 
@@ -14,20 +14,24 @@ def add_commands(command: Command) -> None:
     parser = command(
         "demo",
         _demo,
-        "prune a small real model at several sparsities from one search and show before and after",
-        "Fetches SmolLM2-135M-Instruct and two texts (95 MB) into the user's cache the first time.",
+        "prune a small real model to several sparsities from one search and show before and after",
+        "Downloads SmolLM2-135M-Instruct and two texts (95 MB) into the user's cache the first time.",
     )
-    parser.add_argument("--model", help="another model: a folder or a hub id")
-    parser.add_argument("--data", help="another calibration text: a file or a data set")
-    parser.add_argument("--eval-data", help="another evaluation text: a file or a data set")
-    parser.add_argument("--sparsity", action="append", help="default: 50%%, 60%% and 2:4")
+    parser.add_argument("--model", help="prune another model: a folder or a hub id")
+    parser.add_argument("--data", help="use another calibration text: a file or a data set")
+    parser.add_argument("--eval-data", help="use another evaluation text: a file or a data set")
+    parser.add_argument(
+        "--sparsity", action="append", help="sparsity to prune to; may be repeated (default: 50%%, 60%% and 2:4)"
+    )
     parser.add_argument("--samples", type=int, default=32, help="calibration samples (default: %(default)s)")
-    parser.add_argument("--seq-len", type=int, default=512, help="tokens a calibration sample (default: %(default)s)")
+    parser.add_argument("--seq-len", type=int, default=512, help="tokens per calibration sample (default: %(default)s)")
     parser.add_argument(
         "--windows", type=int, default=16, help="evaluation windows of 1024 tokens (default: %(default)s)"
     )
     parser.add_argument("--mode", default=DEFAULT_MODE, help="mode of the search (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="keep run folder and checkpoints here (default: a temporary folder)")
+    parser.add_argument(
+        "--out", type=Path, help="folder to keep the run folder and checkpoints in (default: a temporary folder)"
+    )
     add_backend(parser)
 
 

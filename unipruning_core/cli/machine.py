@@ -1,4 +1,4 @@
-"""The commands that look at this machine: backends, conform and doctor."""
+"""The commands that examine this machine: backends, conform and doctor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from unipruning_core.cli.arguments import Command, write_result
 from unipruning_core.extensions import REMEDY, load_extensions
 
 DOCTOR_DETAILS = """\
-Looks at python, torch, accelerators, backends, compiler, memory, disk and model cache, and runs the conformance vectors
-on every backend that can run here.  Exits with 1 where something that should work does not.  The report names no host,
-no user and no path, so that it can be attached anywhere.
+Examines python, torch, accelerators, backends, compiler, memory, disk and model cache, and runs the conformance vectors
+on every backend that can run here.  Exits with 1 if something that should work does not.  The report names no host,
+user or path, so that it can be shared with anyone.
 
 example
   unipruning doctor --json doctor.json
@@ -21,11 +21,15 @@ example
 
 
 def add_commands(command: Command) -> None:
-    backends = command("backends", _backends, "list the installed backends and why one cannot run here")
+    backends = command("backends", _backends, "list the installed backends, and why some cannot run here")
     backends.add_argument("--json", action="store_true", help="print JSON")
     conform = command("conform", _conform, "check that a backend meets the contract on this machine (needs pytest)")
-    conform.add_argument("--backend", default="cpu", help="its name, as 'unipruning backends' shows it")
-    conform.add_argument("pytest_options", nargs="*", metavar="PYTEST_OPTION", help="passed on, after --")
+    conform.add_argument(
+        "--backend", default="cpu", help="a name listed by 'unipruning backends' (default: %(default)s)"
+    )
+    conform.add_argument(
+        "pytest_options", nargs="*", metavar="PYTEST_OPTION", help="options to pass to pytest, after --"
+    )
     doctor = command("doctor", _doctor, "report what this machine can do, and whether it does it right", DOCTOR_DETAILS)
     doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
 
@@ -58,7 +62,7 @@ def _backends(options: argparse.Namespace) -> int:
         for kind in ("optimised", "reference"):
             print(f"{'':20} {kind}: {', '.join(row[kind]) or 'none'}")
     for name, reason in broken.items():
-        print(f"{name:8} {'?':6} no   its plugin does not load: {reason}")
+        print(f"{name:8} {'?':6} no   its plugin failed to load: {reason}")
     for name, reason in extensions.items():
         print(f"every command that computes fails with torch's device extension {name} ({reason}); {REMEDY}")
     return 0
@@ -71,7 +75,7 @@ def _conform(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    # before anything imports torch, which the doctor does
+    # before the doctor imports torch
     extensions = load_extensions()
     from unipruning_core.tools.doctor import MARKS, examine
 

@@ -1,4 +1,4 @@
-"""The entry point: all commands, and every error as one sentence.  Torch is imported only by commands that compute."""
+"""The entry point: all commands, and every error as one sentence.  Only commands that compute import torch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unipruning_core.extensions import REMEDY, root_cause
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
-EARLIER_NAMES = {"reference-sparsegpt": "compare-sparsegpt"}  # of commands, understood and not shown
+EARLIER_NAMES = {"reference-sparsegpt": "compare-sparsegpt"}  # of commands, accepted but not shown
 AUTOLOAD_FAILED = "Failed to load the backend extension"
 DESCRIPTION = """\
-Prune a large language model: one search over a little text yields a saliency for every weight, and masks of any
-sparsity, unstructured or N:M, are read off it afterwards.  The original weights are never changed.
+Prune a large language model: one search over a little text yields a saliency for every weight, from which masks
+of any sparsity, unstructured or N:M, are read off afterwards.  The original weights are never changed.
 
   unipruning prune MODEL --sparsity 60% --out DIR       search, then project: the one-liner
-  unipruning search MODEL --out RUN                     the search alone, once a model
+  unipruning search MODEL --out RUN                     only the search, once per model
   unipruning project MODEL RUN --sparsity 2:4 --out DIR any sparsity, as often as you like
   unipruning perplexity DIR --data wikitext2            what it cost
 """
@@ -31,13 +31,13 @@ sparsity, unstructured or N:M, are read off it afterwards.  The original weights
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, or 2 with one sentence on standard error."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    command = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    command = next((position for position, word in enumerate(argv) if not word.startswith("-")), None)
     if command is not None:
-        words[command] = EARLIER_NAMES.get(words[command], words[command])
-    options = build_parser().parse_args(words)
+        argv[command] = EARLIER_NAMES.get(argv[command], argv[command])
+    options = build_parser().parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    # what that library warns of concerns those who write models, not those who prune them
+    # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         return int(options.run(options))
@@ -49,20 +49,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes an unfinished search", file=sys.stderr)
         return INTERRUPTED
-    # torch loads every installed device extension when it is imported, and fails with the first that does
+    # on import torch loads every installed device extension, and fails with the first that does
     except RuntimeError as error:
         if AUTOLOAD_FAILED not in str(error) or options.traceback:
             raise
         print(
             f"error: torch cannot be imported because a device extension fails ({root_cause(error)}); {REMEDY}; "
-            "'unipruning backends' says more",
+            "see 'unipruning backends'",
             file=sys.stderr,
         )
         return USAGE_ERROR
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Return the parser of all commands and their options."""
     parser = argparse.ArgumentParser(
         "unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -9,7 +9,7 @@ from unipruning_core.cli.arguments import SEQ_LEN_HELP, Command, add_backend, ad
 
 DETAILS = """\
 The field's standard protocol: the text as one string, tokenised once, in windows that do not overlap; the exponential
-of the mean negative log-likelihood over windows.  Figures compare only at the same text, tokenizer and --seq-len.
+of the mean negative log-likelihood over windows.  Figures compare only for the same text, tokenizer and --seq-len.
 
 example
   unipruning perplexity pruned/60-row --data wikitext2 --seq-len 2048
@@ -20,7 +20,7 @@ def add_commands(command: Command) -> None:
     parser = command("perplexity", _perplexity, "measure the perplexity of a checkpoint on a text", DETAILS)
     add_model(parser)
     add_text(parser, "wikitext2", split="test")
-    parser.add_argument("--seq-len", type=int, help=f"tokens a window ({SEQ_LEN_HELP})")
+    parser.add_argument("--seq-len", type=int, help=f"tokens per window ({SEQ_LEN_HELP})")
     parser.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
     add_backend(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, with the loss of each window")

@@ -1,4 +1,4 @@
-"""The command that sizes a search before it is run: plan."""
+"""The command that predicts the cost of a search: plan."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 GIB, GB = 2**30, 1e9
 DETAILS = """\
-Reads a config and no weights, and needs no device: the model runs once on tensors that have shapes and no values, which
-gives its operations and the peak of its activations.  The predicted time is the roofline of the machine you describe
-with --bandwidth and --flops; without them there is none.
+Reads a config but no weights, and needs no device: the model is traced once on tensors without values, which gives its
+operations and its peak activation memory.  The predicted time is the roofline of the machine described by --bandwidth
+and --flops; without them no time is predicted.
 
 examples
   unipruning plan llama-2-7b --sparsity 2:4
@@ -33,20 +33,20 @@ examples
 
 
 def add_commands(command: Command) -> None:
-    parser = command("plan", _plan, "predict what a search holds, moves and takes, from a config alone", DETAILS)
+    parser = command("plan", _plan, "predict the memory, traffic and time of a search from a config alone", DETAILS)
     parser.add_argument(
         "model",
         metavar="MODEL",
         help="a folder or file with a config, a hub id, or a built-in name; the error for a wrong one lists them",
     )
     add_loading(parser)
-    parser.add_argument("--backend", help="say which operations this backend leaves to the reference")
+    parser.add_argument("--backend", help="also list the operations that this backend leaves to the reference")
     parser.add_argument("--sparsity", action="append", default=[], metavar="S", help=SPARSITY_HELP)
     parser.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
-    parser.add_argument("--seq-len", type=int, help=f"tokens a sample ({SEQ_LEN_HELP})")
+    parser.add_argument("--seq-len", type=int, help=f"tokens per sample ({SEQ_LEN_HELP})")
     add_settings(parser)
-    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="bandwidth of the device's memory")
-    parser.add_argument("--flops", type=float, metavar="TFLOP/S", help="matrix products in the weights' dtype")
+    parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="memory bandwidth of the device")
+    parser.add_argument("--flops", type=float, metavar="TFLOP/S", help="speed of matrix products in the weights' dtype")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the plan to this file")
 
 
@@ -60,13 +60,13 @@ def _plan(options: argparse.Namespace) -> int:
     sparsities = [parse_sparsity(text) for text in options.sparsity]
     if sparsities:
         check_distinct(sparsities)
-    found = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+    model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
     plan = plan_search(
-        found,
+        model,
         settings,
         backend=options.backend,
         samples=options.samples,
-        seq_len=window_length(found.config, options.seq_len),
+        seq_len=window_length(model.config, options.seq_len),
         sparsities=sparsities,
         machine=Machine(options.bandwidth and options.bandwidth * 1e9, options.flops and options.flops * 1e12),
     )
@@ -79,16 +79,16 @@ def _plan(options: argparse.Namespace) -> int:
 def _show(plan: SearchPlan) -> None:
     print(
         f"{plan.model}, {plan.dtype}: {plan.parameters / 1e9:.2f} G parameters, "
-        f"{plan.targets} targets with {plan.weights / 1e9:.2f} G weights; {len(plan.left_out)} matrices stay dense"
+        f"{plan.targets} targets with {plan.weights / 1e9:.2f} G weights; {len(plan.left_out)} others stay dense"
     )
-    print(f"\nmemory at the peak {plan.held / GIB:12.1f} GiB")
+    print(f"\npeak memory        {plan.held / GIB:12.1f} GiB")
     for part, size in plan.memory.items():
         print(f"  {part:32} {size / GIB:8.2f} GiB")
     print(f"\none sample of {plan.seq_len} tokens, {plan.samples} in all")
     print(f"  {'the model, operations':32} {plan.model_flops / 1e12:8.2f} TFLOP")
     print(f"  {'the model, traffic':32} {plan.model_bytes / GB:8.2f} GB")
     moved = sum(plan.step_bytes.values())
-    print(f"\none step, {plan.steps} in all: {moved * plan.weights / GB:.2f} GB, at least {moved:.1f} bytes a weight")
+    print(f"\none step, {plan.steps} in all: {moved * plan.weights / GB:.2f} GB, at least {moved:.1f} bytes per weight")
     for part, least in plan.step_bytes.items():
         print(f"  {part:32} {least:8.2f} B/weight")
     if plan.reference:
@@ -105,7 +105,7 @@ def _show_seconds(plan: SearchPlan) -> None:
     from unipruning_core.tools.plan.plan import FORMULA
 
     if plan.seconds is None:
-        print("\nno time is predicted: say what the device does with --bandwidth GB/S and --flops TFLOP/S")
+        print("\nno time is predicted; describe the device with --bandwidth GB/S and --flops TFLOP/S")
         return
     parts = ", ".join(f"{part} {taken:.1f} s" for part, taken in plan.seconds.items() if part != "all")
     print(f"\npredicted, at best: {plan.seconds['all']:.1f} s ({parts})\n  = {FORMULA}")

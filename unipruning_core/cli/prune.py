@@ -23,7 +23,7 @@ from unipruning_core.search.modes import MODES
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 SEARCH_DETAILS = """\
-A killed command resumes where it last saved when it is given again.
+A killed command resumes from where it last saved when run again.
 
 modes
 {modes}
@@ -38,8 +38,8 @@ PRUNE_EXAMPLES = """\
 prune HuggingFaceTB/SmolLM2-135M --sparsity 60% --out pruned
   unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
 PROJECT_DETAILS = """\
-Reads checkpoint and run folder as files: no model is built, and one matrix is in memory at a time.  With one sparsity
-DIR is the pruned checkpoint; with several, each goes to a folder of its own inside DIR: 50, 60-row, 70-global, 2-4.
+Reads checkpoint and run folder as files: no model is built, and only one matrix is in memory at a time.  With one
+sparsity DIR is the pruned checkpoint; with several, each goes to its own folder in DIR: 50, 60-row, 70-global, 2-4.
 Each is a complete checkpoint that from_pretrained loads, with its masks and unipruning.json beside it.
 
 example
@@ -53,7 +53,7 @@ def add_commands(command: Command) -> None:
     add_model(prune)
     _sparsity_and_out(prune)
     prune.add_argument(
-        "--run", dest="run_folder", type=Path, metavar="RUN", help="where to keep the search (default: DIR-run)"
+        "--run", dest="run_folder", type=Path, metavar="RUN", help="folder to keep the search in (default: DIR-run)"
     )
     _search_options(prune)
 
@@ -67,7 +67,9 @@ def add_commands(command: Command) -> None:
         "project", _project, "write pruned checkpoints of any sparsity from a finished search", PROJECT_DETAILS
     )
     add_model(project)
-    project.add_argument("run_folder", type=Path, metavar="RUN", help="what 'unipruning search' wrote for this model")
+    project.add_argument(
+        "run_folder", type=Path, metavar="RUN", help="run folder that 'unipruning search' wrote for this model"
+    )
     _sparsity_and_out(project)
     add_backend(project)
     project.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
@@ -96,7 +98,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=300.0,
         metavar="SECONDS",
-        help="save an unfinished search this often, but for at most a twentieth of the time (default: %(default)s)",
+        help="save an unfinished search this often, using at most a twentieth of the time (default: %(default)s)",
     )
     machine.add_argument("--overwrite", action="store_true", help=f"{OVERWRITE_HELP}; an unfinished search starts over")
 

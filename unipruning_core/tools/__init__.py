@@ -1,1 +1,1 @@
-"""Tools that measure, plan, diagnose and demonstrate."""
+"""Tools to measure, plan, diagnose and demonstrate."""

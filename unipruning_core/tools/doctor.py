@@ -1,4 +1,4 @@
-"""What this machine can do, and whether it does that right; nothing in the report names a person or a place."""
+"""A report of what this machine can do and whether it does it right, which names no person or place."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from unipruning_core.tools.environment import environment, without_paths
 SCHEMA = "unipruning-doctor-1"
 MARKS = {True: "ok", False: "FAIL", None: "-"}
 GIB = 2**30
-# of the conformance suite: every operation against the reference, ties, repeatability and a whole small search
+# part of the conformance suite: every operation against the reference, ties, repeatability and a small search
 VECTORS = "manifest or repeat or ties or the_reference or what_matches or what_is_there"
-LONGEST = 300.0  # seconds that the vectors of one backend may take; a device that hangs must not hang the doctor
+LONGEST = 300.0  # time limit in seconds for the vectors of one backend: a device that hangs must not hang the doctor
 COMPILERS = ("cc", "gcc", "clang")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One finding about the machine."""
 
     name: str
-    ok: bool | None  # None where it is a fact and neither right nor wrong
+    ok: bool | None  # None for a fact, which is neither right nor wrong
     detail: str
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found."""
+    """All findings about the machine."""
 
     checks: tuple[Check, ...]
     environment: dict[str, Any]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing that should work fails."""
+        """Whether everything that should work does."""
         return not any(check.ok is False for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -57,18 +57,18 @@ class Report:
 
 
 def examine(extensions: Mapping[str, str] | None = None) -> Report:
-    """Look at everything; seconds for the machine, and less than a minute for each backend that can run.
+    """Examine the machine in seconds, and each backend that can run in less than a minute.
 
-    ``extensions`` are those of torch that fail, with the reason: ``load_extensions`` of ``extensions.py``.
+    ``extensions`` are torch's failing extensions with the reason, from ``load_extensions``.
     """
     catalogue = Catalogue()
     probes = {name: catalogue.probe(spec) for name, spec in sorted(catalogue.specs.items())}
     available = [name for name, probe in probes.items() if probe.available]
-    around = environment({name: probes[name].detail for name in available})
+    surroundings = environment({name: probes[name].detail for name in available})
     checks = [
-        Check("python", None, f"{platform.python_implementation()} {around['python']}"),
-        Check("torch", None, f"{around['packages']['torch']}, {around['threads']} threads"),
-        Check("accelerator", None, around["accelerator"] or "none that torch sees"),
+        Check("python", None, f"{platform.python_implementation()} {surroundings['python']}"),
+        Check("torch", None, f"{surroundings['packages']['torch']}, {surroundings['threads']} threads"),
+        Check("accelerator", None, surroundings["accelerator"] or "none visible to torch"),
         Check("compiler", None, compiler()),
         Check("memory", None, memory()),
         Check("disk", None, f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the current folder"),
@@ -79,15 +79,15 @@ def examine(extensions: Mapping[str, str] | None = None) -> Report:
     for name, probe in probes.items():
         checks.append(Check(f"backend {name}", True if probe.available else None, probe.detail))
     for name, error in sorted(catalogue.broken.items()):
-        checks.append(Check(f"backend {name}", False, f"its plugin does not load: {type(error).__name__}: {error}"))
+        checks.append(Check(f"backend {name}", False, f"its plugin failed to load: {type(error).__name__}: {error}"))
     if not available:
         checks.append(Check("backends", False, "none can run here; the reasons are above"))
     checks += conformance(available)
-    return Report(tuple(Check(c.name, c.ok, without_paths(c.detail)) for c in checks), around)
+    return Report(tuple(Check(c.name, c.ok, without_paths(c.detail)) for c in checks), surroundings)
 
 
 def conformance(backends: list[str]) -> Iterator[Check]:
-    """The vectors of each backend, in a process of its own, so that a driver that crashes takes nothing with it."""
+    """Run the vectors of each backend in a separate process, so that a crashing driver does no harm."""
     if find_spec("pytest") is None:
         yield Check("vectors", False, "not run: the conformance suite needs pytest; pip install pytest")
         return
@@ -97,16 +97,16 @@ def conformance(backends: list[str]) -> Iterator[Check]:
 
 
 def _vectors(name: str, results: Path) -> Check:
-    words = [sys.executable, "-m", "unipruning_core.cli", "conform", "--backend", name, "--"]
-    words += ["-q", "-k", VECTORS, f"--junitxml={results}"]
+    command = [sys.executable, "-m", "unipruning_core.cli", "conform", "--backend", name, "--"]
+    command += ["-q", "-k", VECTORS, f"--junitxml={results}"]
     label = f"vectors {name}"
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=LONGEST, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
     except subprocess.TimeoutExpired:
-        return Check(label, False, f"no end after {LONGEST:.0f} s")
+        return Check(label, False, f"timed out after {LONGEST:.0f} s")
     if not results.exists():
-        said = (done.stderr.strip() or done.stdout.strip() or "nothing said").splitlines()[-1]
-        return Check(label, False, f"ended with {done.returncode} before a result: {said}")
+        last_line = (done.stderr.strip() or done.stdout.strip() or "no output").splitlines()[-1]
+        return Check(label, False, f"exited with {done.returncode} before any result: {last_line}")
     suite = next(ElementTree.parse(results).getroot().iter("testsuite"))
     ran, bad = int(suite.get("tests", 0)), int(suite.get("failures", 0)) + int(suite.get("errors", 0))
     if bad:
@@ -118,30 +118,30 @@ def _vectors(name: str, results: Path) -> Check:
 
 
 def compiler() -> str:
-    """The C compiler that a backend would find, by what it says of itself."""
+    """Return the version line of the C compiler that a backend would find."""
     for command in filter(None, (os.environ.get("CC"), *COMPILERS)):
-        if found := shutil.which(command):
-            said = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-            return (said.splitlines() or ["says no version"])[0]
-    return f"none of {', '.join(COMPILERS)} is found"
+        if path := shutil.which(command):
+            output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+            return (output.splitlines() or ["prints no version"])[0]
+    return f"none of {', '.join(COMPILERS)} was found"
 
 
 def memory() -> str:
-    """Free memory of the host, and of the accelerator where there is one."""
+    """Describe the free memory of the host and, if there is one, of the accelerator."""
     from unipruning_core.models.memory import free_bytes
 
     devices = ["cpu"]
     if torch.accelerator.is_available() and (device := torch.accelerator.current_accelerator()):
         devices.append(device.type)
-    found = {device: free_bytes(device) for device in devices}
+    free_by_device = {device: free_bytes(device) for device in devices}
     return ", ".join(
-        f"{device} {free / GIB:.1f} GiB free" if free is not None else f"{device} cannot be asked"
-        for device, free in found.items()
+        f"{device} {free / GIB:.1f} GiB free" if free is not None else f"{device} unknown"
+        for device, free in free_by_device.items()
     )
 
 
 def model_cache() -> str:
-    """How many models the hub's cache holds; not which."""
+    """Describe how many models the hub's cache holds, without naming them."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     cache = Path(HF_HUB_CACHE)

@@ -1,6 +1,6 @@
-"""What a measurement depends on besides the code: versions, device, threads and load, and nothing that names a person.
+"""What a measurement depends on besides the code: versions, device, threads and load.
 
-Host names, user names and paths are left out, so that a report can be handed to anyone.
+Host names, user names and paths are left out, so that a report can be shared with anyone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-# what changes how a backend or torch works; values that hold a path are shortened as any text is
+# variables that change how a backend or torch works; paths in their values are shortened like any text
 SETTINGS = re.compile(
     r"UNIPRUNING_\w+|OMP_NUM_THREADS|MKL_NUM_THREADS|TORCH_DEVICE_BACKEND_AUTOLOAD|\w+_VISIBLE_DEVICES"
 )
@@ -24,7 +24,7 @@ PATH = re.compile(r"(?:(?<=^)|(?<=[\s'\"(=:,]))(?:[A-Za-z]:)?[\\/](?!/)(?:[^\s'\
 
 
 def environment(devices: dict[str, str]) -> dict[str, Any]:
-    """The fingerprint; ``devices`` is what the probe of each backend said."""
+    """Describe the environment; ``devices`` holds the probe detail of each backend."""
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "devices": {name: without_paths(detail) for name, detail in devices.items()},
@@ -45,7 +45,7 @@ def environment(devices: dict[str, str]) -> dict[str, Any]:
 
 
 def accelerator() -> str | None:
-    """What torch calls the accelerator it sees, with its number of devices."""
+    """Return torch's name for the accelerator, with its number of devices."""
     if not torch.accelerator.is_available():
         return None
     device = torch.accelerator.current_accelerator()
@@ -53,29 +53,29 @@ def accelerator() -> str | None:
 
 
 def packages() -> dict[str, str]:
-    """The version of this distribution and of every package it can make use of, where installed."""
+    """Return the versions of this distribution and of every package it can use, where installed."""
     names = {"unipruning"} | {re.split(r"[^\w.-]", line)[0] for line in requires("unipruning") or ()}
-    found = {}
+    versions = {}
     for name in sorted(names):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def commit() -> str | None:
-    """The commit of the source checkout this runs from, with a plus sign where files have changed; None elsewhere."""
+    """Return the commit of the source checkout this runs from, with a plus sign if files have changed, or None."""
     here = Path(__file__).parent
-    words = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--match=", "--dirty=+"]
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--match=", "--dirty=+"]
     try:
         # an installed copy may lie inside somebody else's repository
-        subprocess.run([*words[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run([*command[:3], "ls-files", "--error-unmatch", __file__], capture_output=True, check=True)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def without_paths(text: str) -> str:
-    """The text with every absolute path cut down to its last part."""
+    """Return the text with every absolute path cut down to its last part."""
     return PATH.sub("", text)

@@ -1,4 +1,4 @@
-"""Commands of ours run as processes of their own, with the time and the peak memory each took."""
+"""Our commands run as separate processes, with the time and peak memory of each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Stage:
-    """One command that was run."""
+    """One finished command."""
 
     output: str  # its standard output
     seconds: float
@@ -31,18 +31,18 @@ class Stage:
 
 
 def run_in_subprocess(work: Callable[[], Result]) -> Result:
-    """Call in a process of its own: the system counts a parent's memory at its children's start as their peak."""
+    """Call ``work`` in another process, since this one's memory counts towards the peak of commands it starts."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work).result()
 
 
 def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequence[int] = ()) -> Stage:
-    """Run one command of ours; its progress goes to the terminal as always.
+    """Run one of our commands; its progress goes to the terminal as usual.
 
-    ``keep_open`` are file descriptors that it inherits, such as that of a lock it is to hold to its end.
+    ``keep_open`` are file descriptors that it inherits, such as that of a lock to hold until it ends.
 
     Raises:
-        UnipruningError: it failed; its own sentence is on standard error by then.
+        UnipruningError: it failed, after printing its own message on standard error.
     """
     progress.note(f"$ unipruning {shlex.join(arguments)}")
     began = time.monotonic()
@@ -55,12 +55,12 @@ def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequenc
     assert process.stdout is not None
     with process.stdout as pipe:
         output = pipe.read()
-    # not wait(): it would not tell the child's peak memory
+    # not wait(), which does not return the child's peak memory
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise UnipruningError(
-            f"'unipruning {arguments[0]}' ended with exit code {process.returncode}; its reason is above"
+            f"'unipruning {arguments[0]}' failed with exit code {process.returncode}; the reason is above"
         )
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)

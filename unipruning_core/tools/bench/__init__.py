@@ -1,1 +1,1 @@
-"""Benchmarks of a backend's operations, each verified before it is timed."""
+"""Benchmarks of a backend's operations, each checked before it is timed."""

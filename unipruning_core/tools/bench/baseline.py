@@ -1,4 +1,4 @@
-"""What a backend is compared with: plain torch, the same compiled, and the eager formulation of the released code."""
+"""Baselines for a backend: plain torch, the same compiled, and the eager formulation of the released code."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
 
 BASELINES = ("eager", "released", "compile")
-QUANTILE_SAMPLE = 100_000  # elements that the released formulation estimates its threshold from
+QUANTILE_SAMPLE = 100_000  # elements from which the released formulation estimates its threshold
 
 
 def baseline(name: str, operation: str, inputs: Inputs, plain: Backend) -> Callable[[], object] | None:
-    """One way to do what ``operation`` does, ready to run; None where the released code has nothing like it.
+    """Return a baseline of ``operation``, ready to run; None if the released code has no counterpart.
 
     ``plain`` is the definition on the device, in plain torch.
     """
@@ -33,13 +33,13 @@ def baseline(name: str, operation: str, inputs: Inputs, plain: Backend) -> Calla
 
 
 def _compiled(plain: Backend) -> Backend:
-    works = {name: staticmethod(torch.compile(getattr(plain, name), dynamic=False)) for name in OPERATIONS}
-    compiled: Backend = type("Compiled", (type(plain),), works)()
+    operations = {name: staticmethod(torch.compile(getattr(plain, name), dynamic=False)) for name in OPERATIONS}
+    compiled: Backend = type("Compiled", (type(plain),), operations)()
     return compiled
 
 
 def _released(operation: str, inputs: Inputs, device: str) -> Callable[[], object] | None:
-    """Every intermediate is a matrix, state has the weight's dtype, and the quantile comes from a random sample."""
+    """Return the released formulation: matrices as intermediates, low-precision state, a sampled quantile."""
     dual = inputs.dual.to(device, inputs.weight.dtype)
     if operation == "nm_mask":
         return lambda: _released_nm_mask(dual, *PATTERN)
@@ -50,11 +50,11 @@ def _released(operation: str, inputs: Inputs, device: str) -> Callable[[], objec
         return None
     weight = inputs.weight.to(device, copy=True)
     factor = inputs.norm.pow(METRICS[metric].exponent).to(device, dual.dtype)
-    gamma, share = torch.zeros_like(dual), SUBSET_FRACTION if METRICS[metric].random_subsets else None
+    gamma, fraction = torch.zeros_like(dual), SUBSET_FRACTION if METRICS[metric].random_subsets else None
     drift = _released_drift(weight) if kind.drifts else None
 
     def step() -> None:
-        _released_step(weight, factor, dual, gamma, share)
+        _released_step(weight, factor, dual, gamma, fraction)
         if drift is not None:
             drift()
 
@@ -81,16 +81,16 @@ def _released_step(
     factor: Tensor,  # (in,), the weight's dtype
     dual: Tensor,  # (out, in), the weight's dtype, updated in place
     gamma: Tensor,  # (out, in), the weight's dtype, updated in place
-    share: float | None,  # of the smaller side that the sums are taken over; None for all
+    fraction: float | None,  # of the smaller side, to sum over; None for all
 ) -> None:
     rows, cols = weight.shape
     magnitude = weight.abs()
-    some_rows = some_cols = magnitude
-    if share is not None:
-        count = int(share * min(rows, cols))
-        some_rows = magnitude[torch.randperm(rows, device=weight.device)[:count]]
-        some_cols = magnitude[:, torch.randperm(cols, device=weight.device)[:count]]
-    saliency = (magnitude / some_rows.sum(dim=0) + magnitude / some_cols.sum(dim=1, keepdim=True)) * factor
+    row_subset = column_subset = magnitude
+    if fraction is not None:
+        count = int(fraction * min(rows, cols))
+        row_subset = magnitude[torch.randperm(rows, device=weight.device)[:count]]
+        column_subset = magnitude[:, torch.randperm(cols, device=weight.device)[:count]]
+    saliency = (magnitude / row_subset.sum(dim=0) + magnitude / column_subset.sum(dim=1, keepdim=True)) * factor
     saliency /= saliency.mean()
     dual += STEP_SIZE * (saliency - gamma)
     picked = torch.randperm(dual.numel(), device=dual.device)[:QUANTILE_SAMPLE]

@@ -1,4 +1,4 @@
-"""What is benchmarked: a case is an operation, a shape and a dtype, and its inputs come from one seeded factory."""
+"""Benchmark cases: an operation, a shape and a dtype each, with inputs from one seeded factory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unipruning_core.search.saliency import saliency_factors
 
 ADAMW: dict[str, Any] = {"step": 3, "learning_rate": 1e-4, "betas": BETAS, "epsilon": EPSILON}
 STEP_SIZE, QUANTILE, STRENGTH, EXPONENT, PATTERN = 0.01, 0.001, 0.01, 0.7, (2, 4)
-# the definition of this one is slow on a large matrix, and each row's result is its own
+# operations whose definition is slow on a large matrix and works row by row: the number of rows to check
 SAMPLED_ROWS = {"nm_prox": 256}
 
 
@@ -40,12 +40,12 @@ class Case:
 
     @property
     def least_bytes(self) -> float:
-        """The fewest bytes an element that any implementation moves: inputs read once, outputs written once."""
+        """The minimum bytes per element for any implementation: inputs read once, outputs written once."""
         return OPERATION_KINDS[self.operation].least(self)
 
 
 class Inputs:
-    """Seeded tensors for one shape and dtype, on the host; the values of a search that is a few steps in."""
+    """Seeded tensors for one shape and dtype, on the host, with values as a few steps into a search."""
 
     def __init__(self, rows: int, cols: int, dtype: torch.dtype) -> None:
         self.rows, self.cols = rows, cols
@@ -54,12 +54,12 @@ class Inputs:
         self.weight = full.to(dtype, copy=True)  # (out, in)
         self.norm = torch.rand(cols, generator=rng) + 0.1  # (in,), float32
         self.row_factor = torch.rand(rows, generator=rng)  # (out,), float32
-        # |W| times a random factor: spread as a dual is, without ties but those of float32
+        # |W| times a random factor: distributed like a dual, with no ties but those of float32
         self.dual = full.abs_().mul_(torch.rand(rows, cols, generator=rng)).mul_(0.1)  # (out, in), float32
 
     @cached_property
     def threshold(self) -> Tensor:
-        """0-D, float32: about the median of the dual, one of its values."""
+        """0-D, float32: a value near the median of the dual."""
         return self.dual.flatten()[:100_001].median()
 
     @property
@@ -72,12 +72,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments and options of one ca
 
 @dataclass(frozen=True)
 class Kind:
-    """How an operation is called, and the bytes an element it cannot do without."""
+    """How an operation is called, and its minimum bytes per element."""
 
     least: Callable[[Case], float]
     call: Callable[[Inputs], Call] | None = None  # None for a step, which is several calls
-    metric: str | None = None  # of a step
-    drifts: bool = False  # a step after which the weights follow a gradient
+    metric: str | None = None  # for a step
+    drifts: bool = False  # a step that also moves the weights along a gradient
 
 
 def _mirror_call(i: Inputs) -> Call:
@@ -96,7 +96,7 @@ def _step_least(case: Case) -> float:
 
 def _subset_step_least(case: Case) -> float:
     size = max(1, round(SUBSET_FRACTION * min(case.rows, case.cols)))
-    # a subset of columns and one of rows: read, written and read
+    # a subset of columns and one of rows: each read, written and read again
     return _step_least(case) + 3 * case.dtype.itemsize * size * (1 / case.rows + 1 / case.cols)
 
 
@@ -132,7 +132,7 @@ OPERATION_KINDS = {
 
 
 def parts_of(operation: str) -> tuple[str, ...]:
-    """The operations of the contract that are compared with the reference before this one is timed."""
+    """Return the contract's operations to compare with the reference before this one is timed."""
     kind = OPERATION_KINDS[operation]
     if kind.call is not None:
         return (operation,)
@@ -140,7 +140,7 @@ def parts_of(operation: str) -> tuple[str, ...]:
 
 
 def calls_of(operation: str, inputs: Inputs) -> list[tuple[str, Call]]:
-    """Those operations, each with its arguments."""
+    """Return those operations, each with its arguments."""
     calls = []
     for part in parts_of(operation):
         make = OPERATION_KINDS[part].call
@@ -151,7 +151,7 @@ def calls_of(operation: str, inputs: Inputs) -> list[tuple[str, Call]]:
 
 
 def ready(operation: str, inputs: Inputs, backend: Backend) -> Callable[[], object]:
-    """The operation with its inputs on the device, to be run as often as wanted; what is in place stays in place."""
+    """Bind the operation to inputs on the device, to be run any number of times; in-place updates accumulate."""
     device = backend.device_type
     kind = OPERATION_KINDS[operation]
     if kind.metric is not None:
@@ -179,7 +179,7 @@ def _ready_step(name: str, weight: Tensor, inputs: Inputs, backend: Backend) -> 
 
 
 def _ready_drift(weight: Tensor, inputs: Inputs, backend: Backend) -> Callable[[], object]:
-    """What ``drift`` does with the gradient of a model that is this one matrix: clip by its norm, then AdamW."""
+    """Bind what ``drift`` does with the gradient of a one-matrix model: clip by its norm, then AdamW."""
     (_, gradient, first, second, _), options = _adamw_call(inputs)
     gradient, first, second = (t.to(backend.device_type) for t in (gradient, first, second))
 

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: a table, JSON, CSV, and the comparison with an earlier JSON."""
+"""Reports of a benchmark: a table, JSON, CSV, and the comparison with an earlier JSON."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HEADER = (
     f"{'GB/s':>8} {'% of copy':>9} {'B/el':>6} {'at copy':>8}"
 )
 EXPLAINED = (
-    "B/el: the fewest bytes an element that any implementation moves, which GB/s counts; at copy: what a copy moves in "
-    "this time"
+    "B/el: the minimum bytes per element that any implementation moves, which GB/s counts; at copy: what a copy moves "
+    "in the same time"
 )
 
 
 def table_row(line: BenchLine) -> str:
-    """One line of the table, without a time where the result is wrong."""
+    """Format one line of the table, without a time if the result is wrong."""
     start = f"{line.backend:8} {line.operation:20} {_shape(line):>12} {line.dtype:8}"
     if line.median is None or line.p20 is None or line.p80 is None:
         return f"{start} WRONG: {line.wrong}"
@@ -42,13 +42,13 @@ def _shape(line: BenchLine) -> str:
 
 
 def to_json(lines: Sequence[BenchLine], environment: dict[str, Any], *, model: str | None, baseline: str | None) -> Any:
-    """The versioned document that ``--compare`` reads."""
+    """Return the versioned document that ``--compare`` reads."""
     rows = [asdict(line) | {name: getattr(line, name) for name in DERIVED} for line in lines]
     return {"schema": SCHEMA, "environment": environment, "model": model, "baseline": baseline, "lines": rows}
 
 
 def to_csv(lines: Sequence[BenchLine]) -> str:
-    """One row a line."""
+    """Return CSV text with one row per line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [*(field.name for field in fields(BenchLine)), *DERIVED]
@@ -58,58 +58,61 @@ def to_csv(lines: Sequence[BenchLine]) -> str:
 
 
 def read_earlier(path: Path) -> dict[str, Any]:
-    """What an earlier ``--json`` wrote.
+    """Read what an earlier ``--json`` wrote.
 
     Raises:
-        ConfigError: the file is missing, or another kind of file.
+        ConfigError: the file is missing, or of another kind.
     """
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be compared with: {error}; give what --json wrote") from error
+        raise ConfigError(f"{str(path)!r} cannot be compared with: {error}; pass a file that --json wrote") from error
     if not isinstance(earlier, dict) or earlier.get("schema") != SCHEMA:
-        raise ConfigError(f"{str(path)!r} is not of the kind {SCHEMA!r}; give what --json wrote")
+        raise ConfigError(f"{str(path)!r} does not have the schema {SCHEMA!r}; pass a file that --json wrote")
     return earlier
 
 
 def compare(lines: Sequence[BenchLine], earlier: dict[str, Any]) -> list[str]:
-    """A sentence a line: how often it fits into the earlier time; where p20 to p80 overlap no difference is claimed."""
+    """Return each line's speedup over its earlier time; where p20 to p80 overlap no difference is claimed."""
     before = {_key(row): row for row in earlier["lines"]}
-    said = []
+    rows = []
     for line in lines:
         label = f"{line.backend:8} {line.operation:20} {_shape(line):>12} {line.dtype:8}"
         old = before.get(_key(asdict(line)))
         if line.median is None or line.p20 is None or line.p80 is None:
-            said.append(f"{label} wrong now")
+            rows.append(f"{label} wrong now")
         elif old is None or old["median"] is None:
-            said.append(f"{label} has no earlier time")
+            rows.append(f"{label} has no earlier time")
         else:
-            then = {name: old[name] * line.layers / old["layers"] for name in ("median", "p20", "p80")}
-            apart = "slower" if line.p20 > then["p80"] else "faster" if line.p80 < then["p20"] else None
-            ratio = then["median"] / line.median
-            said.append(
-                f"{label} {then['median'] * 1e3:10.3f} ms before, {ratio:5.2f}x, {apart or 'no difference shown'}"
+            previous = {name: old[name] * line.layers / old["layers"] for name in ("median", "p20", "p80")}
+            change = "slower" if line.p20 > previous["p80"] else "faster" if line.p80 < previous["p20"] else None
+            ratio = previous["median"] / line.median
+            rows.append(
+                f"{label} {previous['median'] * 1e3:10.3f} ms before, {ratio:5.2f}x, {change or 'no difference shown'}"
             )
-    return said
+    return rows
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    # a layer compares with the same layer of another model, a sum only with a sum over as many
+    # a layer compares with the same shape in another model, a sum only with a sum over as many layers
     layers = row["layers"] if row["shape"] == "sum" else None
     return row["backend"], row["operation"], row["shape"], row["dtype"], layers
 
 
 def listing(cases: Sequence[Case]) -> list[str]:
-    """What can be measured, with the bytes an element that no implementation can do without."""
-    rows = [f"{case.operation:20} {case.least_bytes:6.2f} bytes an element" for case in cases]
-    return [*rows, f"{len(OPERATION_KINDS)} in all; a step is the metric and the mirror step, in drift AdamW too"]
+    """List what can be measured, with its minimum bytes per element."""
+    rows = [f"{case.operation:20} {case.least_bytes:6.2f} bytes per element" for case in cases]
+    return [
+        *rows,
+        f"{len(OPERATION_KINDS)} in all; a step is the metric and the mirror step, and in drift AdamW as well",
+    ]
 
 
 def static_table(bar: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """The costs of the kernels that need no device to be known, a line a kernel."""
-    said = []
+    """List the costs of the kernels that are known without a device, one line per kernel."""
+    rows = []
     for section, kernels in bar.items():
-        said.append(section)
+        rows.append(section)
         for kernel, figures in kernels.items():
-            said.append(f"  {kernel:52} " + "  ".join(f"{name} {value:g}" for name, value in figures.items()))
-    return said
+            rows.append(f"  {kernel:52} " + "  ".join(f"{name} {value:g}" for name, value in figures.items()))
+    return rows

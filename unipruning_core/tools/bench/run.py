@@ -1,4 +1,4 @@
-"""The benchmark: a result is compared with the definition before its time is taken, and a wrong one has no time."""
+"""The benchmark: each result is compared with the definition before it is timed, and a wrong one is not timed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.tools.bench.baseline import baseline
 from unipruning_core.tools.bench.cases import OPERATION_KINDS, SAMPLED_ROWS, Call, Case, Inputs, calls_of, ready
 
-SHORTEST_SAMPLE = 1e-3  # seconds; a faster run is repeated inside one sample until it is this long
+SHORTEST_SAMPLE = 1e-3  # seconds; faster runs are repeated within one sample to last this long
 
 Judge = Callable[[Backend, str, Call, "int | None"], None]  # raises AssertionError for a wrong result
 
 
 @dataclass(frozen=True)
 class BenchLine:
-    """One operation on one shape: seconds of a run, and what follows from them; none where the result is wrong."""
+    """One operation on one shape: the seconds of a run and figures derived from them; none if the result is wrong."""
 
     backend: str
     operation: str
@@ -30,12 +30,12 @@ class BenchLine:
     dtype: str
     layers: int  # how many matrices of this shape the model has; 1 without a model
     elements: int  # of all these layers
-    least_bytes: float  # an element: what any implementation moves
-    median: float | None = None  # seconds for all these layers, as the rest
+    least_bytes: float  # per element, for any implementation
+    median: float | None = None  # seconds for all these layers, like the others
     p20: float | None = None
     p80: float | None = None
-    copy: float | None = None  # of a copy that moves the least bytes, in the same run
-    baseline: float | None = None  # the median of what it is compared with
+    copy: float | None = None  # seconds of a copy that moves the minimum bytes, in the same run
+    baseline: float | None = None  # median seconds of the baseline
     wrong: str | None = None  # where the result differs from the definition
 
     @property
@@ -44,7 +44,7 @@ class BenchLine:
 
     @property
     def gb_per_second(self) -> float | None:
-        """The least bytes over the time: what of the bandwidth is put to use."""
+        """The minimum bytes over the time: the effective bandwidth."""
         return self.median and self.least_bytes * self.elements / self.median / 1e9
 
     @property
@@ -53,12 +53,12 @@ class BenchLine:
 
     @property
     def bytes_at_copy_speed(self) -> float | None:
-        """How many bytes an element a copy moves in this time: near ``least_bytes`` where memory is the limit."""
+        """Bytes per element that a copy moves in this time: near ``least_bytes`` if memory is the limit."""
         return self.copy and self.median and self.least_bytes * self.median / self.copy
 
     @property
     def speedup(self) -> float | None:
-        """How often this fits into the baseline's time."""
+        """The baseline's time over this time."""
         return self.baseline and self.median and self.baseline / self.median
 
 
@@ -69,7 +69,7 @@ class Bench:
     operations: Sequence[str]
     shapes: dict[tuple[int, int], int]  # rows and columns, and how many layers have them
     dtypes: Sequence[torch.dtype]
-    repeat: int = 7  # timed samples of each, after one run that is not
+    repeat: int = 7  # timed samples of each, after one untimed run
     baseline: str | None = None
 
     def cases(self) -> Iterator[tuple[Case, int]]:
@@ -80,7 +80,7 @@ class Bench:
 
 
 def run(bench: Bench, backends: Sequence[tuple[Backend, Backend]], judge: Judge) -> Iterator[BenchLine]:
-    """Every case on every backend, line by line; each backend comes with plain torch on the same device."""
+    """Yield a line for every case on every backend; each backend comes with plain torch on the same device."""
     for backend, plain in backends:
         copies = Copies(backend.device_type, bench.repeat)
         inputs: Inputs | None = None
@@ -122,15 +122,17 @@ def _compared(bench: Bench, operation: str, inputs: Inputs, plain: Backend, laye
         work = baseline(bench.baseline, operation, inputs, plain)
         return layers * measure(work, plain.device_type, repeat=bench.repeat)[1] if work else None
     except RuntimeError as error:
-        # a compiler that is missing or refuses; plain torch and our own formulation have no such excuse
+        # the compiler may be missing or refuse; plain torch and our own formulation must not fail
         if bench.baseline != "compile":
             raise
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"torch.compile cannot make a baseline of {operation!r}: {reason}; take eager") from error
+        raise ConfigError(
+            f"torch.compile cannot make a baseline of {operation!r}: {reason}; use --baseline eager"
+        ) from error
 
 
 def measure(work: Callable[[], object], device: str, *, repeat: int) -> tuple[float, float, float]:
-    """Seconds of one run: the 20th percentile, the median and the 80th, of ``repeat`` samples."""
+    """Return the seconds of one run: the 20th percentile, the median and the 80th of ``repeat`` samples."""
     wait = torch.get_device_module(device).synchronize
     work()
     wait()
@@ -150,14 +152,14 @@ def measure(work: Callable[[], object], device: str, *, repeat: int) -> tuple[fl
 
 
 class Copies:
-    """The time a device takes to copy, measured once for each size of one run."""
+    """The time a device takes to copy, measured once per size."""
 
     def __init__(self, device: str, repeat: int) -> None:
         self.device, self.repeat = device, repeat
         self._seconds: dict[int, float] = {}
 
     def seconds(self, moved: int) -> float:
-        """Of a copy that reads half of ``moved`` bytes and writes the other half."""
+        """Return the time of a copy that reads half of ``moved`` bytes and writes the other half."""
         if moved not in self._seconds:
             source = torch.ones(max(1, moved // 8), device=self.device)  # four bytes each, read and written
             target = torch.empty_like(source)
@@ -166,7 +168,7 @@ class Copies:
 
 
 def summed(lines: Sequence[BenchLine]) -> list[BenchLine]:
-    """One line for each backend, operation and dtype, over all shapes; none where one of them is wrong."""
+    """Sum each backend, operation and dtype over all shapes; groups with a wrong line are left out."""
     groups: dict[tuple[str, str, str], list[BenchLine]] = {}
     for line in lines:
         groups.setdefault((line.backend, line.operation, line.dtype), []).append(line)
@@ -194,5 +196,5 @@ def _sum(group: Sequence[BenchLine]) -> BenchLine:
 
 
 def known_operations() -> list[str]:
-    """All that can be measured."""
+    """Return everything that can be measured."""
     return list(OPERATION_KINDS)

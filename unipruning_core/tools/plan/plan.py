@@ -1,4 +1,4 @@
-"""What a search will hold, move and take on some machine, from a model's config alone."""
+"""The predicted memory, traffic and time of a search on some machine, from a model's config alone."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ FORMULA = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What the user says about the device; None where nothing was said."""
+    """The user's description of the device; None for what was not given."""
 
-    bandwidth: float | None = None  # bytes a second
-    flops: float | None = None  # a second, in the weights' dtype
+    bandwidth: float | None = None  # bytes per second
+    flops: float | None = None  # per second, in the weights' dtype
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SearchPlan:
 
     model: str
     backend: str | None  # None for any
-    reference: list[str]  # operations the backend leaves to the reference, which moves more than the minimum
+    reference: list[str]  # operations that the backend leaves to the reference, which moves more than the minimum
     dtype: str
     parameters: int
     targets: int
@@ -52,16 +52,16 @@ class SearchPlan:
     seq_len: int
     steps: int  # mirror steps of each matrix
     memory: dict[str, int]  # bytes held at the peak, by part
-    model_flops: int  # a sample
-    model_bytes: int  # a sample: passes over the weights, activations once out and once in
-    step_bytes: dict[str, float]  # the minimum a step moves, a target weight, by part
+    model_flops: int  # per sample
+    model_bytes: int  # per sample: passes over the weights, activations written once and read once
+    step_bytes: dict[str, float]  # the minimum a step moves per target weight, by part
     files: dict[str, int]  # bytes on disk
     pruned: dict[str, int]  # weights, by sparsity
-    seconds: dict[str, float] | None  # None without a stated bandwidth and FLOP/s
+    seconds: dict[str, float] | None  # None unless bandwidth and FLOP/s are given
 
     @property
     def held(self) -> int:
-        """Bytes of all parts of the memory together."""
+        """The bytes of all parts of the memory together."""
         return sum(self.memory.values())
 
     def to_json(self) -> dict[str, Any]:
@@ -78,10 +78,10 @@ def plan_search(
     sparsities: Sequence[Sparsity] = (),
     machine: Machine | None = None,
 ) -> SearchPlan:
-    """SearchPlan without running: the model is traced on tensors that have no values, the backend is not loaded.
+    """Plan a search without running it: the model is traced on tensors without values, the backend is not loaded.
 
     Raises:
-        ConfigError: the numbers make no search, or a sparsity does not fit a layer.
+        ConfigError: a number is out of range, or a sparsity does not fit a layer.
         BackendNotFoundError: no plugin has the name.
     """
     from unipruning_core.models.loading import check_seq_len
@@ -89,7 +89,7 @@ def plan_search(
 
     machine = machine or Machine()
     if samples < 1:
-        raise ConfigError(f"a plan wants samples >= 1, not {samples}")
+        raise ConfigError(f"--samples must be 1 or more, not {samples}")
     for name, value in asdict(machine).items():
         if value is not None and not 0 < value < float("inf"):
             raise ConfigError(f"{name} must be a positive number, not {value}")
@@ -102,7 +102,7 @@ def plan_search(
     trace = trace_sample(outline, seq_len, backward=settings.follows_loss)
     width, steps = outline.dtype.itemsize, settings.steps(samples)
     sizes = [target.size for target in outline.targets]
-    # what was read, and for a loss read again and written as gradient
+    # weights are read, and for a loss read again, with gradients written
     passes = outline.parameters + (outline.parameters + outline.weights if settings.follows_loss else 0)
     model_bytes = width * passes + 2 * trace.activations
     step_bytes = settings.step_bytes(outline.targets, width)
@@ -138,7 +138,7 @@ def plan_search(
 
 
 def left_to_reference(backend: str | None) -> list[str]:
-    """The operations a backend has no implementation of its own for, by its manifest; nothing is loaded or probed."""
+    """Return the operations that a backend does not implement itself, by its manifest; nothing is loaded or probed."""
     if backend is None:
         return []
     specs = Catalogue().specs
@@ -148,13 +148,13 @@ def left_to_reference(backend: str | None) -> list[str]:
 
 
 def masks_bytes(targets: Sequence[Target], sparsity: Sparsity) -> int:
-    """Bytes of the masks of all targets as they are stored."""
+    """Return the bytes of all targets' masks as they are stored."""
     cuts = _cuts(targets, sparsity)
     return sum(packed_bytes(target.shape, cuts[target.name]) for target in targets)
 
 
 def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
-    """How many weights a sparsity prunes, by the exact counts of its scope."""
+    """Return how many weights a sparsity prunes, by the exact counts of its scope."""
     total = sum(target.size for target in targets)
     if isinstance(sparsity, Unstructured) and sparsity.scope == "global":
         return total - sparsity.keep(total)
@@ -165,14 +165,14 @@ def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
 def _cuts(targets: Sequence[Target], sparsity: Sparsity) -> dict[str, MatrixSparsity]:
     if isinstance(sparsity, Mix):
         raise ConfigError(
-            f"what sparsity {str(sparsity)!r} comes to is chosen by scores, which a plan has not; give a share, N:M or"
-            " a budget's file"
+            f"the forms of sparsity {str(sparsity)!r} are chosen by scores, which a plan does not have; pass a ratio,"
+            " N:M or a budget file"
         )
     return sparsity.cuts(targets) if isinstance(sparsity, Budget) else {t.name: sparsity for t in targets}
 
 
 def seconds(machine: Machine, flops: float, model_bytes: float, step_bytes: float) -> dict[str, float] | None:
-    """The roofline of a whole search: ``FORMULA``."""
+    """Return the roofline of a whole search: ``FORMULA``."""
     if machine.bandwidth is None or machine.flops is None:
         return None
     model = max(flops / machine.flops, model_bytes / machine.bandwidth)

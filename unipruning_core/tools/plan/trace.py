@@ -1,4 +1,4 @@
-"""What a model's forward and backward cost, found by running them on tensors that have shapes and no values."""
+"""The cost of a model's forward and backward, traced on tensors that have shapes but no values."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trace:
-    """One calibration sample on the model."""
+    """The cost of one calibration sample."""
 
-    flops: int  # of matrix products and attention, a multiply-add counted as two
-    activations: int  # bytes, the most that live at once besides parameters and their gradients
+    flops: int  # of matrix products and attention; a multiply-add counts as two
+    activations: int  # peak bytes besides parameters and their gradients
 
 
 def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
-    """Run one sample of ``seq_len`` tokens, without and with backward; gradients of weights are dropped when made.
+    """Trace one sample of ``seq_len`` tokens, with or without backward; weight gradients are dropped at once.
 
-    Fused attention is taken as it is on the host; an accelerator's own kernels may hold a little more or less.
+    Fused attention is that of the host; an accelerator's own kernels may hold a little more or less.
 
     Raises:
-        ConfigError: the model's forward asks for the values of its tensors.
+        ConfigError: the model's forward needs the values of its tensors.
     """
     names = {target.name for target in outline.targets}
     try:
@@ -53,7 +53,7 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
                     model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
                 else:
                     getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
-    # what fake tensors raise when a forward looks at values; every model may have its own way
+    # what fake tensors raise when a forward reads values, depending on the model
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
@@ -64,7 +64,7 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
 
 
 class LiveMemory(TorchDispatchMode):
-    """The bytes of every storage made inside, from its birth to its end."""
+    """A count of the bytes of live storages that were made inside it."""
 
     def __init__(self, known: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 def _host_attention() -> dict[Any, Any]:
-    """What torch's counter lacks: the attention that is fused on the host."""
+    """Return what torch's counter lacks: the fused attention of the host."""
     aten = torch.ops.aten
 
     def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
