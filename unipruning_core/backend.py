@@ -78,7 +78,7 @@ class Backend(ABC):
     device_type: ClassVar[str]
 
     def loading_dtype(self, stored: dtype) -> dtype:
-        """Return the dtype to load a model stored in ``stored`` in, unless the user names one.
+        """Return the dtype in which to load a model stored as ``stored``, unless the user names one.
 
         Not an operation: override it where the device has no fast arithmetic in float32, bfloat16 or float16.
         """
@@ -98,7 +98,7 @@ class Backend(ABC):
         weight: Tensor,  # (out, in), any float
         input_factor: Tensor,  # (in,), float32
     ) -> tuple[Tensor, Tensor, Tensor]:  # float32: rows (out,), columns (in,), weighted rows (out,)
-        r"""Sum W in one pass: :math:`\sum_j |W_{ij}|`, :math:`\sum_i |W_{ij}|` and :math:`\sum_j |W_{ij}| f_j`.
+        r"""Sum abs(W) in one pass: :math:`\sum_j |W_{ij}|`, :math:`\sum_i |W_{ij}|` and :math:`\sum_j |W_{ij}| f_j`.
 
         The last gives the normaliser of a rank-2 saliency, so that S has mean one without being formed.
         """

@@ -6,21 +6,21 @@ class UnipruningError(Exception):
 
 
 class BackendNotFoundError(UnipruningError):
-    """No installed plugin provides the backend asked for."""
+    """No installed plugin provides the requested backend."""
 
     def __init__(self, name: str, known: list[str]) -> None:
         super().__init__(f"no backend is called {name!r}; installed: {', '.join(known) or 'none'}")
 
 
 class BackendUnavailableError(UnipruningError):
-    """The backend asked for is installed but cannot run on this machine."""
+    """The requested backend is installed but cannot run on this machine."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"backend {name!r} cannot run here: {reason}")
 
 
 class ConfigError(UnipruningError):
-    """What the user asked for contradicts itself, the model or the machine."""
+    """A request contradicts itself, the model or the machine."""
 
 
 class CheckpointError(UnipruningError):

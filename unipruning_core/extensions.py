@@ -54,7 +54,7 @@ def hide_broken_extensions() -> None:
 
 
 def root_cause(error: BaseException) -> str:
-    """Return the first line of an error's root cause, which torch wraps in an error of its own."""
+    """Return the first line of an error's root cause, which torch wraps in its own error."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,11 +27,11 @@ def test_a_preset_names_settings_that_exist(name):
 @pytest.mark.parametrize("name", SPECS)
 def test_a_method_without_a_budget_takes_the_one_that_suits_it(name):
     method = parse_method(name)
-    recipe = SPECS[name]
-    assert method.budget == recipe.budget
-    assert method.with_budget(parse_sparsity("2:4")) == (None if recipe.scheme else parse_sparsity("2:4"))
-    share = parse_sparsity("60%" if recipe.scheme else f"60%/{recipe.budget}")
-    assert method.with_budget(parse_sparsity("60%")) == (None if recipe.patterns_only else share)
+    spec = SPECS[name]
+    assert method.budget == spec.budget
+    assert method.with_budget(parse_sparsity("2:4")) == (None if spec.scheme else parse_sparsity("2:4"))
+    share = parse_sparsity("60%" if spec.scheme else f"60%/{spec.budget}")
+    assert method.with_budget(parse_sparsity("60%")) == (None if spec.patterns_only else share)
 
 
 def test_a_search_for_a_pattern_is_compared_at_that_pattern():

@@ -31,7 +31,7 @@ def _perplexity(options: argparse.Namespace) -> int:
 
     from unipruning_core.jobs import api
 
-    found = api.perplexity(
+    result = api.perplexity(
         options.model,
         data=options.data,
         split=options.split,
@@ -41,10 +41,10 @@ def _perplexity(options: argparse.Namespace) -> int:
         **loading_from(options),
     )
     if options.json:
-        print(json.dumps(asdict(found)))
+        print(json.dumps(asdict(result)))
     else:
         print(
-            f"perplexity {found.perplexity:.3f}  ({found.tokens} tokens in {found.windows} windows of {found.seq_len}; "
-            f"{found.source}, sha256 {found.data_sha256[:12]}; {found.dtype})"
+            f"perplexity {result.perplexity:.3f}  ({result.tokens} tokens in {result.windows} windows of "
+            f"{result.seq_len}; {result.source}, sha256 {result.data_sha256[:12]}; {result.dtype})"
         )
     return 0

@@ -43,7 +43,7 @@ class Sample:
 
 @torch.no_grad()
 def enter(model: PreTrainedModel, blocks: Sequence[nn.Module], input_ids: Tensor) -> Sample:
-    """Run the model once to record how it calls its blocks; only the first argument's meaning is assumed.
+    """Run the model once to record how it calls its blocks, assuming only that hidden states come first.
 
     Raises:
         CheckpointError: a block is skipped, called twice, or reads more or less than the output of the one before it.

@@ -192,15 +192,15 @@ def fisher_rows(
 
 
 def _row_rules(
-    scores: Scores, share: Fraction, spread: Fraction, backend: Backend, progress: Progress
+    scores: Scores, ratio: Fraction, spread: Fraction, backend: Backend, progress: Progress
 ) -> Iterator[tuple[str, MatrixSparsity]]:
     sizes = [target.size for target in scores.targets]
-    totals = apportion(sizes, Unstructured(share).keep(sum(sizes)), [0] * len(sizes), sizes)
+    totals = apportion(sizes, Unstructured(ratio).keep(sum(sizes)), [0] * len(sizes), sizes)
     with progress.task("summing rows", len(scores.targets), "matrix") as task:
         for target, total in zip(scores.targets, totals, strict=True):
             score = checked_score(scores, target, backend)
             masses = backend.abs_sums(score * score, score.new_ones(score.shape[1]))[0].cpu()
-            yield target.name, KeptRows(tuple(row_budgets(masses, total, score.shape[1], share, spread)))
+            yield target.name, KeptRows(tuple(row_budgets(masses, total, score.shape[1], ratio, spread)))
             task.advance()
 
 

@@ -130,7 +130,7 @@ def row_mask(
     keeps: Sequence[int],  # (out,), 0 <= keep <= in
     backend: Backend,
 ) -> Tensor:  # (out, in), bool
-    """Keep a number of weights given for each row; rows with the same number go to the backend together."""
+    """Keep the given number of weights in each row; rows with the same number go to the backend together."""
     # assembled on the host, so that a device needs no operation outside the contract
     mask = torch.empty(score.shape, dtype=torch.bool)
     counts = torch.tensor(keeps)

@@ -75,7 +75,7 @@ def unpack(
 def mask_stream(
     folder: Path, targets: Sequence[Target], sparsity: str, cuts: Mapping[str, MatrixSparsity]
 ) -> TensorStream:
-    """Open a folder's mask file for appending packed masks, one per target in order; records ``sparsity``."""
+    """Open a folder's mask file for appending one packed mask per target, in order; ``sparsity`` is only recorded."""
     patterns = {name: str(cut) if isinstance(cut, SemiStructured) else "bits" for name, cut in cuts.items()}
     layers = {
         target.name: {"shape": target.shape, "transposed": target.transposed, "pattern": patterns[target.name]}
@@ -165,7 +165,7 @@ def _unrank(ranks: Tensor, sparsity: SemiStructured, groups: Tensor) -> None:
 
 
 def _binomials(sparsity: SemiStructured) -> Tensor:
-    """Return C(j, k) for j < m and k <= n, int64, one row a position."""
+    """Return C(j, k) for j < m and k <= n, int64, one row per position."""
     return torch.tensor([[comb(j, k) for k in range(sparsity.n + 1)] for j in range(sparsity.m)])
 
 

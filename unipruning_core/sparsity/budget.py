@@ -118,7 +118,7 @@ class Budget:
         return {**content, "sparsity": {pattern: _value(cut) for pattern, cut in self.rules}}
 
     def to_text(self) -> str:
-        """Return the text of a budget file, one line a rule."""
+        """Return the text of a budget file, one line per rule."""
         content = self.to_json()
         rules = [f"  {json.dumps(pattern)}: {json.dumps(value)}" for pattern, value in content.pop("sparsity").items()]
         heads = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in content.items()]
@@ -181,19 +181,19 @@ class Budget:
         self, targets: Sequence[Target], cuts: Mapping[str, MatrixSparsity], overall: Fraction
     ) -> dict[str, MatrixSparsity]:
         total = sum(rows * columns for rows, columns in (target.shape for target in targets))
-        wanted = Unstructured(overall).keep(total)
+        total_kept = Unstructured(overall).keep(total)
         scalable = {t.name: cut for t in targets if isinstance(cut := cuts[t.name], Unstructured)}
         fixed = sum(kept_weights(cuts[target.name], target.shape) for target in targets if target.name not in scalable)
         sizes = {target.name: target.size for target in targets if target.name in scalable}
-        if not fixed <= wanted <= fixed + sum(sizes.values()):
+        if not fixed <= total_kept <= fixed + sum(sizes.values()):
             raise ConfigError(
-                f"budget {self.name!r} cannot meet 'overall' {str(Unstructured(overall))!r}, which keeps {wanted} of"
-                f" {total} weights: dense, N:M and exact counts keep {fixed}, and ratios can add at most"
+                f"budget {self.name!r} cannot meet 'overall' {str(Unstructured(overall))!r}, which keeps {total_kept}"
+                f" of {total} weights: dense, N:M and exact counts keep {fixed}, and ratios can add at most"
                 f" {sum(sizes.values())}; change one of them"
             )
         counts = apportion(
             [(1 - cut.ratio) * sizes[name] for name, cut in scalable.items()],
-            wanted - fixed,
+            total_kept - fixed,
             [0] * len(scalable),
             list(sizes.values()),
         )

@@ -69,7 +69,7 @@ def _exact(items: Sequence[Sequence[Option]], steps: list[list[int]], aim: float
     return chosen[::-1]
 
 
-def _greedy(items: Sequence[Sequence[Option]], wanted: int) -> list[int]:
+def _greedy(items: Sequence[Sequence[Option]], aim: int) -> list[int]:
     hulls = [_hull(options) for options in items]
     chosen = [hull[0] for hull in hulls]
     total = sum(options[first].size for options, first in zip(items, chosen, strict=True))
@@ -81,7 +81,7 @@ def _greedy(items: Sequence[Sequence[Option]], wanted: int) -> list[int]:
     # sort is stable: equal slopes of one item stay in the order of its hull
     for _, item, position in sorted(slopes, key=lambda step: step[:2]):
         after = total + items[item][position].size - items[item][chosen[item]].size
-        if abs(after - wanted) > abs(total - wanted):
+        if abs(after - aim) > abs(total - aim):
             break
         chosen[item], total = position, after
     return chosen

@@ -133,9 +133,9 @@ class Checkpoint:
         Raises:
             CheckpointError: a tensor holds NaN or infinity.
         """
-        wanted = list(names)
-        with (progress or Progress()).task("checking weights", len(wanted), "tensor") as task:
-            for name in wanted:
+        pending = list(names)
+        with (progress or Progress()).task("checking weights", len(pending), "tensor") as task:
+            for name in pending:
                 tensor = self.read(name)
                 if tensor.dtype.itemsize == 1:
                     tensor = tensor.float()  # isfinite does not support 8-bit floats

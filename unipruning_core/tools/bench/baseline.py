@@ -39,7 +39,7 @@ def _compiled(plain: Backend) -> Backend:
 
 
 def _released(operation: str, inputs: Inputs, device: str) -> Callable[[], object] | None:
-    """Return the released formulation: matrices as intermediates, low-precision state, a sampled quantile."""
+    """Return the released formulation: matrix intermediates, state in the weight's dtype, sampled quantile."""
     dual = inputs.dual.to(device, inputs.weight.dtype)
     if operation == "nm_mask":
         return lambda: _released_nm_mask(dual, *PATTERN)
