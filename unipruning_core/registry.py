@@ -85,7 +85,9 @@ class Catalogue:
             log.info("skipping backend %s: %s", spec.name, probes[spec.name].detail)
         for_device = f" for device {device_type!r}" if device_type else ""
         raise BackendUnavailableError(
-            "auto", "; ".join(f"{n}: {p.detail}" for n, p in probes.items()) or f"no backend is installed{for_device}"
+            "auto",
+            "; ".join(f"{n}: {p.detail}" for n, p in probes.items())
+            or f"no backend is installed{for_device}; install unipruning again",
         )
 
     @staticmethod

@@ -83,14 +83,14 @@ def test_a_search_leaves_a_model_in_memory_as_it_was(place, mode):
     for parameter in list(model.parameters())[2:5]:
         parameter.grad = torch.ones_like(parameter)
     before, training = state(model), [module.training for module in model.modules()]
-    moved = {} if mode == "frozen" else {"learning_rate": 0.1}
+    moved = {"learning_rate": 0.1} if MODES[mode].follows_loss else {}
     scores = unipruning.search(model, tokenizer, mode=mode, **moved, **named(place))
     for (weight, asked, gradient), (now, asks, found) in zip(before, state(model), strict=True):
         assert torch.equal(weight, now)
         assert asked == asks
         assert same(gradient, found)
     assert training == [module.training for module in model.modules()]
-    assert len(scores.losses) == (0 if mode == "frozen" else 4)
+    assert len(scores.losses) == (4 if MODES[mode].follows_loss else 0)
     unipruning.project(model, scores, sparsity="50%", progress=False)
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend, add_model, write_result
+from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype, write_result
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Bars
 from unipruning_core.sparsity.forms import Unstructured
@@ -33,7 +33,7 @@ def add_commands(command: Command) -> None:
     parser = command(
         "allocate", _allocate, "divide a sparsity ratio among blocks or rows and write it as a budget", DETAILS
     )
-    add_model(parser)
+    add_model_files(parser)
     parser.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder that 'unipruning search' wrote for this model"
     )
@@ -65,12 +65,13 @@ def _allocate(options: argparse.Namespace) -> int:
         )
     if options.out.exists() and not (options.overwrite and options.out.is_file()):
         raise OutputError(f"{str(options.out)!r} exists; choose another file, or pass --overwrite to replace a file")
+    note_unused_dtype(options)
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.loading import ModelChoice
     from unipruning_core.projection.allocate import fisher_rows, owl
     from unipruning_core.search.run_folder import Run
 
-    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code)
+    choice = ModelChoice(options.model, trust_remote_code=options.trust_remote_code)
     model = OnDisk(choice, options.backend, Bars())
     backend, checkpoint, run = model.backend, model.checkpoint, Run.open(options.run_folder)
     scheme = partial(owl, multiple=options.outlier_multiple) if options.scheme == "owl" else fisher_rows

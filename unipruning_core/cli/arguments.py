@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import OutputError
+from unipruning_core.progress import Bars
 from unipruning_core.search.choice import Flag, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
 
@@ -27,6 +28,19 @@ SEQ_LEN_HELP = "default: 2048, or the model's maximum if shorter"
 def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a hub id")
     add_loading(parser)
+
+
+def add_model_files(parser: argparse.ArgumentParser) -> None:
+    """A model of which only files are read: no weights are loaded, so ``--dtype`` is understood and not shown."""
+    parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a hub id")
+    parser.add_argument("--trust-remote-code", action="store_true", help="download code that comes with the model too")
+    add_earlier_name(parser, "--dtype", "dtype")
+
+
+def note_unused_dtype(options: argparse.Namespace) -> None:
+    """Say that a ``--dtype`` of a command that loads no weights does nothing."""
+    if hasattr(options, "dtype"):
+        Bars().note("--dtype has no effect here: weights are read as they are stored, and none are loaded")
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,11 @@ from unipruning_core.cli.arguments import (
     add_backend,
     add_calibration,
     add_model,
+    add_model_files,
     add_settings,
     calibration_from,
     loading_from,
+    note_unused_dtype,
     settings_from,
 )
 from unipruning_core.search.modes import MODES
@@ -66,7 +68,7 @@ def add_commands(command: Command) -> None:
     project = command(
         "project", _project, "write pruned checkpoints of any sparsity from a finished search", PROJECT_DETAILS
     )
-    add_model(project)
+    add_model_files(project)
     project.add_argument(
         "run_folder", type=Path, metavar="RUN", help="run folder that 'unipruning search' wrote for this model"
     )
@@ -144,6 +146,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def _project(options: argparse.Namespace) -> int:
     sparsities = _sparsities(options)
+    note_unused_dtype(options)
     from unipruning_core.jobs import api
 
     projected = api.project(

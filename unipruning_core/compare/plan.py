@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import DataError, UnipruningError
+from unipruning_core.errors import ConfigError, DataError, UnipruningError
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -98,10 +98,13 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     eval_text = choice.eval_text.load("test")
     available = len(token_ids(model.tokenizer, SEPARATOR.join(eval_text.documents))) // eval_seq_len
     windows = available if choice.windows is None else choice.windows
+    if windows < 1 <= available:
+        raise ConfigError(f"--windows must be 1 or more, not {windows}")
     if not 1 <= windows <= available:
+        wanted = f"{max(windows, 1)} windows of {eval_seq_len} tokens are needed"
+        fewer = "fewer --windows, " if windows > 1 else ""
         raise DataError(
-            f"{windows} windows of {eval_seq_len} tokens were requested, but {eval_text.source!r} fills {available}; "
-            "pass fewer --windows, a shorter --eval-seq-len or more text"
+            f"{wanted}, but {eval_text.source!r} fills {available}; pass {fewer}a shorter --eval-seq-len or more text"
         )
     common = {
         "model": model.checkpoint.fingerprint(),

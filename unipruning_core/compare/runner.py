@@ -123,8 +123,8 @@ class ComparisonRunner:
         self.checkpoints = choice.out / "checkpoints"
         for folder in (self.searches, self.evaluations):
             folder.mkdir(parents=True, exist_ok=True)
-        self._loading = ["--dtype", choice.model.dtype]
-        self._loading += ["--trust-remote-code"] if choice.model.trust_remote_code else []
+        self._reading = ["--trust-remote-code"] if choice.model.trust_remote_code else []
+        self._loading = ["--dtype", choice.model.dtype, *self._reading]
         self._backend = ["--backend", plan.common["backend"]]
 
     def run_missing(self, lines: Sequence[TableLine]) -> None:
@@ -232,9 +232,9 @@ class ComparisonRunner:
             budget_run = self.searches / (cell.budget_source or search).slug / "run"
             allocation = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
             allocation += [*sparsity_arguments, "--out", str(budget), "--overwrite"]
-            cost = _cost(self._command("allocate", model, str(budget_run), *allocation, *self._loading))
+            cost = _cost(self._command("allocate", model, str(budget_run), *allocation, *self._reading))
             sparsity_arguments = ["--sparsity", f"@{budget}"]
-        stage = self._command("project", model, str(run), *sparsity_arguments, *arguments, *self._loading)
+        stage = self._command("project", model, str(run), *sparsity_arguments, *arguments, *self._reading)
         return {"project": _added(cost, _cost(stage))}
 
     def _search_arguments(self, search: SearchJob) -> list[str]:

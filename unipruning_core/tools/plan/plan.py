@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.parse import Sparsity
     from unipruning_core.storage.checkpoint import Target
 
+UNITS = {"bandwidth": (1e9, "GB/s"), "flops": (1e12, "TFLOP/s")}  # as the flags take them
 SCHEMA = "unipruning-plan-1"
 FORMULA = (
     "samples x max(FLOP of the model / FLOP/s, bytes of the model / bandwidth) + steps x bytes of a step / bandwidth"
@@ -92,7 +93,8 @@ def plan_search(
         raise ConfigError(f"--samples must be 1 or more, not {samples}")
     for name, value in asdict(machine).items():
         if value is not None and not 0 < value < float("inf"):
-            raise ConfigError(f"{name} must be a positive number, not {value}")
+            size, unit = UNITS[name]
+            raise ConfigError(f"--{name} must be above 0, not {value / size:g} {unit}")
     reference = left_to_reference(backend)
     check_seq_len(outline.config, seq_len)
     sparsities = [s.within(settings.scope) if isinstance(s, Unstructured) else s for s in sparsities]
