@@ -1,4 +1,4 @@
-"""One distribution: the core, three backend plugins and the kernels they share."""
+"""One distribution: the core, its Python API, three backend plugins and the kernels they share."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ PACKAGES = {
 setup(
     name="unipruning",
     version="0.2.0",
-    description="One-search pruning of large language models by mirror descent, on CUDA, Ascend and CPU",
+    description="Post-training pruning of large language models by mirror descent, on CUDA GPUs, Ascend NPUs and CPUs",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -27,7 +27,7 @@ setup(
     packages=list(PACKAGES),
     package_dir=PACKAGES,
     package_data={"": ["py.typed", "*.c", "*.json"]},
-    # torch is not pinned: on an Ascend server its version is chosen by torch_npu
+    # torch is not pinned: on an Ascend server torch_npu determines its version
     install_requires=[
         "torch>=2.6",
         "transformers>=4.56",

@@ -1,4 +1,4 @@
-"""Certify a GPU: the tests that need one, doctor and bench on it, into one folder of JSON to attach to a report."""
+"""Certify a GPU: run the tests that need one, doctor and bench, and write a folder of JSON to attach to a report."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ BACKEND = "cuda"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit with 0 where all is right, 1 where something is wrong, and 2 where nothing can be certified."""
+    """Return the exit status: 0 if everything passed, 1 if something failed, 2 if nothing can be certified."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "certificate", help="a new folder")
-    parser.add_argument("--model", default="llama-2-7b", help="whose layers are measured (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build" / "certificate", help="a new folder (default: build/certificate)"
+    )
+    parser.add_argument("--model", default="llama-2-7b", help="the model whose layers are timed (default: %(default)s)")
     options = parser.parse_args(arguments)
     if missing := why_no_gpu():
         return refuse(f"a certificate needs a GPU that the backend {BACKEND} can use, but {missing}")
     if options.out.exists():
-        return refuse(f"{options.out} already exists; give another folder with --out, or remove it")
+        return refuse(f"{options.out} already exists; pass another folder with --out, or remove it")
     options.out.mkdir(parents=True)
     bench = (*UNIPRUNING, "bench", "--backend", BACKEND, "--baseline", "released", "--model", options.model)
     statuses = {
@@ -42,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     ok = not any(statuses.values())
     write(options.out / SUMMARY, {"schema": SCHEMA, "ok": ok, "exit statuses": statuses})
-    print(f"\n{'all is right' if ok else 'something is wrong'}; attach the folder {options.out}")
+    print(f"\n{'everything passed' if ok else 'something failed'}; attach {options.out} to your report")
     return 0 if ok else 1
 
 
 def why_no_gpu() -> str | None:
+    """Return why no GPU can be certified here, or None if one can."""
     catalogue = Catalogue()
     spec = catalogue.specs[BACKEND]
     probe = catalogue.probe(spec)
@@ -60,34 +63,33 @@ def refuse(sentence: str) -> int:
     return 2
 
 
-def run_tests(report: Path, *words: str) -> int:
-    """Run pytest, without the plugins that a machine happens to have, and write what became of each test."""
+def run_tests(report: Path, *arguments: str) -> int:
+    """Run pytest, without the plugins that a machine happens to have, and write the outcome of each test."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "results.xml"
-        status = subprocess.call(
-            (sys.executable, "-m", "pytest", *words, f"--junitxml={results}"), cwd=ROOT, env=environment
-        )
+        command = (sys.executable, "-m", "pytest", *arguments, f"--junitxml={results}")
+        status = subprocess.call(command, cwd=ROOT, env=environment)
         tests = outcomes(results) if results.is_file() else []
     write(report, {"exit status": status, "tests": tests})
     return status
 
 
 def outcomes(results: Path) -> list[dict[str, Any]]:
-    """Of each test its name, what became of it and why, and what it measured."""
-    found = []
+    """Return the name, the outcome with its reason, and the measurements of each test."""
+    tests = []
     for case in ElementTree.parse(results).getroot().iter("testcase"):
-        ended = next((part for part in case if part.tag in ("failure", "error", "skipped")), None)
-        found.append(
+        exception = next((part for part in case if part.tag in ("failure", "error", "skipped")), None)
+        tests.append(
             {
                 "test": case.get("name"),
-                "outcome": "passed" if ended is None else ended.tag,
-                "why": None if ended is None else without_paths(ended.get("message", "")),
+                "outcome": "passed" if exception is None else exception.tag,
+                "why": None if exception is None else without_paths(exception.get("message", "")),
                 "seconds": float(case.get("time", 0)),
                 "measured": {part.get("name"): part.get("value") for part in case.iter("property")},
             }
         )
-    return found
+    return tests
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

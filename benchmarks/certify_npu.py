@@ -1,10 +1,10 @@
-"""A certificate of one machine: chip, versions, the whole conformance suite and timings, as one JSON document.
+"""Certify a machine: chip, versions, the whole conformance suite and timings, in one JSON document.
 
-    python benchmarks/certify_npu.py [--backend npu] [--json FILE] [--only WORDS] [--shape 4096x4096] [OP ...]
+    python benchmarks/certify_npu.py [--backend npu] [--json FILE] [--only EXPRESSION] [--shape 4096x4096] [OP ...]
 
-For whoever has a card that we have not.  Each part runs in a process of its own, so that one that crashes still leaves
-the rest.  Exits with 1 unless every case of the suite that was run passes and every timed result was right.  The
-document names no host, no user and no path.
+For anyone with a card.  Each part runs in a process of its own, so that a crash in one leaves the others intact.  The
+exit status is 1 unless every conformance case that ran passed and every timed result was correct.  The document names
+no host, no user and no path.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA = "unipruning-npu-certificate-1"
-# what only the vendor's own package knows; null where it is not installed or does not say
+# known only to the vendor's package; null where that is not installed or does not say
 VENDOR = """
 import json
 def ask(question):
@@ -47,11 +47,21 @@ print(json.dumps({
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("operations", nargs="*", metavar="OP", help="which to time (default: all)")
-    parser.add_argument("--backend", default="npu")
-    parser.add_argument("--json", type=Path, default=Path("certificate.json"))
-    parser.add_argument("--only", help="of the suite's cases, as pytest's -k; a certificate of a part says so")
-    parser.add_argument("--shape", default="4096x4096", help="of the timed matrix")
+    parser.add_argument("operations", nargs="*", metavar="OP", help="operations to time (default: all)")
+    parser.add_argument("--backend", default="npu", help="backend to certify (default: %(default)s)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path("certificate.json"),
+        metavar="FILE",
+        help="file to write (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="EXPRESSION",
+        help="run only the matching conformance cases, as pytest's -k; the certificate records this",
+    )
+    parser.add_argument("--shape", default="4096x4096", help="shape of the timed matrix (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         suite = conformance(options.backend, options.only, Path(name))
@@ -70,18 +80,19 @@ def main() -> int:
 
 
 def vendor() -> dict[str, Any]:
+    """Ask the vendor's package in a process of its own; return nothing if that fails."""
     done = subprocess.run([sys.executable, "-c", VENDOR], capture_output=True, text=True, check=False)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
-    return found
+    answers: dict[str, Any] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
+    return answers
 
 
 def conformance(backend: str, only: str | None, folder: Path) -> dict[str, Any]:
-    """Counts, and the name of every case that does not pass."""
+    """Return the counts and the name of every case that does not pass."""
     results = folder / "suite.xml"
-    words = ["conform", "--backend", backend, "--", "-q", f"--junitxml={results}"]
-    code, said = command([*words, *(["-k", only] if only else [])])
+    arguments = ["conform", "--backend", backend, "--", "-q", f"--junitxml={results}"]
+    code, last_line = command([*arguments, *(["-k", only] if only else [])])
     if not results.exists():
-        return {"ok": False, "part": only, "said": said}
+        return {"ok": False, "part": only, "said": last_line}
     suite = next(ElementTree.parse(results).getroot().iter("testsuite"))
     counts = {kind: int(suite.get(kind, 0)) for kind in ("tests", "failures", "errors", "skipped")}
     bad = [case.get("name") for case in suite.iter("testcase") if len(case)]
@@ -95,19 +106,19 @@ def conformance(backend: str, only: str | None, folder: Path) -> dict[str, Any]:
 
 
 def timings(backend: str, shape: str, operations: list[str], folder: Path) -> dict[str, Any]:
-    """What ``unipruning bench`` writes, each result verified before it was timed; and the machine it describes."""
+    """Return what ``unipruning bench`` writes: the machine, and the times of results verified first."""
     results = folder / "bench.json"
-    words = ["bench", *operations, "--backend", backend, "--shape", shape, "--baseline", "eager"]
-    code, said = command([*words, "--json", str(results)])
+    arguments = ["bench", *operations, "--backend", backend, "--shape", shape, "--baseline", "eager"]
+    code, last_line = command([*arguments, "--json", str(results)])
     if not results.exists():
-        return {"ok": False, "said": said}
+        return {"ok": False, "said": last_line}
     return {"ok": code == 0, **json.loads(results.read_text(encoding="utf-8"))}
 
 
-def command(words: list[str]) -> tuple[int, str]:
-    """Run a command of ours: its exit code and the last thing it said."""
-    called = [sys.executable, "-m", "unipruning_core.cli", *words]
-    done = subprocess.run(called, capture_output=True, text=True, check=False)
+def command(arguments: list[str]) -> tuple[int, str]:
+    """Run a command of unipruning; return its exit status and the last line it printed."""
+    argv = [sys.executable, "-m", "unipruning_core.cli", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return done.returncode, (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
 
 

@@ -1,11 +1,11 @@
-"""What a search costs beside the bare work: time as a ratio within one run, and memory held a target weight.
+"""Cost of a search relative to the bare work: time as a ratio within one run, and memory held per target weight.
 
     python benchmarks/search_cost.py [--model DIR] [--data FILE] [--samples 6] [--seq-len 512] [--json]
 
-Each mode runs in a process of its own, so that peaks do not mix.  Sample by sample, in turn, it times the bare work and
-the search on the same tokens.  The bare work is ``model(ids)`` for ``frozen``, and for the others forward, backward and
-``torch.optim.AdamW`` on the target weights.  Memory is what the process holds between two samples less what it held
-before the model was loaded, and the peak, which has activations in it.
+Each mode runs in a process of its own, so that peaks do not mix.  Sample by sample, it times the bare work and the
+search in turn on the same tokens.  The bare work is ``model(ids)`` for ``frozen``; for the other modes it is forward,
+backward and ``torch.optim.AdamW`` on the target weights.  Memory is what the process holds between two samples, less
+what it held before the model was loaded, and the peak, which includes activations.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ MIB = 2**20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="default: the demonstration's")
-    parser.add_argument("--data", help="default: the demonstration's")
-    parser.add_argument("--samples", type=int, default=6)
-    parser.add_argument("--seq-len", type=int, default=512)
+    parser.add_argument("--model", help="folder of the model to search (default: the demonstration's)")
+    parser.add_argument("--data", help="calibration text (default: the demonstration's)")
+    parser.add_argument("--samples", type=int, default=6, help="calibration samples (default: %(default)s)")
+    parser.add_argument("--seq-len", type=int, default=512, help="tokens per sample (default: %(default)s)")
     parser.add_argument(
-        "--modes", default="feedback/wanda,frozen/wanda,frozen/stochria,drift/stochria,coupled/stochria"
+        "--modes",
+        default="feedback/wanda,frozen/wanda,frozen/stochria,drift/stochria,coupled/stochria",
+        help="comma-separated MODE/METRIC pairs (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -84,12 +86,12 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 
     search.step(0, batches[0])
     peak = memory("VmHWM") - before
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps of freed activations is not held by the search
+    ctypes.CDLL(None).malloc_trim(0)  # freed activations that the allocator keeps are not held by the search
     held = memory("VmRSS") - before
-    own = {parameter.data_ptr() for parameter in model.parameters()}
-    counted = sum(tensor.nbytes for tensor in search.tensors().values() if tensor.data_ptr() not in own)
+    pointers = {parameter.data_ptr() for parameter in model.parameters()}
+    counted = sum(tensor.nbytes for tensor in search.tensors().values() if tensor.data_ptr() not in pointers)
     counted += sum(parameter.nbytes for parameter in model.parameters())
-    if mode == "drift":  # the gradient, which is gone between samples
+    if mode == "drift":  # the gradient, which is freed between samples
         counted += sum(layer.parameter.nbytes for layer in layers)
 
     bare = bare_work(AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype), mode)
@@ -98,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     for sample, batch in enumerate(batches[1:], start=1):
         bare_seconds += timed(lambda batch=batch: bare(batch))
         search_seconds += timed(lambda sample=sample, batch=batch: search.step(sample, batch))
-    # of what is done once, at the end, the share of the samples that were timed
+    # the work done once at the end, in proportion to the samples that were timed
     search_seconds += timed(lambda: [None for _ in search.outcomes()]) * (len(batches) - 1) / len(batches)
     return {
         "mode": options.child,
@@ -147,11 +149,11 @@ def timed(work) -> float:  # type: ignore[no-untyped-def]
 
 
 def memory(field: str) -> int:
-    """A line of Linux's account of this process, in bytes."""
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise SystemExit(f"/proc/self/status has no {field}; this benchmark wants Linux")
-    return int(found[1]) * 1024
+    """Return a field of /proc/self/status in bytes."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if match is None:
+        raise SystemExit(f"/proc/self/status has no {field}; this benchmark needs Linux")
+    return int(match[1]) * 1024
 
 
 if __name__ == "__main__":

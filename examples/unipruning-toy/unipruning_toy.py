@@ -1,6 +1,6 @@
-"""A third-party backend in one file: every operation is the reference, but for an N:M mask without a sort.
+"""A third-party backend in one file: every operation is the reference, except an N:M mask made without sorting.
 
-For a real device the class goes into a second module, so that asking for the manifest imports no torch.
+For a real device, put the class in a second module, so that reading the manifest does not import torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class ToyBackend(reference.Operations, Backend):
     device_type = "cpu"
 
     def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
-        """An element stays if fewer than n of its group are larger, or equal and earlier."""
+        """Keep an element if fewer than n of its group are larger, or equal and earlier."""
         groups = score.abs().reshape(-1, m)
         mine, other = groups[:, :, None], groups[:, None, :]
         earlier = groups.new_ones(m, m).tril(-1).bool()
@@ -31,6 +31,6 @@ def unipruning_backend() -> BackendSpec:
         "cpu",
         priority=-1,
         target="unipruning_toy:ToyBackend",
-        probe=lambda: Probe(True, "the host, slowly"),
+        probe=lambda: Probe(True, "the host CPU, slowly"),
         optimised=frozenset({"nm_mask"}),
     )

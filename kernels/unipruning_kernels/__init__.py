@@ -1,1 +1,1 @@
-"""The arithmetic that backends share: the reference definitions, and one file a kernel family."""
+"""The arithmetic that backends share: the reference definitions, and one file per kernel family."""

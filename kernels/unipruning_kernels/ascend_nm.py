@@ -11,8 +11,8 @@ from torch import Tensor
 
 from unipruning_kernels.ascend_step import VECTOR_CORES
 
-PAIRS = 4096  # comparisons of a tile, each element of a group with each; on-chip memory bounds them
-SHORTEST = 8  # floats: a shorter row of a tile takes as much on-chip memory
+PAIRS = 4096  # comparisons in a tile, every element of a group with every other; bounded by on-chip memory
+SHORTEST = 8  # floats: a shorter row of a tile takes the same on-chip memory
 
 
 @triton.jit
@@ -23,16 +23,16 @@ def rank_groups(
     n: tl.constexpr,
     m: tl.constexpr,
     width: tl.constexpr,  # m, or the next power of two
-    block: tl.constexpr,  # groups of a tile
+    block: tl.constexpr,  # groups per tile
 ):
-    """Keep an element where fewer than n of its group beat it; an equal one beats it if its index is lower."""
+    """Keep an element if fewer than n of its group beat it; an equal one beats it if its index is lower."""
     place = tl.arange(0, width)
     earlier = (place[None, :, None] > place[None, None, :]).to(tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(groups, block), tl.num_programs(0)):
         group = tl.cast(tile, tl.int64) * block + tl.arange(0, block)
         index = group[:, None] * m + place[None, :]
         inside = (group[:, None] < groups) & (place[None, :] < m)
-        # past the group there is nothing that could beat anything
+        # padding past the group must not beat anything
         key = tl.where(inside, tl.abs(tl.load(score + index, mask=inside, other=0.0)), -1.0)
         own, other = key[:, :, None], key[:, None, :]
         beaten = (other > own).to(tl.float32) + (other == own).to(tl.float32) * earlier
@@ -40,7 +40,7 @@ def rank_groups(
 
 
 def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
-    """The contract's ``nm_mask`` of a contiguous matrix."""
+    """Return the contract's ``nm_mask`` of a contiguous matrix."""
     mask = torch.empty_like(score, dtype=torch.bool)
     groups = score.numel() // m
     block = groups_of_tile(m)
@@ -51,5 +51,5 @@ def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def groups_of_tile(m: int) -> Any:
-    """As many as on-chip memory has room for."""
+    """Return how many groups a tile can hold in on-chip memory."""
     return PAIRS // max(SHORTEST, triton.next_power_of_2(m)) ** 2

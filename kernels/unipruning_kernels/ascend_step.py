@@ -8,8 +8,8 @@ from torch import Tensor
 
 from unipruning_kernels.triton_float import widen
 
-VECTOR_CORES = 48  # of an Ascend910B: a grid of no more programs, each of which walks over its share of the tiles
-BLOCK = 2048  # columns of a tile; on-chip memory has 192 KiB for all its temporaries, twice over to hide the loads
+VECTOR_CORES = 48  # of an Ascend910B: a grid has at most this many programs, each of which loops over its tiles
+BLOCK = 2048  # columns of a tile; its temporaries, held twice to hide the loads, share 192 KiB of on-chip memory
 CHUNK = 64  # rows of a tile, so that a column's two factors are read once for 64 weights
 
 
@@ -64,7 +64,7 @@ def move_dual(
     gradient: Tensor | None = None,
     phi: float = 0.0,
 ) -> None:
-    """What ``mirror_step`` does to V, with tau kept; contiguous matrices."""
+    """Update V as ``mirror_step`` does and leave tau unchanged; the matrices are contiguous."""
     height, width = dual.shape
     tiles = triton.cdiv(height, CHUNK) * triton.cdiv(width, BLOCK)
     mirror[(min(VECTOR_CORES, tiles),)](

@@ -40,7 +40,7 @@ def mirror_step(
     if gradient is not None:
         saliency = saliency + phi * (w * gradient.float()).square()
     gamma = dual.sign() * (dual.abs() - threshold).clamp_min(0.0)
-    # a product kept apart from the sum: a fused multiply-add would round once less
+    # the product is rounded before the sum: a fused multiply-add would round once less
     dual += step_size * (saliency - gamma)
     if rank is not None:
         threshold.copy_(dual.abs().flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
@@ -78,7 +78,7 @@ def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
 
 
 def topk_mask(score: Tensor, keep: int) -> Tensor:
-    # a stable sort leaves equals in the order of their index
+    # a stable sort leaves equal elements in the order of their indices
     order = score.abs().sort(dim=1, descending=True, stable=True).indices
     return torch.zeros_like(score, dtype=torch.bool).contiguous().scatter_(1, order[:, :keep], True)
 
@@ -89,12 +89,12 @@ def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
-    """The best of one stationary point per support size n..m.
+    """Replace each group by the best of one stationary point per support size n..m.
 
     Sort the magnitudes z of a group, descending.  For support size k the k-m smallest are zero and the rest follow by
     PROX_SWEEPS rounds of exact coordinate descent, smallest first, from z: the objective is linear-plus-square in each
-    w_i, so ``w_i = max(z_i - lambda * e_n(w without i), 0)``.  Of the candidates the lowest objective wins, of equals
-    the sparser.  Support n needs no descent: the regulariser is zero there.
+    w_i, so ``w_i = max(z_i - lambda * e_n(w without i), 0)``.  The candidate with the lowest objective wins, and of
+    equals the sparser.  Support n needs no descent: the regulariser is zero there.
     """
     groups = weight.float().reshape(-1, m)
     magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
@@ -136,7 +136,7 @@ def adamw_step(
 
 
 class Operations:
-    """All ten, to inherit from: ``class MyBackend(reference.Operations, Backend)`` overrides what it speeds up."""
+    """All ten as a base class: ``class MyBackend(reference.Operations, Backend)`` overrides what it speeds up."""
 
     accumulate_sumsq = staticmethod(accumulate_sumsq)
     abs_sums = staticmethod(abs_sums)
@@ -151,10 +151,10 @@ class Operations:
 
 
 def _descend(w: Tensor, z: Tensor, strength: float, n: int) -> None:
-    """Coordinate descent on w (groups, k) in place.
+    """Run coordinate descent on w (groups, k) in place.
 
     Without coordinate i, e_n is the n-th coefficient of (product of 1 + w_j x over j < i) * (the same over j > i):
-    products of the untouched left side are made once a sweep, the right side grows as the sweep comes down.
+    products of the untouched left side are made once per sweep, the right side grows as the sweep descends.
     """
     size = w.shape[1]
     for _ in range(PROX_SWEEPS):
@@ -169,7 +169,7 @@ def _descend(w: Tensor, z: Tensor, strength: float, n: int) -> None:
 
 
 def _elementary(w: Tensor, degree: int) -> Tensor:
-    """Elementary symmetric polynomials e_0..e_degree of each row, (groups, degree + 1)."""
+    """Return the elementary symmetric polynomials e_0..e_degree of each row, (groups, degree + 1)."""
     polynomial = _one(w, degree)
     for j in range(w.shape[1]):
         polynomial = _times(polynomial, w[:, j])
@@ -177,7 +177,7 @@ def _elementary(w: Tensor, degree: int) -> Tensor:
 
 
 def _one(w: Tensor, degree: int) -> Tensor:
-    """The polynomial 1 for each row, as coefficients up to ``degree``."""
+    """Return the polynomial 1 for each row, as coefficients up to ``degree``."""
     polynomial = w.new_zeros(w.shape[0], degree + 1)
     polynomial[:, 0] = 1.0
     return polynomial

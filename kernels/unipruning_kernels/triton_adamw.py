@@ -1,4 +1,4 @@
-"""Triton kernel for AdamW: weight, gradient and both moments read once, all but the gradient written once."""
+"""Triton kernel for AdamW: reads weight, gradient and both moments once, writes all but the gradient once."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 

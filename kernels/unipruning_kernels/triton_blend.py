@@ -1,4 +1,4 @@
-"""Triton kernel for the score of a search with feedback: what the loss and the local metric say, in one pass."""
+"""Triton kernel for the score of ``feedback``: combines the loss and the local metric in one pass."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 

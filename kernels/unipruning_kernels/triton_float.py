@@ -1,4 +1,4 @@
-"""What several kernels share: conversions that are exact in the interpreter too, and four columns taken apart."""
+"""Functions shared by kernels: conversions that are exact in the interpreter too, and a split into four columns."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def widen(x):
-    """Any float to float32."""
+    """Convert any float to float32."""
     if x.dtype == tl.bfloat16:
         # by its bits: the interpreter's own conversion loses subnormals
         return (x.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
@@ -17,7 +17,7 @@ def widen(x):
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr):
-    """Finite float32 to any float, to the nearest, ties to even."""
+    """Convert finite float32 to any float, rounding to nearest, ties to even."""
     if dtype == tl.bfloat16:
         # by its bits: the interpreter's own conversion truncates
         bits = x.to(tl.uint32, bitcast=True)
@@ -28,7 +28,7 @@ def narrow(x, dtype: tl.constexpr):
 
 @triton.jit
 def columns_of(x, groups: tl.constexpr):
-    """The four columns of (groups, 4), each (groups,)."""
+    """Return the four columns of (groups, 4), each (groups,)."""
     even, odd = tl.split(tl.reshape(x, [groups, 2, 2]))
     first, third = tl.split(even)
     second, fourth = tl.split(odd)

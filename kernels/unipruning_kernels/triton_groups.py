@@ -1,8 +1,8 @@
-"""What the N:M kernels share: groups of consecutive elements taken apart into columns, and put together again."""
+"""Functions shared by the N:M kernels: groups of consecutive elements split into columns, and joined again."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disable-error-code="assignment, misc"
-# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred ones
+# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred expressions
 
 import triton
 import triton.language as tl
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def apart(x, groups: tl.constexpr, m: tl.constexpr, depth: tl.constexpr):
-    """The m = 2**depth columns of (groups * m,), each (groups,), in the order of their indices."""
+    """Return the m = 2**depth columns of (groups * m,), each (groups,), in the order of their indices."""
     columns = (tl.reshape(x, [groups, m]),)
     for level in tl.static_range(depth):
         halves = ()
@@ -25,7 +25,7 @@ def apart(x, groups: tl.constexpr, m: tl.constexpr, depth: tl.constexpr):
 
 @triton.jit
 def together(columns, groups: tl.constexpr, m: tl.constexpr, depth: tl.constexpr):
-    """The inverse of ``apart``."""
+    """Invert ``apart``."""
     for level in tl.static_range(depth):
         joined = ()
         for i in tl.static_range(m >> (level + 1)):

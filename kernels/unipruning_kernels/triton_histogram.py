@@ -9,8 +9,8 @@ from torch import Tensor
 from unipruning_kernels.reference import DIGIT_BITS
 from unipruning_kernels.triton_launch import Launcher
 
-PROGRAMS = 1024  # at most, so that few programs add their counts to the same memory
-SHARE = 2**17  # elements a program counts at least: its adds to memory are then under one in a hundred elements
+PROGRAMS = 1024  # upper limit, so that few programs add their counts to the same memory
+LEAST_ELEMENTS = 2**17  # that a program counts, so that it adds to memory less than once in a hundred elements
 
 
 @triton.jit
@@ -24,7 +24,7 @@ def count_digits(
     group_bits: tl.constexpr,  # how many of the digit's bits are counted at once
     block: tl.constexpr,
 ):
-    """Count the digit among this program's part of the values, of those whose bits above it equal ``prefix``."""
+    """Count the digit in this program's part of the values, among those whose higher bits equal ``prefix``."""
     bins: tl.constexpr = 1 << group_bits
     groups: tl.constexpr = 1 << (bits - group_bits)
     group = tl.arange(0, groups)[:, None]
@@ -38,13 +38,13 @@ def count_digits(
             inside &= (key >> (below + bits)) == prefix
         digit = (key >> below) & (groups * bins - 1)
         if groups > 1:
-            # magnitudes that lie side by side are of few groups
+            # neighbouring magnitudes fall into few groups
             least = tl.min(tl.where(inside, digit >> group_bits, groups))
             most = tl.max(tl.where(inside, digit >> group_bits, -1))
             for present in range(least, most + 1):
                 counted = tl.histogram(digit & (bins - 1), bins, mask=inside & ((digit >> group_bits) == present))
                 total += tl.where(group == present, counted[None, :], 0)
-        # under a long prefix most tiles have nothing to count
+        # with a long prefix most tiles have nothing to count
         elif tl.max(inside.to(tl.int32)) > 0:
             total += tl.histogram(digit, bins, mask=inside)[None, :]
     place = counts + group * bins + tl.arange(0, bins)[None, :]
@@ -63,17 +63,17 @@ def histogram(
     group_bits: tl.constexpr,
     block: tl.constexpr,
 ):
-    """One digit's counts of a whole matrix."""
+    """Count one digit of a whole matrix."""
     count_digits(score, numel, tl.load(prefix), counts, below, bits, group_bits, block)
 
 
 def group_bits_for(launch: Launcher, bits: int) -> int:
-    """2048 bins at once only where that is fast."""
+    """Return how many bits to count at once: 11, 2048 bins, only where that is fast."""
     return bits if launch.wide_histogram or bits <= 10 else 8
 
 
 def programs_for(launch: Launcher, numel: int) -> int:
-    return 1 if launch.interpreted else min(PROGRAMS, triton.cdiv(numel, SHARE))
+    return 1 if launch.interpreted else min(PROGRAMS, triton.cdiv(numel, LEAST_ELEMENTS))
 
 
 def magnitude_histogram(launch: Launcher, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Triton kernels for an exact order statistic of magnitudes, decided on the device from start to end.
 
-The values searched are either a matrix or, where a bracket around the answer has caught it, the few candidates that
-fell inside.  Which of the two is read from memory by every kernel, so the host never waits to find out.
+The values searched are a matrix or, if a bracket has caught the answer, the few candidates that fell inside it.  Every
+kernel reads from memory which of the two it is, so the host never waits to find out.
 """
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
@@ -16,14 +16,14 @@ from unipruning_kernels.triton_histogram import count_digits, programs_for
 from unipruning_kernels.triton_launch import Launcher
 
 NARROW_DIGITS = (8, 8, 8, 7)  # where wide histograms are slow
-# what ``state`` holds, int64: how many lie below the bracket, how many inside, the digits found so far, the rank
-# among the values that share them, how many do, and the counts of each level from there on
+# layout of ``state``, int64: how many values lie below the bracket, how many inside, the digits found so far, the rank
+# among the values that share them, how many do, and then the counts of each level
 BELOW, INSIDE, PREFIX, RANK, EQUAL, COUNTS = 0, 1, 2, 3, 4, 8
 
 
 @triton.jit
 def caught(state, rank, capacity):
-    """Whether the answer is among the candidates, and they were all kept."""
+    """Return whether the answer is among the candidates and all of them were kept."""
     below, inside = tl.load(state), tl.load(state + 1)
     return (below < rank) & (rank <= below + inside) & (inside <= capacity)
 
@@ -59,7 +59,7 @@ def kth_choose(
     below: tl.constexpr,
     bits: tl.constexpr,
 ):
-    """The digit of the answer: the first whose cumulative count reaches the rank."""
+    """Choose the digit of the answer: the first whose cumulative count reaches the rank."""
     bins: tl.constexpr = 1 << bits
     if below + bits == 31:
         wanted = rank - tl.where(caught(state, rank, capacity), tl.load(state), 0)
@@ -90,12 +90,12 @@ def new_state(launch: Launcher, device: torch.device) -> Tensor:
 def kth_magnitude(
     launch: Launcher,
     values: Tensor,  # (numel,), float32
-    candidates: Tensor,  # (capacity,), float32; empty where there was no bracket
+    candidates: Tensor,  # (capacity,), float32; empty if there was no bracket
     state: Tensor,  # from new_state; below and inside as the bracket left them
     rank: int,  # counted from 1
     threshold: Tensor,  # 0-D, float32; written
 ) -> None:
-    """The rank-th smallest abs(values), exactly; at its end ``state`` holds how many equal it and the rank in them."""
+    """Find the exact rank-th smallest abs(values); ``state`` ends with how many equal it and the rank among them."""
     numel, capacity = values.numel(), candidates.numel()
     below, counts_at = 31, COUNTS
     for bits in digits_for(launch):

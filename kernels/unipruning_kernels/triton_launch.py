@@ -1,4 +1,4 @@
-"""How the Triton kernels are launched: counted, with no fused multiply-add, in tiles for the GPU or the interpreter."""
+"""The launcher of the Triton kernels: counts launches, forbids fused multiply-adds, and chooses tile sizes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import triton
 from torch import Tensor
 
 INTERPRETER_ENV = "TRITON_INTERPRET"
-INTERPRETER_LANES = 2**17  # lanes of a whole tile there; a program costs more than its lanes do
+INTERPRETER_LANES = 2**17  # lanes per tile in the interpreter, where a program costs more than its lanes
 
 
 def interpreted() -> bool:
-    """Whether Triton runs kernels as Python on the CPU; Triton itself reads this once, when it is imported."""
+    """Return whether Triton runs kernels as Python on the CPU; Triton reads this once, on import."""
     return os.environ.get(INTERPRETER_ENV, "").lower() in ("1", "true", "on", "yes", "y")
 
 
@@ -25,17 +25,17 @@ def version() -> tuple[int, int]:
 
 
 def power_of_two(size: int) -> int:
-    """The least power of two that is no smaller."""
+    """Return the smallest power of two that is at least ``size``."""
     return 1 << max(0, size - 1).bit_length()
 
 
 class Launcher:
-    """Launches kernels on one-dimensional grids; ``launches`` says how often each one ran."""
+    """Launches kernels on one-dimensional grids; ``launches`` counts how often each one ran."""
 
     def __init__(self) -> None:
         self.launches: Counter[str] = Counter()
         self.interpreted = interpreted()
-        # 2048 bins cost 16 times the instructions before 3.8
+        # before 3.8, 2048 bins cost 16 times the instructions
         self.wide_histogram = version() >= (3, 8)
 
     def __call__(
@@ -54,11 +54,11 @@ class Launcher:
             kernel[(programs,)](*arguments, **constants, num_warps=warps, enable_fp_fusion=False)
 
     def flat(self, gpu: int, size: int) -> int:
-        """The length of a one-dimensional tile."""
+        """Return the length of a one-dimensional tile."""
         return min(INTERPRETER_LANES, power_of_two(size)) if self.interpreted else gpu
 
     def tile(self, gpu: tuple[int, int], shape: tuple[int, ...]) -> tuple[int, int]:
-        """The rows and columns of a two-dimensional tile."""
+        """Return the rows and columns of a two-dimensional tile."""
         if not self.interpreted:
             return gpu
         columns = min(512, power_of_two(shape[1]))

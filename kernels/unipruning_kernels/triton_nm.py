@@ -1,8 +1,8 @@
-"""Triton kernels for the N:M mask: each element of a group is ranked by comparing it with the others in registers."""
+"""Triton kernels for the N:M mask: rank each element of a group by comparing it with the others in registers."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disable-error-code="assignment, misc"
-# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred ones
+# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred expressions
 
 import torch
 import triton
@@ -15,7 +15,7 @@ from unipruning_kernels.triton_launch import Launcher
 
 @triton.jit
 def keep_column(columns, place: tl.constexpr, n: tl.constexpr):
-    """Whether fewer than n of the group beat this element; an equal one does if its index is lower."""
+    """Return whether fewer than n of the group beat this element; an equal one does if its index is lower."""
     own = columns[place]
     beaten = (own < 0).to(tl.int32)
     for other in tl.static_range(len(columns)):
@@ -34,9 +34,9 @@ def nm_powers(
     n: tl.constexpr,
     m: tl.constexpr,
     depth: tl.constexpr,  # m = 2**depth
-    block: tl.constexpr,  # groups of a program
+    block: tl.constexpr,  # groups per program
 ):
-    """Load whole groups side by side, take them apart column by column, and put the answers together again."""
+    """Load whole groups side by side, split them into columns, and join the answers again."""
     index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
     inside = index < numel
     key = tl.load(score + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
@@ -54,9 +54,9 @@ def nm_any(
     groups,
     n: tl.constexpr,
     m: tl.constexpr,
-    block: tl.constexpr,  # groups of a program
+    block: tl.constexpr,  # groups per program
 ):
-    """The same for an m that is no power of two: a column at a time, strided."""
+    """Do the same for an m that is not a power of two: one column at a time, strided."""
     group = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     columns = ()
     for i in tl.static_range(m):
@@ -73,7 +73,7 @@ def nm_mask(launch: Launcher, score: Tensor, n: int, m: int) -> Tensor:
     arguments = score, mask.view(torch.uint8)
     depth = m.bit_length() - 1
     if m == 1 << depth:
-        # a thread holds a whole group, so that nothing crosses over; four warps of the longest would need a stack
+        # a thread holds a whole group, so that no data crosses threads; four warps of the longest would need a stack
         warps = 1 if m == 32 else 4
         block = max(1, launch.flat(max(1024, 32 * warps * m), score.numel()) // m)
         launch(

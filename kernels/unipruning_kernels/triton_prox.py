@@ -1,12 +1,12 @@
-"""Triton kernel for the proximal step of the N:M regulariser, one group a thread.
+"""Triton kernel for the proximal step of the N:M regulariser, one group per thread.
 
-A group of up to eight, a power of two, stays in registers with all the products that the descent needs.  One of sixteen
-takes 213 of a thread's 255 registers and five times as long to compile, so it, larger and odd groups are the reference.
+A group of two, four or eight stays in registers with all the products that the descent needs.  A group of sixteen takes
+213 of a thread's 255 registers and five times as long to compile, so it and all other sizes run the reference.
 """
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 # mypy: disable-error-code="assignment, misc, var-annotated"
-# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred ones
+# ruff: noqa: RUF005 - Triton unrolls tuples of any length, and compiles no starred expressions
 
 import triton
 import triton.language as tl
@@ -19,15 +19,15 @@ from unipruning_kernels.triton_launch import Launcher
 
 SWEEPS = tl.constexpr(reference.PROX_SWEEPS)
 LARGEST = 8  # elements of a group
-UNROLLED = tl.constexpr(4)  # up to this many the sweeps are written out, which spares the moves of a loop
+UNROLLED = tl.constexpr(4)  # up to this group size the sweeps are unrolled, which saves the moves of a loop
 
 
 @triton.jit
 def ranks_of(values):
-    """The place of each in descending order, equals by their index."""
+    """Return the place of each in descending order, equals by their index."""
     ranks = ()
     for i in tl.static_range(len(values)):
-        # of those before, each that is no smaller, and of those behind, each that is larger: one comparison a pair
+        # count those before that are no smaller and those behind that are larger: one comparison per pair
         rank = tl.full(values[i].shape, i, tl.int32)
         for j in tl.static_range(i):
             rank -= (values[i] > values[j]).to(tl.int32)
@@ -41,8 +41,8 @@ def ranks_of(values):
 def grown(polynomial, root, taken: tl.constexpr, total: tl.constexpr, degree: tl.constexpr):
     """Multiply a product of ``taken`` factors, of ``total`` in all, by (1 + root x).
 
-    Only those coefficients are kept from which that of x^degree in the product of all can still come: up from the
-    degree less the factors that are missing.
+    Keep only coefficients that can still contribute to that of x^degree in the full product: those from ``degree``
+    less the missing factors upwards.
     """
     shift: tl.constexpr = 1 if degree > total - 1 - taken else 0
     longer: tl.constexpr = 1 if taken < degree else 0
@@ -59,10 +59,10 @@ def grown(polynomial, root, taken: tl.constexpr, total: tl.constexpr, degree: tl
 
 @triton.jit
 def descended(w, z, strength, n: tl.constexpr):
-    """One sweep of exact coordinate descent, smallest first: w_i = max(z_i - lambda e_n(w without i), 0)."""
+    """Run one sweep of exact coordinate descent, smallest first: w_i = max(z_i - lambda e_n(w without i), 0)."""
     size: tl.constexpr = len(w)
     one = tl.zeros_like(z[0]) + 1.0
-    # the products of all w before i, for every i, and of all after it, which have moved already
+    # the products of all w before i, for every i, and of all after i, which are updated already
     before = ((one,),)
     for i in tl.static_range(size - 1):
         before = before + (grown(before[i], w[i], i, size - 1, n),)
@@ -81,7 +81,7 @@ def descended(w, z, strength, n: tl.constexpr):
 
 @triton.jit
 def elementary(w, degree: tl.constexpr):
-    """e_degree(w)."""
+    """Return e_degree(w)."""
     product = (tl.zeros_like(w[0]) + 1.0,)
     for i in tl.static_range(len(w)):
         product = grown(product, w[i], i, len(w), degree)
@@ -90,7 +90,7 @@ def elementary(w, degree: tl.constexpr):
 
 @triton.jit
 def front(values, size: tl.constexpr):
-    """The first ``size`` of a tuple."""
+    """Return the first ``size`` elements of a tuple."""
     kept = ()
     for i in tl.static_range(size):
         kept = kept + (values[i],)
@@ -105,9 +105,9 @@ def prox_groups(
     n: tl.constexpr,
     m: tl.constexpr,
     depth: tl.constexpr,  # m = 2**depth
-    block: tl.constexpr,  # groups of a program
+    block: tl.constexpr,  # groups per program
 ):
-    """Sort each group, descend to the stationary point of each support, and take the best, of equals the sparser."""
+    """Sort each group, descend to the stationary point of each support, and take the best; of equals the sparser."""
     index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
     value = widen(tl.load(weight + index, mask=index < numel, other=0.0))
     columns = apart(value, block, m, depth)

@@ -1,4 +1,4 @@
-"""Triton kernel for the mirror step: the saliency formed on the fly, the next threshold bracketed on the way."""
+"""Triton kernel for the mirror step: forms the saliency on the fly and brackets the next threshold in the same pass."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -13,13 +13,13 @@ from unipruning_kernels.triton_float import columns_of, widen
 from unipruning_kernels.triton_kth import kth_magnitude, new_state
 from unipruning_kernels.triton_launch import Launcher
 
-CHUNK = 64  # rows one program works through, so that a column's two factors are read once for 64 weights
-# the bracket around the old threshold holds about one weight in so many, above it and below it; it rather grows
+CHUNK = 64  # rows per program, so that a column's two factors are read once for 64 weights
+# the bracket holds about one weight in this many above and below the old threshold, which is more likely to grow
 ONE_IN_UP, ONE_IN_DOWN = 185, 370
 DOUBLING = 2**23  # steps of a float's bits
 WIDEST = 8 * DOUBLING
-LARGEST = tl.constexpr(0x7F800000 - WIDEST)  # so that no end of a bracket overflows; past it there is none
-CAPACITY = 16  # room for one candidate among so many weights; a fuller bracket is given up
+LARGEST = tl.constexpr(0x7F800000 - WIDEST)  # so that no end of a bracket overflows; above it there is no bracket
+CAPACITY = 16  # room for one candidate in this many weights; a fuller bracket is abandoned
 
 
 @triton.jit(do_not_specialize=["step_size", "phi", "steps_down", "steps_up"])
@@ -38,8 +38,8 @@ def mirror(
     capacity,
     step_size,
     phi,
-    steps_down,  # from the old threshold's bits to where the bracket begins
-    steps_up,  # and to where it ends
+    steps_down,  # from the old threshold's bits to the start of the bracket
+    steps_up,  # and to its end
     has_gradient: tl.constexpr,
     bracket: tl.constexpr,
     chunk: tl.constexpr,
@@ -80,7 +80,7 @@ def mirror(
                 taken = tl.minimum(tl.atomic_add(state + 1, many.to(tl.int64), sem="relaxed"), capacity).to(tl.int32)
                 place = (taken + tl.cumsum(each, axis=0) - each)[:, None] + tl.cumsum(caught, axis=1) - 1
                 place = tl.where((caught > 0) & (place < capacity), place, -1)
-                # a thread holds four in a row; stored as they lie, they need not change threads
+                # a thread holds four in a row; stored as they are, they need not change threads
                 p0, p1, p2, p3 = columns_of(place, tile_rows * block // 4)
                 k0, k1, k2, k3 = columns_of(key.to(tl.float32, bitcast=True), tile_rows * block // 4)
                 tl.store(candidates + p0, k0, mask=p0 >= 0)
@@ -92,11 +92,11 @@ def mirror(
 
 
 def bracket_steps(rank: int, numel: int) -> tuple[int, int]:
-    """How far a bracket reaches below and above the old threshold, in steps of its bits.
+    """Return how far a bracket reaches below and above the old threshold, in steps of its bits.
 
-    Where magnitudes lie evenly from zero on, a threshold at the quantile q has q d of them between itself and (1 + d)
-    times itself: the smaller the quantile, the wider the bracket, so that in a search with a small one the threshold
-    is caught from its second step on, though it doubles there.
+    Where magnitudes are distributed evenly from zero, a threshold at the quantile q has q d of them between itself and
+    (1 + d) times itself: the smaller the quantile, the wider the bracket, so that a search with a small quantile
+    catches the threshold from the second step on, although it doubles there.
     """
     quantile = rank / numel
     lowest, highest = 1 - 1 / (ONE_IN_DOWN * quantile), 1 + 1 / (ONE_IN_UP * quantile)

@@ -1,4 +1,4 @@
-"""Triton kernels for the operations that add up: squares of activations, magnitudes of weights."""
+"""Triton kernels for the operations that sum: squares of activations, magnitudes of weights."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from unipruning_kernels.triton_float import widen
 from unipruning_kernels.triton_launch import Launcher
 
-CHUNK = 256  # rows whose sums one program makes; what it writes of them is little beside what it reads
+CHUNK = 256  # rows summed by one program, which thus writes little compared with what it reads
 
 
 @triton.jit
@@ -49,7 +49,7 @@ def abs_sum_partials(
     tile_rows: tl.constexpr,
     block: tl.constexpr,
 ):
-    r"""Sums of |W| over one chunk of rows and one block of columns, each way, and of |W| f along the rows."""
+    r"""Sum |W| over one chunk of rows and one block of columns, each way, and |W| f along the rows."""
     blocks = tl.cdiv(width, block)
     piece, part = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     column = part * block + tl.arange(0, block)

@@ -1,4 +1,4 @@
-"""Triton kernels for the mask above a threshold, with a budget of ties by index."""
+"""Triton kernels for the mask above a threshold, with a limited number of ties kept by index."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unipruning_kernels.triton_launch import Launcher
 
-CHUNK = 2**15  # elements whose ties are counted together, and read again if the budget ends among them
+CHUNK = 2**15  # elements whose ties are counted together, and reread if the budget of ties ends among them
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def keep_at_least(
     chunk: tl.constexpr,
     block: tl.constexpr,
 ):
-    """mask = abs(score) >= threshold, and how many are equal in each chunk."""
+    """Write the mask abs(score) >= threshold, and how many are equal in each chunk."""
     first = tl.program_id(0).to(tl.int64) * chunk
     bound = tl.load(threshold)
     count = tl.zeros([block], tl.int32)
@@ -47,7 +47,7 @@ def drop_excess_ties(
     chunk: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Take the equals beyond the budget out again; a chunk without any returns at once."""
+    """Remove the equals beyond the budget again; a chunk without any returns at once."""
     first = tl.program_id(0).to(tl.int64) * chunk
     count = tl.load(equals + tl.program_id(0))
     end = tl.load(upto + tl.program_id(0))

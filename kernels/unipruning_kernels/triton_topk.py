@@ -1,4 +1,4 @@
-"""Triton kernel for the largest of each row: the row stays in registers while its threshold is found bit by bit."""
+"""Triton kernel for the largest of each row: keeps the row in registers while it finds its threshold bit by bit."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -11,7 +11,7 @@ from unipruning_kernels.triton_kth import EQUAL, RANK, kth_magnitude, new_state
 from unipruning_kernels.triton_launch import Launcher, power_of_two
 from unipruning_kernels.triton_threshold import threshold_mask
 
-LONGEST = 2**15  # a row that the registers of 1024 threads hold
+LONGEST = 2**15  # elements of the longest row that fits in the registers of 1024 threads
 
 
 @triton.jit(do_not_specialize=["keep"])
@@ -24,12 +24,12 @@ def keep_largest(
     tile_rows: tl.constexpr,
     block: tl.constexpr,
 ):
-    """The keep-th largest magnitude, as the largest key that enough keys reach; then the ties by index."""
+    """Find the keep-th largest magnitude, as the largest key that enough keys reach; then resolve ties by index."""
     row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
     column = tl.arange(0, block)
     inside = (row < height)[:, None] & (column < width)[None, :]
     offset = row.to(tl.int64)[:, None] * width + column[None, :]
-    # what lies outside is smaller than every key
+    # padding is smaller than every key
     key = tl.load(score + offset, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
     key = tl.where(inside, key, -1)
     bound = tl.zeros([tile_rows], tl.int32)
@@ -52,7 +52,7 @@ def topk_mask(launch: Launcher, score: Tensor, keep: int) -> Tensor:
     if width > LONGEST:
         return torch.cat([_long_row(launch, row, keep) for row in score.split(1)])
     block = power_of_two(width)
-    # 32 elements a thread; narrow rows share a program
+    # 32 elements per thread; narrow rows share a program
     rows = min(power_of_two(height), max(1, (2**17 if launch.interpreted else 1024) // block))
     mask = torch.empty_like(score, dtype=torch.bool)
     warps = min(32, max(1, rows * block // 1024))
@@ -62,10 +62,10 @@ def topk_mask(launch: Launcher, score: Tensor, keep: int) -> Tensor:
 
 
 def _long_row(launch: Launcher, row: Tensor, keep: int) -> Tensor:
-    """A row, (1, width), that no program can hold: its exact threshold, then the mask of it."""
+    """Mask a row, (1, width), that no program can hold: find its exact threshold, then the mask."""
     state = new_state(launch, row.device)
     threshold = torch.empty((), dtype=torch.float32, device=row.device)
     rank = row.numel() - keep + 1
     kth_magnitude(launch, row.flatten(), row.new_empty(0), state, rank, threshold)
-    # of the equals, those ranked at or above the threshold's own rank are kept
+    # of the equal elements, those ranked at or above the threshold's own rank are kept
     return threshold_mask(launch, row, threshold, state[EQUAL] - state[RANK] + 1)

@@ -96,7 +96,7 @@ def test_zero_means_portable_and_compiles_nothing(cache, monkeypatch):
 
 def test_another_wish_is_refused_with_the_two_that_exist(cache, monkeypatch):
     monkeypatch.setenv(NATIVE_ENV, "yes")
-    with pytest.raises(ConfigError, match="is 0 or 1, not 'yes'"):
+    with pytest.raises(ConfigError, match="must be 0 or 1: 'yes'"):
         CpuBackend()
 
 

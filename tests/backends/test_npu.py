@@ -80,8 +80,8 @@ def test_a_row_longer_than_a_count_can_hold_is_cut(subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("torch_npu", "installed_torch", "says"),
     [
-        ("2.14.0", "2.13.0+cpu", "torch_npu 2.14.0 is made for torch 2.14, but torch 2.13.0+cpu is installed"),
-        ("2.7.1.post8", "2.15.0", "torch_npu 2.7.1.post8 is made for torch 2.7, but torch 2.15.0 is installed"),
+        ("2.14.0", "2.13.0+cpu", "torch_npu 2.14.0 is built for torch 2.14, but torch 2.13.0+cpu is installed"),
+        ("2.7.1.post8", "2.15.0", "torch_npu 2.7.1.post8 is built for torch 2.7, but torch 2.15.0 is installed"),
         ("2.7.1.post8", "2.7.1+cpu", "Ascend device"),
         (None, "2.13.0", "Ascend device"),
     ],
@@ -142,9 +142,9 @@ def test_the_probe_says_that_torch_npu_is_not_installed(monkeypatch: pytest.Monk
         (250, 16, True, "16 Ascend device(s)"),
         (260, 1, True, "1 Ascend device(s)"),
         (221, 0, False, "sees no device; check npu-smi info"),
-        (102, 1, False, "use an Ascend910B or a later one"),
-        (202, 1, False, "use an Ascend910B or a later one"),
-        (241, 1, False, "use an Ascend910B or a later one"),
+        (102, 1, False, "use an Ascend910B or a later chip"),
+        (202, 1, False, "use an Ascend910B or a later chip"),
+        (241, 1, False, "use an Ascend910B or a later chip"),
         (
             RuntimeError("Unsupported soc version: X\n[ERROR] long"),
             1,

@@ -18,7 +18,7 @@ NO_CANN = (
     "source the set_env.sh of the CANN that matches it, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to work without an NPU"
 )
 OTHER_TORCH = (
-    f"torch_npu 2.14.0 is made for torch 2.14, but torch {version('torch')} is installed; install the pair that "
+    f"torch_npu 2.14.0 is built for torch 2.14, but torch {version('torch')} is installed; install the pair that "
     "matches the CANN of this server, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to work without an NPU"
 )
 CUDA_TORCH = (

@@ -61,8 +61,8 @@ OUT.write_text(json.dumps(peaks))
         ("Ascend910_9391", "1", "True: 1 Ascend device(s)"),
         ("Ascend950", "1", "True: 1 Ascend device(s)"),
         ("Ascend910B2", "0", "False: torch_npu sees no device"),
-        ("Ascend910A", "1", "False: chip 102 of torch_npu's count is not supported"),
-        ("Ascend310P3", "1", "False: chip 202 of torch_npu's count is not supported"),
+        ("Ascend910A", "1", "False: torch_npu's chip number 102 is not supported"),
+        ("Ascend310P3", "1", "False: torch_npu's chip number 202 is not supported"),
         ("Ascend31P9", "1", "False: torch_npu does not load: Unsupported soc version: Ascend31P9"),
     ],
 )

@@ -90,7 +90,7 @@ def test_a_chip_without_bfloat16_is_refused_before_anything_is_done(simulated: S
     status, said = json.loads(simulated(code, NPUSIM_SOC="Ascend310P3"))
     assert (status, said) == (
         2,
-        "error: backend 'npu' cannot run here: chip 202 of torch_npu's count is not supported; "
-        "use an Ascend910B or a later one",
+        "error: backend 'npu' cannot run here: torch_npu's chip number 202 is not supported; "
+        "use an Ascend910B or a later chip",
     )
     assert not (home / "refused-run").exists()

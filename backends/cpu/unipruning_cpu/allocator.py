@@ -1,4 +1,4 @@
-"""One setting of the C library that spares a CPU run the page faults of its own temporaries."""
+"""A setting of the C library that avoids the page faults of large temporaries."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's numbers for mallopt
 
 
 def keep_freed_memory() -> str:
-    """Have glibc reuse large blocks instead of mapping, and faulting in, fresh pages for each; say what was set.
+    """Make glibc reuse large blocks instead of mapping and faulting in fresh pages for each; return what was set.
 
-    It concerns the whole process and cannot be undone in it.  Peak memory stays; what the peak took is not given back
-    to the system before the process ends.
+    It affects the whole process and cannot be undone.  Peak memory stays the same, but is not returned to the system
+    before the process ends.
     """
     if os.environ.get(MALLOC_ENV) == "system":
         return f"as the system sets it ({MALLOC_ENV})"

@@ -15,38 +15,38 @@ from unipruning_cpu.compiler import CompilationError, load_library
 from unipruning_cpu.native import NativeOperations
 from unipruning_cpu.portable import PortableOperations
 
-NATIVE_ENV = "UNIPRUNING_CPU_NATIVE"  # 0: never compile; 1: fail where that is not possible
+NATIVE_ENV = "UNIPRUNING_CPU_NATIVE"  # 0: never compile; 1: fail if compiling is impossible
 
 log = logging.getLogger(__name__)
 
 
 class CpuBackend(Backend):
-    """The tier is chosen once, here; ``detail`` says which and why."""
+    """Operations of one tier, native or portable, chosen once here; ``detail`` says why."""
 
     name = "cpu"
     device_type = "cpu"
 
     def __init__(self) -> None:
-        wish = os.environ.get(NATIVE_ENV, "")
-        if wish not in ("", "0", "1"):
-            raise ConfigError(f"{NATIVE_ENV} is 0 or 1, not {wish!r}; unset it to let the backend choose")
+        setting = os.environ.get(NATIVE_ENV, "")
+        if setting not in ("", "0", "1"):
+            raise ConfigError(f"{NATIVE_ENV} must be 0 or 1: {setting!r}; unset it to let the backend choose")
         self._operations, self.tier, self.detail = PortableOperations(), "portable", f"{NATIVE_ENV} is 0"
-        if wish != "0":
+        if setting != "0":
             try:
                 self._operations, self.tier, self.detail = NativeOperations(load_library()), "native", "compiled C"
             except CompilationError as error:
-                if wish == "1":
+                if setting == "1":
                     raise BackendUnavailableError(self.name, f"{NATIVE_ENV} is 1, but {error}") from error
                 self.detail = str(error)
         self.malloc = keep_freed_memory()
         log.info("the CPU backend uses its %s operations: %s; malloc %s", self.tier, self.detail, self.malloc)
 
     def loading_dtype(self, stored: torch.dtype) -> torch.dtype:
-        """float32 in the place of a half precision that this CPU has no instructions for.
+        """Return float32 in place of a half-precision dtype that this CPU has no instructions for.
 
         Without them a backward pass takes some 16 times as long as in float32.
         """
-        # what torch itself asks before it takes oneDNN's fast matrix products, which are what differs
+        # what torch checks before it uses oneDNN's fast matrix products, which make the difference
         fast = {
             torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
             torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,

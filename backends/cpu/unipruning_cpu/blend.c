@@ -35,7 +35,7 @@ static inline float exponential(float x) {
     series = series * r + 1.0f / 6.0f;
     series = series * r + 0.5f;
     series = (series * r) * r + r + 1.0f;
-    /* in two halves: 2^n alone may be no normal number, and the second product rounds into the denormals once */
+    /* in two halves: 2^n alone may not be normal, and the second product rounds into the denormals once */
     const int32_t n = (int32_t)(as_bits(shifted) - as_bits(ROUND_FLOAT)), half = n >> 1;
     return (series * binade(half)) * binade(n - half);
 }
@@ -70,7 +70,7 @@ static inline float positive_power(float base, double exponent) {
     return (float)(power * as_double((double_bits(shifted) + 1023) << 52));
 }
 
-/* The exponents that torch knows give its bits. */
+/* Exponents that torch treats specially give the same bits as in torch. */
 static const float *raise(const float *restrict v, float exponent, int64_t n, float *restrict buffer) {
     if (exponent == 1.0f) return v;
     if (exponent == 0.0f)
@@ -87,7 +87,7 @@ static const float *raise(const float *restrict v, float exponent, int64_t n, fl
     return buffer;
 }
 
-/* The products in the order of the definition, so that what overflows there does so here; weight, or drift alone, may be
+/* Products in the order of the definition, so that the same ones overflow; drift, or both weight and drift, may be
    absent. */
 void blend_scores(const matrix *feedback, const matrix *local, float exponent, const matrix *weight,
                   const matrix *drift, float pull, float *out) {

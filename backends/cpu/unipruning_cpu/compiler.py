@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SOURCES = ("matrix.c", "sums.c", "select.c", "mirror.c", "groups.c", "blend.c")  # one translation unit, in this order
-# every operation rounds once; errno and exception flags, which nothing reads, would keep loops from being vectors
+# every operation rounds once; errno and exception flags, which nothing reads, would prevent vectorised loops
 ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 REQUIRED = ("-std=gnu11", "-shared", "-fPIC", *ARITHMETIC, "-fno-strict-aliasing", "-x", "c", "-")
-# the first set that compiles is taken; without OpenMP one thread does the work
+# the first set that compiles is used; without OpenMP one thread does the work
 CHOICES = (
     ("-O3", "-march=native", "-fopenmp"),
     ("-O3", "-mcpu=native", "-fopenmp"),
@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 
 
 class CompilationError(Exception):
-    """No native library can be had here; the message says why."""
+    """No native library can be built here; the message says why."""
 
 
 def load_library() -> ctypes.CDLL:
     """Open the cached library, or compile it.
 
-    The file's name carries a digest of its content: one cut short or overwritten does not match and is made again.
+    The file's name contains a digest of its content: a truncated or overwritten file does not match and is rebuilt.
 
     Raises:
         CompilationError: no compiler is installed, or none of them can compile the sources.
@@ -59,7 +59,7 @@ def load_library() -> ctypes.CDLL:
 
 
 def source() -> str:
-    """The C text, each file under its own name in the compiler's messages."""
+    """Return the C text, with each file's own name and line numbers for the compiler's messages."""
     here = Path(__file__).parent
     return "\n".join(f'#line 1 "{name}"\n{(here / name).read_text(encoding="utf-8")}' for name in SOURCES)
 
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 
 def _compilers() -> Iterator[tuple[list[str], str]]:
-    """The commands that answer to ``--version``, each with its answer."""
+    """Yield the compilers that answer to ``--version``, each with its answer."""
     for name in dict.fromkeys((os.environ.get("CC", ""), "cc", "gcc", "clang")):
         command = shlex.split(name)
         if not command or shutil.which(command[0]) is None:
@@ -84,7 +84,7 @@ def _compilers() -> Iterator[tuple[list[str], str]]:
 
 
 def _processor() -> str:
-    """What -march=native depends on: a home folder may be shared by machines of several kinds."""
+    """Return what -march=native depends on: machines of several kinds may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -124,7 +124,7 @@ def _compile(command: list[str], key: str) -> ctypes.CDLL:
             try:
                 run = subprocess.run(line, input=source(), capture_output=True, text=True, timeout=TIME_LIMIT)
             except subprocess.TimeoutExpired:
-                raise CompilationError(f"it took more than {TIME_LIMIT:.0f} seconds") from None
+                raise CompilationError(f"compilation timed out after {TIME_LIMIT:.0f} s") from None
             if run.returncode == 0 and built.is_file():
                 log.info("compiled the native library: %s", shlex.join(line))
                 return ctypes.CDLL(str(_keep(built, key)))
@@ -133,18 +133,18 @@ def _compile(command: list[str], key: str) -> ctypes.CDLL:
 
 
 def _keep(built: Path, key: str) -> Path:
-    """Move into the cache under a name that appears at once; without a writable cache, use the file where it is."""
+    """Move the library into the cache atomically; without a writable cache, use it where it is."""
     target = cache_folder() / f"native-{key}.{_content_digest(built)}.so"
-    passing = None
+    temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, passing = tempfile.mkstemp(dir=target.parent, prefix="native-", suffix=".tmp")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix="native-", suffix=".tmp")
         os.close(handle)
-        shutil.copyfile(built, passing)
-        os.replace(passing, target)
+        shutil.copyfile(built, temporary)
+        os.replace(temporary, target)
     except OSError as error:
         log.info("the native library is not kept: %s", error)
-        if passing:
-            Path(passing).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         return built
     return target

@@ -3,7 +3,7 @@
 #define MAX_M 32
 #define SWEEPS 16       /* of coordinate descent, as the definition has it */
 
-/* An element's rank is the number of those ahead of it; of equals the earlier one is ahead. */
+/* Rank each element by the number of elements ahead of it; of equals the earlier one is ahead. */
 static inline __attribute__((always_inline)) void rank_piece(const int32_t *key, const int32_t *place, uint8_t *mask,
                                                              int64_t n_columns, int n, int m) {
     for (int64_t j = 0; j < n_columns; j += LANES) {
@@ -74,7 +74,7 @@ static void one(floats *polynomial, int degree) {
     polynomial[0] += 1.0f;
 }
 
-/* Rounds of exact coordinate descent, smallest first; a round that changes nothing is the last that could. */
+/* Rounds of exact coordinate descent, smallest first; stops after a round that changes nothing. */
 static void descend(floats *w, const floats *z, int size, float strength, int n) {
     floats left[MAX_M][MAX_M], right[MAX_M], term[MAX_M];
     for (int sweep = 0; sweep < SWEEPS; sweep++) {
@@ -108,7 +108,7 @@ static void best_of_supports(const floats *z, floats *best, float strength, int 
     }
 }
 
-/* A group a lane: sort by exchanging strictly larger neighbours, so that equals keep their order. */
+/* One group per lane: sort by exchanging strictly larger neighbours, so that equals keep their order. */
 static void prox_groups(float *x, float strength, int n, int m) {
     floats z[MAX_M], best[MAX_M];
     ints order[MAX_M];

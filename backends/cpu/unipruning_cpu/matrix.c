@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define PIECE 512       /* columns at a time: a handful of such buffers stays in the first-level cache */
-/* one register of fp32; of what is wider gcc makes single elements where it compares */
+/* one register of fp32; gcc splits comparisons of anything wider into single elements */
 #if defined __AVX512F__
 #define LANES 16
 #elif defined __AVX2__
@@ -14,7 +14,7 @@
 #else
 #define LANES 4
 #endif
-#define SUMS 16         /* running sums of a row: a multiple of LANES, and the same everywhere since it decides the last bits */
+#define SUMS 16         /* running sums of a row: a multiple of LANES, and fixed, since it decides the last bits */
 #define MAGNITUDE 0x7fffffff
 #define OUT_OF_MEMORY 1
 
@@ -78,7 +78,7 @@ static inline uint16_t to_float16(float value) {
     return (uint16_t)(as_bits(rounded * 0x1p-112f) >> 13 | (bits >> 16 & 0x8000));
 }
 
-/* n elements of a row as fp32: the matrix's own memory where it is that already, else converted into the buffer. */
+/* n elements of a row as fp32: the matrix's own memory if it is fp32 and contiguous, else converted into the buffer. */
 static const float *load(const matrix *a, int64_t row, int64_t col, int64_t n, float *restrict buffer) {
     const int64_t step = a->col_stride, start = row * a->row_stride + col * step;
     if (a->type == FLOAT32) {

@@ -1,10 +1,10 @@
 /* The mirror step: one pass over the dual, and the exact next threshold from a bracket filled in that same pass. */
 
-#define SAMPLES 4096            /* vectors looked at beforehand to place the bracket */
+#define SAMPLES 4096            /* vectors sampled beforehand to place the bracket */
 #define SMALL (1 << 17)         /* matrices up to here are ranked whole */
 #define SPREAD 6.0              /* the bracket's half width in standard deviations of the sample */
 #define CAPACITY(numel) ((numel) / 16 + SMALL)
-#define GROUP 4                 /* vectors that share one look for candidates */
+#define GROUP 4                 /* vectors checked together for candidates */
 
 typedef struct {
     const matrix *dual, *weight, *gradient; /* gradient may be absent */
@@ -12,7 +12,7 @@ typedef struct {
     float threshold, step_size, phi;
 } step;
 
-/* Magnitudes in [low, high] are kept, those below are counted; a miss is found by the counts, never believed. */
+/* Magnitudes in [low, high] are kept, those below are counted; the counts always reveal a miss. */
 typedef struct {
     int32_t low, high;
     int64_t below, inside, capacity;
@@ -41,7 +41,7 @@ static void advance(const step *s, int64_t row, int64_t col, int64_t n, const fl
     }
 }
 
-/* Append the keys inside the bracket; where they no longer fit they are only counted. */
+/* Append the keys inside the bracket; those that no longer fit are only counted. */
 static void collect(bracket *b, const int32_t *found, int64_t n) {
     int64_t place;
 #pragma omp atomic capture
@@ -79,7 +79,7 @@ static int64_t sift(bracket *b, const float *value, int64_t n) {
     return below;
 }
 
-/* Step a sample without storing it, and set the bracket around the share of the magnitudes that is asked for. */
+/* Step a sample without storing it, and set the bracket around the magnitude of the wanted rank. */
 static void place_bracket(const step *s, int64_t rank, bracket *b) {
     const int64_t rows = s->dual->rows, cols = s->dual->cols, numel = rows * cols;
     b->low = 0, b->high = MAGNITUDE;
@@ -114,7 +114,7 @@ static void sweep(const step *s, bracket *b) {
     if (b) b->below = below;
 }
 
-/* threshold is read first and written last; rank -1 keeps it. */
+/* threshold is read first and written last; rank -1 leaves it unchanged. */
 int mirror_step(const matrix *dual, const matrix *weight, const matrix *gradient, const float *r, const float *p,
                 const float *q, float *threshold, float step_size, float phi, int64_t rank) {
     const step s = {dual, weight, gradient, r, p, q, *threshold, step_size, phi};

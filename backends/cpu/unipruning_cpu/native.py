@@ -1,4 +1,4 @@
-"""The compiled operations: tensors handed to the C library as pointers, sizes and strides."""
+"""The compiled operations: tensors passed to the C library as pointers, sizes and strides."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SIGNATURES = {
 
 
 class NativeOperations(PortableOperations):
-    """Nine operations in C; ``adamw_step`` stays with torch, whose loops do it at the speed of memory."""
+    """Nine operations in C; ``adamw_step`` stays in torch, whose loops already run at memory bandwidth."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -141,4 +141,4 @@ def _matrix(tensor: Tensor) -> Matrix:
 
 def _check(status: int) -> None:
     if status:
-        raise MemoryError("the CPU backend could not get memory for its counters")
+        raise MemoryError("the CPU backend could not allocate memory for its counters")

@@ -1,4 +1,4 @@
-"""The operations in torch and numpy where there is no compiler: in place, a tile of rows at a time, so that
+"""The operations in torch and numpy, used without a compiler: in place, one tile of rows at a time, so that
 temporaries stay in the cache."""
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class PortableOperations:
         pull: float = 0.0,
     ) -> Tensor:
         score = torch.empty(local.shape)
-        # the products in the order of the definition, so that what overflows there does so here
+        # products in the order of the definition, so that the same ones overflow
         for tile in tiles(local):
             part = torch.pow(local[tile], exponent, out=score[tile]).mul_(feedback[tile].sqrt())
             if weight is not None:
@@ -93,11 +93,11 @@ class PortableOperations:
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         below, bits = sum(DIGIT_BITS[level + 1 :]), DIGIT_BITS[level]
-        wanted, added = int(prefix), np.zeros(1 << bits, dtype=np.int64)
+        digits, added = int(prefix), np.zeros(1 << bits, dtype=np.int64)
         for tile in tiles(score):
             key = keys(score[tile]).ravel()
             if level:
-                key = key[(key >> (below + bits)) == wanted]
+                key = key[(key >> (below + bits)) == digits]
             added += np.bincount((key >> below) & ((1 << bits) - 1), minlength=len(added))
         counts += torch.from_numpy(added)
 
@@ -146,7 +146,7 @@ def _keep_largest(
     cut = key.shape[1] - keep
     bound = np.partition(key, cut, axis=1)[:, cut : cut + 1]
     np.greater_equal(key, bound, out=mask)
-    # of those at the bound only the first may stay
+    # of those equal to the bound, keep only the first
     surplus = mask.sum(axis=1) != keep
     if surplus.any():
         rows, bounds = key[surplus], bound[surplus]
@@ -159,7 +159,7 @@ def _rank_pairs(
     n: int,
     mask: np.ndarray,  # (groups, m), bool, written
 ) -> None:
-    """An element's rank is the number of those ahead of it; of equals the earlier one is ahead."""
+    """Rank each element by the number of elements ahead of it; of equals the earlier one is ahead."""
     rank = np.zeros(key.shape, dtype=np.int8)
     for i in range(len(key)):
         for j in range(i + 1, len(key)):

@@ -1,10 +1,10 @@
-"""AdamW in torch, a tile of rows at a time; for a compiled CPU backend too, since torch's loops are as fast."""
+"""AdamW in torch, one tile of rows at a time; used by the compiled tier too, since torch's loops are as fast."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-TILE = 1 << 18  # elements worked on at a time, so that temporaries stay in a cache
+TILE = 1 << 18  # elements processed at a time, so that temporaries stay in a cache
 
 
 def adamw_step(

@@ -1,4 +1,4 @@
-"""The N:M proximal step in plain torch: many groups side by side, one short list of vectors for their elements."""
+"""The N:M proximal step in plain torch: many groups side by side, as a short list with one vector per element."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Polynomial = list[Tensor]  # coefficients from the lowest, each (groups,); zeros
 
 
 def prox_groups(groups: Tensor, strength: float, n: int) -> Tensor:
-    """The minimiser for each row of ``groups`` (groups, m), float32: the best of one candidate a support size."""
+    """Return the minimiser for each row of ``groups`` (groups, m), float32: the best candidate over support sizes."""
     magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
     z = list(magnitude.T.contiguous())
     zero, one = torch.zeros_like(z[0]), torch.ones_like(z[0])
@@ -32,7 +32,7 @@ def prox_groups(groups: Tensor, strength: float, n: int) -> Tensor:
 
 
 def _descend(w: list[Tensor], z: list[Tensor], strength: float, n: int, one: Tensor) -> None:
-    """Coordinate descent on the list w, as in the reference; a sweep that moves nothing is the last that could."""
+    """Run coordinate descent on the list w, as in the reference; stop after a sweep that changes nothing."""
     for _ in range(PROX_SWEEPS):
         left = [[one]]
         for root in w[:-1]:
@@ -65,7 +65,7 @@ def _times(polynomial: Polynomial, root: Tensor, degree: int) -> Polynomial:
 
 
 def _coefficient(left: Polynomial, right: Polynomial, degree: int) -> Tensor:
-    """One coefficient of the product of two polynomials."""
+    """Return one coefficient of the product of two polynomials."""
     lowest = max(0, degree - len(right) + 1)
     total = left[lowest] * right[degree - lowest]
     for d in range(lowest + 1, min(degree, len(left) - 1) + 1):

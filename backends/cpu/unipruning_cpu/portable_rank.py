@@ -1,4 +1,4 @@
-"""The rank-th smallest magnitude in numpy: a bracket from a sample, filled tile by tile, and checked by its counts."""
+"""The rank-th smallest magnitude in numpy: a bracket placed by a sample, filled tile by tile, verified by counts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from unipruning_kernels.reference import MAGNITUDE_BITS
 
-TILE = 1 << 16  # elements of a tile: a few fp32 buffers of it fit the second-level cache
+TILE = 1 << 16  # elements of a tile: a few such fp32 buffers fit in the second-level cache
 SAMPLE_ROWS, SAMPLE_COLUMNS = 128, 512
 SPREAD = 6.0  # the bracket's half width in standard deviations of the sample
-SHARE = 8  # a bracket may hold one in so many elements; past that the histograms take over
-HALF = 16  # numpy counts the bits of an fp32 in two halves
+HOLDS_ONE_IN = 8  # a bracket holds at most one in this many elements; beyond that the histograms take over
+HALF = 16  # numpy counts the magnitude bits of an fp32 in two halves
 
 
 def tiles(matrix: Tensor) -> Iterator[slice]:
@@ -25,14 +25,14 @@ def tiles(matrix: Tensor) -> Iterator[slice]:
 
 
 def keys(tile: Tensor) -> np.ndarray:
-    """The magnitude's bits, which order like the magnitude."""
+    """Return the bits of the magnitude, which sort like the magnitude."""
     key: np.ndarray = tile.contiguous().view(torch.int32).numpy() & MAGNITUDE_BITS
     return key
 
 
 @dataclass
 class Bracket:
-    """Keys in [low, high] are kept, those below are counted; a miss shows in the counts."""
+    """An interval [low, high] of keys: keys inside are kept, those below are counted; the counts reveal a miss."""
 
     rank: int
     low: int
@@ -48,12 +48,12 @@ class Bracket:
         rows = slice(None, None, max(1, matrix.shape[0] // SAMPLE_ROWS))
         columns = slice(None, None, max(1, matrix.shape[1] // SAMPLE_COLUMNS))
         sample = np.sort(keys(stepped(matrix[rows, columns], rows, columns)).ravel())
-        share = rank / matrix.numel()
-        margin = SPREAD * (len(sample) * share * (1.0 - share)) ** 0.5 + 1.0
-        first, last = int(len(sample) * share - margin), int(len(sample) * share + margin)
+        quantile = rank / matrix.numel()
+        margin = SPREAD * (len(sample) * quantile * (1.0 - quantile)) ** 0.5 + 1.0
+        first, last = int(len(sample) * quantile - margin), int(len(sample) * quantile + margin)
         low = int(sample[first]) if first > 0 else 0
         high = int(sample[last]) if last < len(sample) else MAGNITUDE_BITS
-        return cls(rank, low, high, max(TILE, matrix.numel() // SHARE))
+        return cls(rank, low, high, max(TILE, matrix.numel() // HOLDS_ONE_IN))
 
     def add(self, key: np.ndarray) -> None:
         chosen = key <= self.high
@@ -61,13 +61,13 @@ class Bracket:
             reached = key >= self.low
             self.below += len(key) - int(np.count_nonzero(reached))
             chosen &= reached
-        found = key[chosen]
-        self.inside += len(found)
+        caught = key[chosen]
+        self.inside += len(caught)
         if self.inside <= self.capacity and self.low < self.high:
-            self.kept.append(found)
+            self.kept.append(caught)
 
     def value(self, matrix: Tensor) -> float:
-        """The magnitude asked for, now that every key was added; ``matrix`` is read again after a miss."""
+        """Return the rank-th magnitude once every key has been added; read ``matrix`` again after a miss."""
         place = self.rank - self.below
         if not 1 <= place <= self.inside:
             return _select(matrix, self.rank)
@@ -79,7 +79,7 @@ class Bracket:
 
 
 def _select(matrix: Tensor, rank: int) -> float:
-    """Two histograms: of the upper half of the bits, then of the lower half of those in the bin that was found."""
+    """Select by two histograms: of the upper half of the bits, then of the lower half within the bin found."""
     upper = np.zeros(1 << HALF, dtype=np.int64)
     for tile in tiles(matrix):
         upper += np.bincount(keys(matrix[tile]).ravel() >> HALF, minlength=len(upper))

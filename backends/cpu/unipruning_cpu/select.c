@@ -1,6 +1,6 @@
 /* Exact selection by magnitude: radix histograms, the mask above a threshold, the largest of each row. */
 
-#define TABLES 4        /* equal neighbours would wait for each other's counter; four tables keep them apart */
+#define TABLES 4        /* equal neighbours would wait for the same counter; four tables avoid that */
 #define MAX_BINS 2048
 
 static const int DIGIT_BITS[3] = {11, 10, 10};
@@ -47,7 +47,7 @@ void magnitude_histogram(const matrix *score, int32_t prefix, int level, int64_t
     }
 }
 
-/* Walk one digit's counts to the bin that holds the rank-th; rank becomes the rank inside that bin. */
+/* Find the bin of one digit's counts that holds the rank-th; rank becomes the rank inside that bin. */
 static int32_t find_bin(const int64_t *counts, int64_t *rank) {
     int32_t bin = 0;
     while (counts[bin] < *rank) *rank -= counts[bin++];
@@ -105,7 +105,7 @@ static int64_t count_at_least(const int32_t *key, int64_t padded, int32_t bound)
     return total;
 }
 
-/* The largest bound that at least `keep` keys reach: bisection, done as soon as exactly `keep` reach it. */
+/* The largest bound that at least `keep` keys reach: bisection, which ends once exactly `keep` reach it. */
 static int32_t bound_of(const int32_t *key, int64_t padded, int64_t keep) {
     int32_t low = 0, high = MAGNITUDE;
     while (low < high) {
@@ -138,7 +138,7 @@ int topk_mask(const matrix *score, int64_t keep, uint8_t *mask) {
             const int32_t bound = bound_of(key, padded, keep);
             int64_t ties = keep - (bound < MAGNITUDE ? count_at_least(key, padded, bound + 1) : 0);
             for (int64_t j = 0; j < cols; j++) to[j] = key[j] >= bound;
-            /* of those at the bound only the first may stay */
+            /* of those equal to the bound, keep only the first */
             if (count_at_least(key, padded, bound) == keep) continue;
             for (int64_t j = 0; j < cols; j++)
                 if (key[j] == bound) to[j] = ties-- > 0;

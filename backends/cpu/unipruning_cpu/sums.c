@@ -1,9 +1,9 @@
 /* Sums over rows and columns: fp32 over four or sixteen rows or one piece, fp64 beyond, in an order no thread count changes. */
 
-#define BLOCK 128       /* rows whose column sums one thread makes; fixed, so that the order of additions is */
+#define BLOCK 128       /* rows whose column sums one thread makes; fixed, so that the order of additions is fixed */
 #define QUAD 4          /* rows taken together, so that a column's fp64 total is touched once for four elements */
 
-/* compiled well though wider than a register, since nothing here compares */
+/* wider than a register, but compiled well, since nothing here compares */
 typedef float terms __attribute__((vector_size(4 * SUMS)));
 typedef int32_t term_bits __attribute__((vector_size(4 * SUMS)));
 typedef double doubles __attribute__((vector_size(8 * SUMS)));
@@ -41,7 +41,7 @@ static double across(const doubles *v) {
     return sum;
 }
 
-/* Column sums of each block of rows, all zero; one block more than the rows fill, so that none is no special case. */
+/* Column sums of each block of rows, all zero; one block more than the rows fill, so that there is always one. */
 static double *make_blocks(int64_t blocks, int64_t cols) {
     return calloc((size_t)(blocks + 1) * (size_t)(cols + 1), sizeof(double));
 }

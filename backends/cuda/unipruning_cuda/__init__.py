@@ -14,7 +14,7 @@ def unipruning_backend() -> BackendSpec:
     return BackendSpec(
         "cuda",
         "cpu" if interpreted else "cuda",
-        # the interpreter is for testing: whoever wants it names it, since some CPU backend always ranks higher
+        # the interpreter is for testing and has to be named: some CPU backend always ranks higher
         priority=-100 if interpreted else 100,
         target="unipruning_cuda.backend:CudaBackend",
         probe=probe,
@@ -26,7 +26,7 @@ def probe() -> Probe:
     from importlib.metadata import version
     from importlib.util import find_spec
 
-    # asked first, because it spares a machine without a GPU the import of torch
+    # checked first, which spares a machine without triton the import of torch
     if find_spec("triton") is None:
         return Probe(False, "triton is not installed; pip install 'unipruning[cuda]' on a machine with a GPU")
     triton = version("triton")
@@ -43,8 +43,8 @@ def probe() -> Probe:
         return Probe(True, f"{name}, ROCm {torch.version.hip}, triton {triton}")
     capability = torch.cuda.get_device_capability()
     if capability < OLDEST_CAPABILITY:
-        found, needed = (".".join(map(str, numbers)) for numbers in (capability, OLDEST_CAPABILITY))
-        return Probe(False, f"{name} has compute capability {found}, but {needed} is needed; use --backend cpu")
+        actual, needed = (".".join(map(str, numbers)) for numbers in (capability, OLDEST_CAPABILITY))
+        return Probe(False, f"{name} has compute capability {actual}, but {needed} is needed; use --backend cpu")
     return Probe(True, f"{name}, capability {capability[0]}.{capability[1]}, driver {_driver()}, triton {triton}")
 
 
@@ -55,7 +55,7 @@ def _interpreted() -> bool:
 
 
 def _driver() -> str:
-    """The CUDA version of the driver, which torch does not say."""
+    """Return the CUDA version of the driver, which torch does not report."""
     import ctypes
 
     number = ctypes.c_int()

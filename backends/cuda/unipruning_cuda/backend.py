@@ -1,4 +1,4 @@
-"""The CUDA backend: every operation launches its Triton kernels; on ROCm too, whose devices torch calls cuda."""
+"""The CUDA backend: every operation launches Triton kernels; also serves ROCm, whose devices torch calls cuda."""
 
 from __future__ import annotations
 

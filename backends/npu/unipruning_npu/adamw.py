@@ -21,7 +21,7 @@ def adamw_step(
 ) -> None:
     beta1, beta2 = betas
     root = (1 - beta2**step) ** 0.5
-    # m / (v^(1/2) / root + epsilon) with root taken out, so that one operator divides and subtracts
+    # m / (v^(1/2) / root + epsilon) with root factored out, so that one operator divides and subtracts
     rate = learning_rate * root / (1 - beta1**step)
     for rows in row_chunks(weight, 16):
         g = gradient[rows].float() * scale

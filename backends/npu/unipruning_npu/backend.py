@@ -1,4 +1,4 @@
-"""The Ascend backend: torch operators that torch_npu runs natively on the card, with bounded temporaries."""
+"""The Ascend backend: torch operators that torch_npu runs natively on the device, with bounded temporaries."""
 
 from __future__ import annotations
 

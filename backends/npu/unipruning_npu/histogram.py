@@ -1,6 +1,6 @@
-"""Counting digits with a matrix product, and the exact k-th magnitude that three such counts give.
+"""Digit counts by matrix product, and the exact k-th magnitude that three such counts give.
 
-Counting by scattering would add up in one place at a time.  Instead a digit is cut into two, each half is written as a
+Counting by scattering would add to one place at a time.  Instead a digit is split into two halves, each half becomes a
 row of a one-hot matrix, and the product of the two matrices counts every pair of halves at once on the cube cores.
 """
 
@@ -14,9 +14,9 @@ from torch import Tensor
 from unipruning_kernels.reference import DIGIT_BITS, MAGNITUDE_BITS
 from unipruning_npu.chunks import row_chunks
 
-LOW_BITS = 5  # of a digit; the rest are its upper half
-LONGEST = 2048  # a half-precision product of so many terms still counts exactly
-# an element in 64 + 32 one-hot rows, once as bool and once in half precision, and those of the tile before it
+LOW_BITS = 5  # of a digit; the rest form its upper half
+LONGEST = 2048  # a half-precision product of this many terms still counts exactly
+# bytes per element: 64 + 32 one-hot rows, as bool and in half precision, for this tile and the one before it
 TILE_BYTES = 400
 
 
@@ -37,7 +37,7 @@ def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tenso
 
 
 def kth_magnitude(matrix: Tensor, rank: int) -> Tensor:  # 0-D, float32
-    """The ``rank``-th smallest abs(matrix), counted from 1; nothing comes to the host in between."""
+    """Return the ``rank``-th smallest abs(matrix), counted from 1; no value reaches the host."""
     prefix = torch.zeros((), dtype=torch.int32, device=matrix.device)
     left = torch.full_like(prefix, rank)
     for level, width in enumerate(DIGIT_BITS):
@@ -54,7 +54,7 @@ def _multiples(count: int, step: int, device: torch.device) -> Tensor:
 
 
 def _tiles(keys: Tensor) -> Iterator[Tensor]:
-    """Pieces of the keys, each (rows, 1, columns)."""
+    """Yield pieces of the keys, each (rows, 1, columns)."""
     for start in range(0, keys.shape[1], LONGEST):
         columns = keys[:, start : start + LONGEST]
         for rows in row_chunks(columns, TILE_BYTES):

@@ -1,4 +1,4 @@
-"""The masks.  Ties go to the lower index by counting, never by the order in which a sort leaves equals."""
+"""The masks.  Counting gives ties to the lower index, never the order in which a sort leaves equal elements."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from unipruning_npu.chunks import row_chunks
 
-INT32_MAX = 2**31 - 1  # no matrix has more elements, so counts fit where the vector cores count natively
+INT32_MAX = 2**31 - 1  # no matrix has more elements, so counts fit in int32, which the vector cores handle natively
 
 
 def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def topk_mask(score: Tensor, keep: int) -> Tensor:
 
 
 def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
-    """An element's rank is the number of those ahead of it in its group, of all pairs at once."""
+    """Rank each element by the number ahead of it in its group, comparing all pairs at once."""
     mask = _empty(score)
     index = torch.arange(m, dtype=torch.int32, device=score.device)
     earlier = index < index[:, None]
@@ -51,7 +51,7 @@ def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def _place(equal: Tensor) -> Tensor:
-    """Which of its row's true elements each one is, counted from 1."""
+    """Return the position of each true element among those of its row, counted from 1."""
     return equal.int().cumsum(1, dtype=torch.int32)
 
 

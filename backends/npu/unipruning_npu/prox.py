@@ -1,9 +1,9 @@
 """The N:M proximal step: every group and every support size side by side, one operator for all of them.
 
-Tensors are laid out (polynomial degree,) element of the group, support size, group: what an operator takes is whole.
+Tensors are laid out (polynomial degree,) element of the group, support size, group, so operands are contiguous.
 Supports that end in nearly the same minimiser differ in cost by rounding alone, and rounding then picks one.  So every
-product and sum here is an operator of its own, in the order in which torch takes them on the host: not ``addcmul``,
-not ``sub`` with a factor, and no reduction operator, whose order each device chooses for itself.
+product and sum here is an operator of its own, in the order that torch uses on the host: not ``addcmul``, not ``sub``
+with a factor, and no reduction operator, whose order each device chooses for itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from unipruning_npu.chunks import row_chunks
 
 
 def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
-    """As the reference: the best of one stationary point for each support size n..m."""
-    # the products left of each element, and a few of the same size in flight
+    """Replace each group by the best of one stationary point per support size n..m, as the reference does."""
+    # the products to the left of each element, and a few temporaries of the same size
     for rows in row_chunks(weight, 8 * (m - n) * (n + 4) + 48):
         groups = weight[rows].float().reshape(-1, m)
         magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
@@ -27,7 +27,7 @@ def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
 
 
 def _best(
-    z: Tensor,  # (m, groups), float32, magnitudes from the largest
+    z: Tensor,  # (m, groups), float32, magnitudes in descending order
     strength: float,
     n: int,
 ) -> Tensor:  # (m, groups), float32
@@ -40,7 +40,7 @@ def _best(
     for i in range(m):
         elementary = _times(elementary, w[i])
     cost = _distance(w, z[:, None]).add_(elementary[n + 1] * strength)
-    # support n is a plain cut, whose penalty is zero
+    # support n just keeps the n largest, at a penalty of zero
     best = z.clone()
     best[n:] = 0.0
     best_cost = _distance(best, z)
@@ -56,10 +56,10 @@ def _descend(
     strength: float,
     n: int,
 ) -> Tensor:  # (m, supports, groups)
-    """PROX_SWEEPS rounds of exact coordinate descent, smallest first, as in the reference.
+    """Run PROX_SWEEPS rounds of exact coordinate descent, smallest first, as in the reference.
 
-    They stop before they have converged, so the result is the path and no formula replaces it: there are
-    PROX_SWEEPS * m updates, each made of those before it.
+    They stop before converging, so the result depends on the path and no formula replaces it: there are
+    PROX_SWEEPS * m updates, each of which depends on those before it.
     """
     w = start.clone()
     if (n, len(w)) == (2, 4):
@@ -71,7 +71,7 @@ def _descend(
         left = [one]
         for i in range(len(w) - 1):
             left.append(_times(left[-1], w[i]))
-        # kept from the highest degree down, so that a coefficient of the product is a plain sum of products
+        # stored from the highest degree down, so that a coefficient of the product is a plain sum of products
         right = one.flip(0)
         for i in reversed(range(len(w))):
             others = _total(left[i] * right)
@@ -87,7 +87,7 @@ def _sweep_2_4(
     start: Tensor,  # as w
     strength: float,
 ) -> None:
-    """One round for 2:4 with half the operators and the same rounding.
+    """Run one round for 2:4 with half the operators and the same rounding.
 
     Of three elements e_2 is ab + (a + b) c, and two updates in a row share a and b.
     """
@@ -100,7 +100,7 @@ def _sweep_2_4(
 
 
 def _one(like: Tensor, degree: int) -> Tensor:
-    """The polynomial 1, (degree + 1, *like)."""
+    """Return the polynomial 1, (degree + 1, *like)."""
     polynomial = like.new_zeros(degree + 1, *like.shape)
     polynomial[0] = 1.0
     return polynomial
@@ -114,12 +114,12 @@ def _times(polynomial: Tensor, root: Tensor) -> Tensor:
 
 
 def _distance(w: Tensor, z: Tensor) -> Tensor:
-    apart = w - z
-    return _total(apart.mul_(apart)).mul_(0.5)
+    difference = w - z
+    return _total(difference.mul_(difference)).mul_(0.5)
 
 
 def _total(terms: Tensor) -> Tensor:
-    """The sum along the first dimension in torch's order on the host: four running sums, or eight from eight terms."""
+    """Sum along the first dimension in torch's order on the host: four running sums, or eight from eight terms up."""
     width = 4 if len(terms) < 8 else 8
     whole = len(terms) // width * width
     running = terms[:width] if whole else terms[:0]

@@ -1,6 +1,6 @@
 """The sums, the mirror step and the blend: element by element, a few rows at a time.
 
-Weights are made fp32 before anything is done to them but taking the magnitude, which every format does exactly.
+Weights are converted to fp32 before anything but taking the magnitude, which is exact in every format.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def mirror_step(
     gradient: Tensor | None = None,
     phi: float = 0.0,
 ) -> None:
-    # in a function of its own, so that its last temporaries are gone before the next ones come
+    # in a function of its own, so that its temporaries are freed before the next ones are allocated
     _move(dual, weight, r, p, q, threshold, step_size, gradient, phi)
     if rank == 0:
         threshold.zero_()
@@ -61,22 +61,22 @@ def _move(
     gradient: Tensor | None,
     phi: float,
 ) -> None:
-    """Each line's operators round once each, in the reference's order: none of them may fuse a product with a sum."""
+    """Update V.  Every operator rounds once, in the reference's order: none may fuse a product with a sum."""
     below = -threshold
     for rows in row_chunks(dual, 24):
         v, magnitude = dual[rows], weight[rows].abs()
-        pull = (r[rows, None] * p).add_(q)
+        saliency = (r[rows, None] * p).add_(q)
         if gradient is None:
-            pull.mul_(magnitude)
+            saliency.mul_(magnitude)
         else:
             magnitude = magnitude.float()
             term = magnitude * gradient[rows]
             # one operator for both products
-            torch._foreach_mul_([pull, term], [magnitude, term])
-            pull.add_(term if phi == 1 else term.mul_(phi))
-        # what shrinkage takes away is V clamped to [-tau, tau], and V less that rounds as |V| - tau does
+            torch._foreach_mul_([saliency, term], [magnitude, term])
+            saliency.add_(term if phi == 1 else term.mul_(phi))
+        # shrinkage subtracts V clamped to [-tau, tau], and that difference rounds as |V| - tau does
         gamma = v - torch.clamp(v, below, threshold)
-        v.add_(pull.sub_(gamma).mul_(step_size))
+        v.add_(saliency.sub_(gamma).mul_(step_size))
 
 
 def blend_scores(
@@ -90,7 +90,7 @@ def blend_scores(
     score = torch.empty(feedback.shape, dtype=feedback.dtype, device=feedback.device)
     for rows in row_chunks(score, 16):
         torch.sqrt(feedback[rows], out=score[rows])
-        # a power function made of a logarithm knows no 0 to the power of 0
+        # a power function built on a logarithm cannot give 0 to the power of 0
         if exponent != 0:
             score[rows].mul_(local[rows].pow(exponent))
         if weight is not None:
