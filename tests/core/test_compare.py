@@ -266,7 +266,7 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
         (["--methods", "wanda", "--seeds", "one"], "--seeds must be whole numbers separated by commas"),
         (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens are needed, but"),
         (["--methods", "wanda", "--windows", "0"], "--windows must be 1 or more, not 0"),
-        (["--methods", "wanda", "--eval-seq-len", "700"], "1 windows of 700 tokens are needed, but"),
+        (["--methods", "wanda", "--eval-seq-len", "700"], "5 windows of 700 tokens are needed, but"),
         (["--methods", "wanda", "--eval-seq-len", "4096"], "4096 is more than the model's 2048 positions"),
         (["--methods", "wanda", "--backend", "abacus"], "no backend is called 'abacus'"),
         (["--methods", "wanda", "--data", "nowhere.txt"], "nowhere.txt"),
