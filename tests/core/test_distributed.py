@@ -19,9 +19,9 @@ KINDS = {
     "all zero": lambda score: torch.zeros_like(score).copysign(score),
     "subnormal": lambda score: score * 1e-43,
 }
-COUNTERS = [2048, 1024, 1024]  # of each pass, for one number asked for
+COUNTERS = [2048, 1024, 1024]  # of each pass, for one number to keep
 
-# what one rank does: every kind and every number in one process, for starting a process costs seconds
+# the work of one rank: every kind and number in one process, since starting a process takes seconds
 RANK = """
 import sys
 import torch
@@ -34,11 +34,11 @@ dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=ran
 sent, passes = [], []
 plain = dist.all_reduce
 dist.all_reduce = lambda tensor, **options: (sent.append(tensor.numel()), plain(tensor, **options))
-backend, found = CpuBackend(), {}
+backend, masks = CpuBackend(), {}
 for kind, scores in torch.load(f"{folder}/{rank}.pt").items():
     stream = lambda: (passes.append(kind), scores)[1]
     keeps = list(range(100))
-    found[kind] = [
+    masks[kind] = [
         [
             backend.threshold_mask(score, each.threshold, torch.tensor(ties))
             for score, ties in zip(scores, each.ties_per_tensor, strict=True)
@@ -52,7 +52,7 @@ try:
     refused = None
 except ValueError as error:
     refused = str(error)
-torch.save({"masks": found, "sent": sent, "passes": len(passes), "refused": refused}, f"{folder}/{rank}.out")
+torch.save({"masks": masks, "sent": sent, "passes": len(passes), "refused": refused}, f"{folder}/{rank}.out")
 dist.destroy_process_group()
 """
 
@@ -64,7 +64,7 @@ def scores_of(kind: str) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module", params=SHARDS, ids=lambda world: f"{world} ranks")
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What each rank found, after all of them ended well."""
+    """Return the results of each rank, after all have succeeded."""
     folder: Path = tmp_path_factory.mktemp("ranks")
     shards = SHARDS[request.param]
     for rank, (start, end) in enumerate(shards):
@@ -96,7 +96,7 @@ def test_the_masks_of_all_ranks_are_those_of_a_stable_sort(outcomes):
             assert torch.equal(torch.cat(parts), wanted), f"{kind}: the masks that keep {keep} differ"
 
 
-def test_one_selection_reads_the_scores_three_times_and_sends_counters_alone(outcomes):
+def test_one_selection_reads_the_scores_three_times_and_sends_only_counters(outcomes):
     for outcome in outcomes:
         assert outcome["sent"][:4] == [*COUNTERS, len(outcomes)]
         assert outcome["passes"] == 3 + 1  # and one for the selection that was refused

@@ -1,1 +1,1 @@
-"""Exact selection: the k-th largest of many tensors, on one machine or over ranks."""
+"""Exact selection: the k-th largest value of many tensors, in one process or over ranks."""

@@ -1,8 +1,8 @@
-"""Exact k-th largest magnitude over many tensors, none of which has to be in memory beside another.
+"""Exact k-th largest magnitude over many tensors, of which only one needs to be in memory at a time.
 
-A radix select: the 31 magnitude bits of an fp32 order like the magnitude, so three histograms, each of the next digit
+A radix select: the 31 magnitude bits of an fp32 sort like the magnitude, so three histograms, each of the next digit
 among the elements that match the digits chosen so far, find any order statistic exactly.  Counting and choosing are
-apart: counts are sums over tensors, so those of several processes may be added before a digit is chosen.
+separate: counts are sums over tensors, so those of several processes can be added before a digit is chosen.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from unipruning_core.backend import DIGIT_BITS
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
 
-# called once a pass: the same (out, in) float32 tensors in the same order
+# called once per pass: the same (out, in) float32 tensors in the same order
 ScoreStream: TypeAlias = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What ``threshold_mask`` needs to keep an exact number of weights over all the tensors."""
+    """What ``threshold_mask`` needs to keep an exact number of weights over all tensors."""
 
     threshold: Tensor  # 0-D, float32: the k-th largest magnitude
     ties_per_tensor: list[int]  # how many elements equal to it each tensor keeps: the first ones, earlier tensors first
 
 
 class Peers:
-    """The processes that hold parts of the scores, in order; this one is a process that holds them all."""
+    """The processes that hold parts of the scores, in order; here a single process holds them all."""
 
     def total(self, counts: Tensor) -> Tensor:  # int64, on the CPU
-        """The sum of ``counts`` over all processes."""
+        """Return the sum of ``counts`` over all processes."""
         return counts
 
     def before(self, counts: Tensor) -> Tensor:  # int64, on the CPU
-        """The sum of ``counts`` over the processes before this one."""
+        """Return the sum of ``counts`` over the processes before this one."""
         return torch.zeros_like(counts)
 
 
 def kth_largest(scores: ScoreStream, keep: int, backend: Backend) -> Selection:
-    """The ``keep``-th largest magnitude over all the scores, counted from 1."""
+    """Select the ``keep``-th largest magnitude of all scores, counted from 1."""
     return kth_largest_many(scores, [keep], backend)[0]
 
 
 def kth_largest_many(
     scores: ScoreStream, keeps: Sequence[int], backend: Backend, peers: Peers | None = None
 ) -> list[Selection]:
-    """One selection for each of ``keeps``, by three passes over the scores however many there are."""
+    """Return one selection for each of ``keeps``, in three passes over the scores however many there are."""
     peers = peers or Peers()
     first = peers.total(sum(digit_counts(scores, [0], 0, backend), start=_no_counts(1, 0)))[0]
     for keep in keeps:
@@ -87,7 +87,7 @@ def _no_counts(prefixes: int, level: int) -> Tensor:
 
 
 def digit_counts(scores: ScoreStream, prefixes: Sequence[int], level: int, backend: Backend) -> Iterator[Tensor]:
-    """Of each tensor, the histogram of one digit under each prefix: (prefixes, 2**bits), int64, on the CPU."""
+    """Yield each tensor's histogram of one digit under each prefix: (prefixes, 2**bits), int64, on the CPU."""
     for score in scores():
         counts = torch.zeros(len(prefixes), 2 ** DIGIT_BITS[level], dtype=torch.int64, device=score.device)
         for row, prefix in zip(counts, prefixes, strict=True):
@@ -97,7 +97,7 @@ def digit_counts(scores: ScoreStream, prefixes: Sequence[int], level: int, backe
 
 
 def choose_digit(counts: Tensor, rank: int) -> tuple[int, int]:
-    """The digit of the ``rank``-th largest, and its rank among the elements that have this digit.
+    """Return the digit of the ``rank``-th largest, and its rank among the elements that have this digit.
 
     ``counts`` is (2**bits,) int64 on the CPU.  Rank 0, one before the largest, takes the last digit.
     """
@@ -108,7 +108,7 @@ def choose_digit(counts: Tensor, rank: int) -> tuple[int, int]:
 
 
 def share_ties(equals: Sequence[int], ties: int) -> list[int]:
-    """Give out ``ties`` among tensors that hold ``equals`` candidates each: the earlier tensor first."""
+    """Distribute ``ties`` among tensors that hold ``equals`` candidates each, earlier tensors first."""
     shares = []
     for equal in equals:
         shares.append(min(equal, ties))

@@ -1,8 +1,8 @@
-"""Exact k-th largest magnitude over tensors that lie on several ranks, as if they lay end to end on one.
+"""Exact k-th largest magnitude over tensors on several ranks, as if they lay end to end on one.
 
-Three passes over the scores.  Each ends in one all-reduce of the counters of a digit, 2048 and then twice 1024 int64
-for each number asked for, and a last all-reduce of one int64 a rank says how many ties the ranks before hold.  No
-score, no index and no mask ever leaves its rank.
+There are three passes over the scores.  Each ends in one all-reduce of the counters of a digit, for each number to keep
+2048 and then twice 1024 int64, and a last all-reduce of one int64 per rank and number counts the ties on earlier ranks.
+No score, index or mask ever leaves its rank.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ HOST = "cpu"
 
 
 class Ranks(Peers):
-    """The ranks of a process group, in the order of their number."""
+    """The ranks of a process group, in order."""
 
     def __init__(self, device: str, group: dist.ProcessGroup | None = None) -> None:
-        # a group that serves no host tensors, as the accelerators' do, is given its counters on the device
+        # a group that cannot reduce host tensors, such as an accelerator's, gets its counters on the device
         serves = {part.partition(":")[0] for part in dist.get_backend_config(group).split(",")}
         self.device, self.group = HOST if HOST in serves else device, group
 
     def total(self, counts: Tensor) -> Tensor:
-        # a copy: what came in may be looked at again
+        # a copy, since the caller may use its counts again
         summed = counts.to(self.device, copy=True)
         dist.all_reduce(summed, group=self.group)
         return summed.cpu()
@@ -49,9 +49,9 @@ def kth_largest_over_ranks(
     backend: Backend,
     group: dist.ProcessGroup | None = None,  # None for all ranks
 ) -> list[Selection]:
-    """For each of ``keeps`` what ``threshold_mask`` needs to keep exactly that many over all ranks.
+    """Return for each of ``keeps`` what ``threshold_mask`` needs to keep exactly that many over all ranks.
 
-    Every rank of the group calls it.  Ties go to the lower rank, then the earlier tensor, then the lower index: what a
-    stable sort of all tensors laid end to end gives.
+    Every rank of the group must call it.  Ties go to the lower rank, then the earlier tensor, then the lower index, as
+    in a stable sort of all tensors laid end to end.
     """
     return kth_largest_many(scores, keeps, backend, Ranks(backend.device_type, group))
