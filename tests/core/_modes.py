@@ -17,7 +17,7 @@ def batches(count=SAMPLES, length=16, vocabulary=48):
 
 
 def chosen(mode=None, **values):
-    """The settings of a mode, the default one where none is named."""
+    """Return the settings of a mode, by default the default one."""
     return settings_of(mode, values)
 
 
@@ -37,7 +37,7 @@ def gamma(outcome):
     return torch.nn.functional.softshrink(outcome.dual, float(outcome.threshold))
 
 
-def keep_largest(score, share):
-    keep = round(share * score.numel())
+def keep_largest(score, fraction):
+    keep = round(fraction * score.numel())
     order = score.flatten().sort(descending=True, stable=True).indices
     return torch.zeros(score.numel(), dtype=torch.bool).index_fill_(0, order[:keep], True).view_as(score)

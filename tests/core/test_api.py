@@ -160,7 +160,7 @@ def test_progress_is_shown_on_standard_error_unless_it_is_turned_off(place, capf
         ({"mode": unipruning.FrozenSettings(), "seed": 1}, "FrozenSettings already: seed"),
         ({"backend": "abacus"}, "no backend is called 'abacus'"),
         ({"data": "nowhere.txt"}, "nowhere.txt"),
-        ({"samples": 0}, "samples >= 1"),
+        ({"samples": 0}, "needs --samples >= 1"),
         ({"tokenizer": None}, "needs its tokenizer"),
     ],
     ids=lambda value: ",".join(map(str, value)) if isinstance(value, dict) else "",

@@ -33,7 +33,7 @@ def words(start: int, stop: int) -> str:
 
 
 def documents(*lengths: int) -> Text:
-    """Documents of these lengths; every word of the text is another."""
+    """Make documents of these lengths in which no word occurs twice."""
     ends = torch.tensor(lengths).cumsum(0).tolist()
     return Text(tuple(words(end - length, end) for end, length in zip(ends, lengths, strict=True)), "made up", "0" * 64)
 
@@ -89,7 +89,7 @@ def test_no_more_documents_are_tokenised_than_needed():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_documents_are_cut_and_the_short_ones_passed_over_and_counted(seed):
+def test_documents_are_cut_and_the_short_ones_skipped_and_counted(seed):
     notes: list[str] = []
 
     class Notes(Progress):
@@ -109,7 +109,7 @@ def test_documents_are_cut_and_the_short_ones_passed_over_and_counted(seed):
     order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(seed)).tolist()
     last = max(order.index(long) for long in (1, 2, 4))
     assert drawn.passed_over == last + 1 - 3 > 0
-    assert notes == [f"passed over {drawn.passed_over} documents of 'made up' shorter than 16 tokens"]
+    assert notes == [f"skipped {drawn.passed_over} documents of 'made up' shorter than 16 tokens"]
 
 
 @pytest.mark.parametrize("packing", ["packed", "document"])
@@ -143,9 +143,9 @@ def test_the_fingerprint_sees_where_samples_end():
 @pytest.mark.parametrize(
     ("lengths", "packing", "message"),
     [
-        ((100,), "packed", "want 128 tokens, but 'made up' has 100; give fewer --samples, a shorter --seq-len"),
-        ((60, 60), "packed", "want 128 tokens, but 'made up' has 120; give fewer --samples, a shorter --seq-len"),
-        ((40, 15, 90), "document", r"has 2 of them \(64 tokens\); give fewer --samples"),
+        ((100,), "packed", "need 128 tokens, but 'made up' has only 100; pass fewer --samples, a shorter --seq-len"),
+        ((60, 60), "packed", "need 128 tokens, but 'made up' has only 120; pass fewer --samples, a shorter --seq-len"),
+        ((40, 15, 90), "document", r"has only 2 \(64 tokens\); pass fewer --samples"),
     ],
 )
 def test_too_little_text_is_refused_with_both_numbers(lengths, packing, message):
@@ -156,30 +156,30 @@ def test_too_little_text_is_refused_with_both_numbers(lengths, packing, message)
 @pytest.mark.parametrize(
     ("samples", "seq_len", "packing", "message"),
     [
-        (0, 8, "packed", "samples >= 1 and seq_len >= 2, not 0 and 8"),
-        (1, 1, "packed", "samples >= 1 and seq_len >= 2, not 1 and 1"),
-        (1, 8, "loose", "packing must be 'packed' or 'document', not 'loose'"),
+        (0, 8, "packed", "needs --samples >= 1 and --seq-len >= 2, not 0 and 8"),
+        (1, 1, "packed", "needs --samples >= 1 and --seq-len >= 2, not 1 and 1"),
+        (1, 8, "loose", "--packing must be 'packed' or 'document', not 'loose'"),
     ],
 )
-def test_numbers_without_sense_are_refused(samples, seq_len, packing, message):
+def test_values_out_of_range_are_refused(samples, seq_len, packing, message):
     with pytest.raises(ConfigError, match=message):
         calibration_batches(documents(50), make_tokenizer(), samples=samples, seq_len=seq_len, seed=0, packing=packing)
 
 
-def test_a_text_longer_than_the_tokenizers_limit_is_no_cause_for_a_warning():
-    said: list[str] = []
+def test_a_text_longer_than_the_tokenizers_limit_causes_no_warning():
+    logged: list[str] = []
 
-    class Said(logging.Handler):
+    class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            logged.append(record.getMessage())
 
-    logger, handler = logging.getLogger("transformers"), Said()
+    logger, handler = logging.getLogger("transformers"), Recorder()
     logger.addHandler(handler)
     try:
         calibration_batches(documents(100), make_tokenizer(model_max_length=10), samples=2, seq_len=8, seed=0)
-        assert said == []
+        assert logged == []
         make_tokenizer(model_max_length=10)(words(0, 100))
-        assert len(said) == 1
+        assert len(logged) == 1
     finally:
         logger.removeHandler(handler)
 
@@ -195,7 +195,7 @@ def test_a_text_longer_than_the_tokenizers_limit_is_no_cause_for_a_warning():
 )
 def test_a_length_beyond_the_models_positions_is_refused(config):
     check_seq_len(config, 64)
-    with pytest.raises(ConfigError, match="--seq-len 65 is more than the model's 64 positions; give at most 64"):
+    with pytest.raises(ConfigError, match="--seq-len 65 is more than the model's 64 positions; pass at most 64"):
         check_seq_len(config, 65)
 
 

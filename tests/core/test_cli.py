@@ -43,7 +43,7 @@ def test_prune_given_again_after_its_search_was_done_uses_it(search_words, tmp_p
     assert "reusing the finished search" in capsys.readouterr().err
     assert files(tmp_path / "b") == first
     assert main([*words[:-4], "--out", str(tmp_path / "c"), "--run", str(tmp_path / "run"), "--seed", "1"]) == 2
-    assert "another settings" in capsys.readouterr().err
+    assert "differs in its settings" in capsys.readouterr().err
 
 
 def test_perplexity_prints_json_that_names_its_text(home, capsys):
@@ -117,20 +117,23 @@ def refused(words, says, folder, capsys):
         (["--sparsity", "@nowhere.json"], "budget 'nowhere.json' cannot be read"),
         (["--sparsity", "50%", "--sparsity", "50.0%"], "was given twice"),
         (["--sparsity", "50%", "--backend", "abacus"], "no backend is called 'abacus'; installed: cpu, cuda, npu"),
-        (["--sparsity", "50%", "--mode", "fast"], "mode is one of feedback, drift, frozen, coupled, not 'fast'"),
-        (["--sparsity", "50%", "--metric", "luck"], "metric is one of magnitude, wanda, ria, stochria"),
-        (["--sparsity", "50%", "--dtype", "int8"], "dtype is one of auto"),
-        (["--sparsity", "50%", "--samples", "4000"], "want 64000 tokens, but"),
-        (["--sparsity", "50%", "--samples", "0"], "calibration wants samples >= 1"),
+        (["--sparsity", "50%", "--mode", "fast"], "--mode must be one of feedback, drift, frozen, coupled: 'fast'"),
+        (["--sparsity", "50%", "--metric", "luck"], "--metric must be one of magnitude, wanda, ria, stochria"),
+        (["--sparsity", "50%", "--dtype", "int8"], "--dtype must be one of auto"),
+        (["--sparsity", "50%", "--samples", "4000"], "need 64000 tokens, but"),
+        (["--sparsity", "50%", "--samples", "0"], "calibration needs --samples >= 1"),
         (["--sparsity", "50%", "--seq-len", "4096"], "--seq-len 4096 is more than the model's 2048 positions"),
-        (["--sparsity", "50%", "--step-size", "0"], "step size must be in (0, 1]"),
+        (["--sparsity", "50%", "--step-size", "0"], "--step-size must lie in (0, 1]: 0"),
         (["--sparsity", "50%", "--prox-strength", "1"], "--prox-strength is for --mode drift"),
         (
             ["--sparsity", "50%", "--mode", "drift", "--prox-strength", "1", "--prox-pattern", "3:16"],
             "needs a multiple of 16 inputs",
         ),
         (["--sparsity", "50%", "--mode", "feedback", "--pattern", "3:16"], "needs a multiple of 16 inputs"),
-        (["--sparsity", "50%", "--mode", "feedback", "--pattern", "50%"], "must be N:M, such as 2:4, not '50%'"),
+        (
+            ["--sparsity", "50%", "--mode", "feedback", "--pattern", "50%"],
+            "--pattern must be N:M, such as 2:4, not '50%'",
+        ),
         (
             ["--sparsity", "50%", "--mode", "drift", "--pattern", "2:4"],
             "--pattern is for --mode feedback; settings",
@@ -145,7 +148,7 @@ def test_wrong_options_cost_one_sentence(search_words, tmp_path, capsys, words, 
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "empty"), (b"word1 word2", "want 64 tokens"), (bytes(range(256)), "not text")],
+    [(b"", "empty"), (b"word1 word2", "need 64 tokens"), (bytes(range(256)), "not text")],
     ids=["empty", "short", "binary"],
 )
 def test_a_calibration_file_that_is_no_text_costs_one_sentence(search_words, tmp_path, capsys, content, says):
@@ -221,5 +224,5 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked(home, search_words
 def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("unipruning_core.search.memory.free_bytes", lambda _: 1000)
     refused(
-        ["search", *search_words, "--out", str(tmp_path / "run")], "GiB are free on the cpu device", tmp_path, capsys
+        ["search", *search_words, "--out", str(tmp_path / "run")], "GiB is free on the cpu device", tmp_path, capsys
     )

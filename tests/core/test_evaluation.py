@@ -63,7 +63,7 @@ def make_model(name: str = "llama", dtype: torch.dtype = torch.float32) -> torch
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word: "w17" is 17, and the blank line between documents is none."""
+    """One token a word: "w17" is 17, and the blank line between documents is not one."""
     tokenizer = Tokenizer(models.WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
@@ -78,7 +78,7 @@ def make_text(*documents: list[int]) -> Text:
 
 
 def plain_losses(model: torch.nn.Module, ids: list[int], seq_len: int) -> list[float]:
-    """Window by window and token by token, with nothing saved on."""
+    """Compute the losses window by window and token by token, with no shortcut."""
     losses = []
     for start in range(0, len(ids) - seq_len + 1, seq_len):
         window = ids[start : start + seq_len]
@@ -121,7 +121,7 @@ def test_documents_are_joined_before_they_are_cut():
     assert joined.per_window_nll == pytest.approx(plain_losses(model, [*ids[:10], 7, *ids[10:]], 32), rel=1e-5)
 
 
-def test_the_first_windows_can_be_had_alone():
+def test_the_first_windows_can_be_measured_alone():
     model, text = make_model(), make_text(make_ids(100))
     every = perplexity(model, make_tokenizer(), text, seq_len=20)
     some = perplexity(model, make_tokenizer(), text, seq_len=20, windows=2)
@@ -167,7 +167,7 @@ def test_progress_shows_the_perplexity_so_far():
     assert shown == [pytest.approx(math.exp(sum(measured.per_window_nll[:count]) / count)) for count in range(1, 5)]
 
 
-def test_fewer_windows_than_asked_for_are_said():
+def test_fewer_windows_than_requested_are_reported():
     notes: list[str] = []
 
     class Notes(Progress):
@@ -178,7 +178,7 @@ def test_fewer_windows_than_asked_for_are_said():
         make_model(), make_tokenizer(), make_text(make_ids(40)), seq_len=16, windows=9, progress=Notes()
     )
     assert measured.windows == 2
-    assert notes == ["'made up' fills 2 windows of 16 tokens, not 9; all are used"]
+    assert notes == ["'made up' fills only 2 windows of 16 tokens, not 9; using all"]
 
 
 @pytest.mark.parametrize(("factor", "wanted"), [(1e6, math.inf), (math.nan, math.nan)])
@@ -197,10 +197,10 @@ def test_a_broken_model_has_a_perplexity_that_says_so(factor, wanted):
             64,
             None,
             DataError,
-            "one window wants 64 tokens, but 'made up' has 40; give a shorter --seq-len",
+            "one window needs 64 tokens, but 'made up' has only 40; pass a shorter --seq-len",
         ),
         (4096, None, ConfigError, "--seq-len 4096 is more than the model's 2048 positions"),
-        (16, 0, ConfigError, "at least 1 window, not 0"),
+        (16, 0, ConfigError, "needs at least 1 window, not 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(seq_len, windows, error, message):
@@ -268,21 +268,24 @@ def bring_code(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (remove_config, "cannot be loaded"),
         (remove_weights, "cannot be loaded"),
         (truncate_weights, "cannot be loaded"),
-        (drop_a_weight, "lacks 1 weights that its config asks for, 'model.layers.1.mlp.up_proj.weight' first"),
+        (
+            drop_a_weight,
+            r"lacks 1 of the weights that its config requires \(first: 'model.layers.1.mlp.up_proj.weight'\)",
+        ),
         (change_a_shape, "cannot be loaded"),
         (bring_code, "cannot be loaded: .* contains custom code"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
 @pytest.mark.usefixtures("offline")
-def test_a_damaged_checkpoint_is_refused_in_one_sentence(checkpoint, damage, words):
+def test_a_damaged_checkpoint_is_refused_in_one_sentence(checkpoint, damage, message):
     damage(checkpoint)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         load_model(checkpoint, torch.float32, "cpu")
     assert str(checkpoint) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -304,5 +307,5 @@ def test_a_folder_that_does_not_exist_is_refused_in_one_sentence(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Nothing here may wait for a hub."""
+    """Keep the tests from waiting for a hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a folder; the hub itself is never reached."""
+"""From the name of a model to a folder; the hub itself is never reached."""
 
 import pytest
 
@@ -22,47 +22,47 @@ def test_a_path_that_does_not_exist_is_not_looked_up_on_the_hub(model, monkeypat
 
 
 def test_a_file_is_not_taken_for_a_model(single):
-    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+    with pytest.raises(CheckpointError, match="is a file; pass the folder"):
         resolve_model(str(single / "model.safetensors"))
 
 
 @pytest.mark.parametrize("trust", [False, True])
 def test_code_is_downloaded_only_when_it_is_trusted(trust, monkeypatch, tmp_path):
-    asked = {}
+    request = {}
 
     def snapshot_download(model, **options):
-        asked.update(options, model=model)
+        request.update(options, model=model)
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert resolve_model("owner/name", trust_remote_code=trust, revision="main") == tmp_path
-    assert ("*.py" in asked["allow_patterns"]) is trust
-    assert "*.bin" not in asked["allow_patterns"]
-    assert (asked["model"], asked["revision"]) == ("owner/name", "main")
+    assert ("*.py" in request["allow_patterns"]) is trust
+    assert "*.bin" not in request["allow_patterns"]
+    assert (request["model"], request["revision"]) == ("owner/name", "main")
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "message"),
     [
         ("GatedRepoError", "accept its terms"),
-        ("RepositoryNotFoundError", "neither a folder here nor a public name"),
+        ("RepositoryNotFoundError", "neither a local folder nor a public model on the hub"),
         ("RevisionNotFoundError", "has no revision 'v9'"),
         ("LocalEntryNotFoundError", "go online once"),
         ("OfflineModeIsEnabled", "cannot be downloaded"),
         ("HFValidationError", "cannot be downloaded"),
     ],
 )
-def test_what_the_hub_refuses_is_one_sentence(error, words, monkeypatch):
+def test_what_the_hub_refuses_is_one_sentence(error, message, monkeypatch):
     import huggingface_hub.errors
 
     kind = getattr(huggingface_hub.errors, error)
-    raised = kind.__new__(kind)  # some constructors want a whole HTTP response
+    raised = kind.__new__(kind)  # some constructors need a whole HTTP response
     raised.args = ("two\nlines",)
 
     def snapshot_download(model, **options):
         raise raised
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(CheckpointError, match=words) as caught:
+    with pytest.raises(CheckpointError, match=message) as caught:
         resolve_model("owner/name", revision="v9")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a search does where memory is short: one device or several, a refusal with numbers, and nothing left behind."""
+"""Searches that are short of memory: one device or several, a refusal with numbers, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint.open(save_llama(tmp_path_factory.mktemp("model")))
 
 
-def checked(model: Checkpoint, monkeypatch: pytest.MonkeyPatch, shares: list[float]) -> list[int]:
-    """The room for a search on devices that have these shares free of what it holds."""
+def checked(model: Checkpoint, monkeypatch: pytest.MonkeyPatch, fractions: list[float]) -> list[int]:
+    """Check a search on devices that have these fractions of what it holds free."""
     task = model, targets_of(model), MODES["feedback"](), torch.bfloat16
-    each = [int(share * held_bytes(*task)) for share in shares]
+    each = [int(fraction * held_bytes(*task)) for fraction in fractions]
     monkeypatch.setattr(memory, "free_bytes", lambda _: each[0])
     monkeypatch.setattr(memory, "free_bytes_each", lambda _: each)
     return check_memory(*task, BACKEND)
@@ -43,32 +43,32 @@ def test_a_search_that_fits_the_first_device_stays_there(model: Checkpoint, monk
     assert len(checked(model, monkeypatch, [1.0, 9.0])) == 1
 
 
-def test_a_search_that_fits_several_devices_only_is_given_a_share_of_each(
+def test_a_search_that_fits_only_on_several_devices_is_spread_by_their_free_memory(
     model: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room = checked(model, monkeypatch, [0.5, 0.75])
+    bytes_per_device = checked(model, monkeypatch, [0.5, 0.75])
     whole = loaded_bytes(model, torch.bfloat16)
-    assert room == [pytest.approx(0.5 * whole, rel=0.01), pytest.approx(0.75 * whole, rel=0.01)]
+    assert bytes_per_device == [pytest.approx(0.5 * whole, rel=0.01), pytest.approx(0.75 * whole, rel=0.01)]
 
 
 def test_a_search_that_fits_no_number_of_devices_is_refused(model: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match=r"would hold .* GiB are free on the 3 some devices; --mode frozen"):
+    with pytest.raises(ConfigError, match=r"needs .* GiB is free on the 3 some devices; --mode frozen"):
         checked(model, monkeypatch, [0.3, 0.3, 0.3])
 
 
-def test_what_is_needed_for_several_devices_is_looked_for_before_the_model_is_loaded(
+def test_what_several_devices_need_is_checked_before_the_model_is_loaded(
     model: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(placement, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=r"fits 2 some devices and not one.*pip install accelerate"):
+    with pytest.raises(ConfigError, match=r"fits on 2 some devices but not on one.*pip install accelerate"):
         checked(model, monkeypatch, [0.6, 0.6])
 
 
-def test_memory_that_runs_out_is_told_with_the_numbers_of_torch() -> None:
+def test_running_out_of_memory_is_reported_with_the_numbers_of_torch() -> None:
     numbers = "X out of memory. Tried to allocate 2.00 GiB (X 0; 8.00 GiB total capacity)"
-    with pytest.raises(ConfigError) as told, memory_errors_as_config_errors(BACKEND):
+    with pytest.raises(ConfigError) as caught, memory_errors_as_config_errors(BACKEND):
         raise torch.OutOfMemoryError(f"{numbers} If reserved memory is >> allocated memory, set something.\nMore")
-    assert str(told.value).startswith(f"the some device ran out of memory ({numbers}); give a shorter --seq-len")
+    assert str(caught.value).startswith(f"the some device ran out of memory ({numbers}); use a shorter --seq-len")
 
 
 @pytest.mark.parametrize(("mode", "part"), [("drift", "step"), ("drift", "outcomes")])

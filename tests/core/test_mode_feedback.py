@@ -101,7 +101,7 @@ def test_feedback_equals_a_plain_transcription(folder, exponent, learning_rate, 
 
 
 def zeros_seen(search):
-    """How many weights each sample's forward saw as zero, of all targets."""
+    """Count the zero weights of all targets in each sample's forward pass."""
     zeros = [0] * len(batches())
     for sample, ids in enumerate(batches()):
 
@@ -161,31 +161,33 @@ def test_a_forward_that_fails_leaves_the_weights_unmasked(folder):
         assert torch.equal(layer.weight, weight)
 
 
-def test_one_other_matrix_is_held_at_a_time_and_the_backward_sees_it_too(folder):
+def test_one_substitute_is_held_at_a_time_and_the_backward_pass_sees_it_too(folder):
     search = start(folder, mode="feedback", **RAMP)
-    own, made = [layer.parameter.data for layer in search.layers], []
+    originals, made = [layer.parameter.data for layer in search.layers], []
 
     def make(position):
-        kept = torch.arange(own[position].numel()).view(own[position].shape) % 3 > 0
-        weight = own[position] * kept
+        kept = torch.arange(originals[position].numel()).view(originals[position].shape) % 3 > 0
+        weight = originals[position] * kept
         made.append(weakref.ref(weight.untyped_storage()))
-        assert sum(reference() is not None for reference in made) <= 2, "the one before goes when the next is there"
+        assert sum(reference() is not None for reference in made) <= 2, (
+            "the previous one is freed when the next is made"
+        )
         return weight
 
     ids = batches()[0]
     with substituted_weights(search.layers, make):
         loss = search.model(input_ids=ids, labels=ids).loss
         assert all(
-            layer.parameter.data_ptr() == data.data_ptr() for layer, data in zip(search.layers, own, strict=True)
+            layer.parameter.data_ptr() == data.data_ptr() for layer, data in zip(search.layers, originals, strict=True)
         )
         loss.backward()
-    found = [layer.parameter.grad.clone() for layer in search.layers]
-    assert len(made) > len(search.layers), "the backward makes them again, but for inputs that need no gradient"
+    gradients = [layer.parameter.grad.clone() for layer in search.layers]
+    assert len(made) > len(search.layers), "the backward pass makes them again, except for inputs that need no gradient"
 
     search.model.zero_grad()
     made.clear()
     for position, layer in enumerate(search.layers):
         layer.parameter.data.copy_(make(position))
     search.model(input_ids=ids, labels=ids).loss.backward()
-    for gradient, layer in zip(found, search.layers, strict=True):
+    for gradient, layer in zip(gradients, search.layers, strict=True):
         assert torch.equal(gradient, layer.parameter.grad)

@@ -18,7 +18,7 @@ from unipruning_cpu.backend import CpuBackend
 
 
 def transcription(folder, data, metric, coupled=None):
-    """METHOD section 4, `drift` or `coupled`, as a reader would write it down: nothing shared with the program."""
+    """`drift` or `coupled` as a reader would write it down, sharing nothing with the program."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     reader = start(folder)
     modules = {}
@@ -75,12 +75,12 @@ def test_drift_equals_a_plain_transcription(folder, metric):
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for name, outcome in actual.items():
         torch.testing.assert_close(gamma(outcome), expected[name], rtol=2e-4, atol=1e-6)
-        for share in (0.5, 0.4):
-            assert torch.equal(keep_largest(gamma(outcome).abs(), share), keep_largest(expected[name].abs(), share))
+        for ratio in (0.5, 0.4):
+            assert torch.equal(keep_largest(gamma(outcome).abs(), ratio), keep_largest(expected[name].abs(), ratio))
 
 
 def test_coupled_equals_a_plain_transcription(folder):
-    # a rate and a coupling large enough to be seen in six steps
+    # a rate and a coupling large enough to have an effect in six steps
     coupled = {"rate": 0.05, "rho": 0.001, "threshold": 0.002}
     expected, expected_losses = transcription(folder, batches(), "ria", coupled)
     actual, losses = run(
@@ -93,7 +93,7 @@ def test_coupled_equals_a_plain_transcription(folder):
         assert torch.equal(keep_largest(gamma(outcome).abs(), 0.5), keep_largest(expected[name].abs(), 0.5))
 
 
-def test_drift_without_clipping_frees_gradients_during_the_backward_and_finds_the_same(folder, monkeypatch):
+def test_drift_without_clipping_frees_gradients_during_the_backward_pass_and_gives_the_same(folder, monkeypatch):
     clipped, _ = run(folder, batches(), mode="drift", max_grad_norm=1e9)
     search = start(folder, mode="drift", max_grad_norm=0.0)
     held = []
@@ -147,9 +147,9 @@ def test_frozen_averages_the_random_subsets_of_stochria_over_the_samples(folder)
 
 @pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
 def test_one_sample_gives_a_gamma_that_is_not_zero(folder, mode):
-    found, _ = run(folder, batches(1), mode=mode)
-    # coupled has a true threshold, which a first step leaves some weights under
-    assert all(gamma(outcome).count_nonzero() > 0.7 * outcome.dual.numel() for outcome in found.values())
+    outcomes, _ = run(folder, batches(1), mode=mode)
+    # coupled has a true threshold, below which some weights stay after one step
+    assert all(gamma(outcome).count_nonzero() > 0.7 * outcome.dual.numel() for outcome in outcomes.values())
 
 
 @pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
@@ -164,7 +164,7 @@ def test_each_sample_costs_one_forward(folder, mode):
 
 
 @pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
-def test_a_search_taken_up_from_its_tensors_ends_the_same(folder, mode):
+def test_a_search_resumed_from_its_tensors_ends_the_same(folder, mode):
     whole, _ = run(folder, batches(), mode=mode, metric="stochria")
     first = start(folder, mode=mode, metric="stochria")
     for sample in range(3):
@@ -188,7 +188,7 @@ def test_the_state_is_float32_for_weights_in_half_precision(tmp_path):
     assert all(outcome.dual.dtype == torch.float32 for outcome in search.outcomes())
 
 
-def test_drift_holds_what_it_says_and_no_gradient_between_samples(tmp_path):
+def test_drift_holds_what_it_states_and_no_gradient_between_samples(tmp_path):
     search = start(save_llama(tmp_path / "half", dtype=torch.bfloat16), mode="drift")
     search.step(0, batches()[0])
     weights = sum(layer.weight.numel() for layer in search.layers)

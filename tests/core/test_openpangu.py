@@ -115,9 +115,9 @@ def with_code(home: Path, copy: Path, modeling: str) -> Path:
     return copy
 
 
-def prune(home: Path, out: Path, *words: str, model: Path | None = None) -> int:
+def prune(home: Path, out: Path, *argv: str, model: Path | None = None) -> int:
     data = ["--data", str(home / "text.txt"), "--samples", "3", "--seq-len", "16"]
-    return main(["prune", str(model or home / "model"), *data, "--out", str(out), *words])
+    return main(["prune", str(model or home / "model"), *data, "--out", str(out), *argv])
 
 
 @pytest.mark.parametrize("mode", ["frozen", "drift", "feedback", "coupled"])
@@ -192,5 +192,5 @@ def test_the_built_in_shapes_are_those_of_the_published_config(tmp_path):
         published.dtype,
     )
     ours, theirs = load_config("openpangu-7b"), published.config
-    for word in ("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "attention_bias"):
-        assert getattr(ours, word) == getattr(theirs, word)
+    for name in ("num_attention_heads", "num_key_value_heads", "max_position_embeddings", "attention_bias"):
+        assert getattr(ours, name) == getattr(theirs, name)

@@ -175,8 +175,8 @@ def test_the_command_prints_a_plan_and_writes_it(folder, tmp_path, capsys):
     [
         (["./nowhere/config.json"], "has no usable config"),
         (["llama-2-7b", "--sparsity", "7:13"], "needs a multiple of 13 inputs"),
-        (["llama-2-7b", "--mode", "fast"], "mode is one of"),
-        (["llama-2-7b", "--dtype", "int8"], "dtype is one of"),
+        (["llama-2-7b", "--mode", "fast"], "--mode must be one of"),
+        (["llama-2-7b", "--dtype", "int8"], "--dtype must be one of"),
         (["llama-2-7b", "--backend", "abacus"], "no backend is called 'abacus'"),
         (["llama-2-7b", "--samples", "0"], "--samples must be 1 or more, not 0"),
         (["llama-2-7b", "--bandwidth", "-1"], "--bandwidth must be above 0, not -1 GB/s"),

@@ -119,9 +119,9 @@ def test_an_unfinished_search_with_other_settings_is_not_mixed_with_this_one(mod
     loaded.model.forward = interrupted
     with pytest.raises(InterruptedSearchError):
         run(model, tmp_path / "cut", model=loaded, save_every=0.0)
-    with pytest.raises(RunError, match="unfinished search with another settings"):
+    with pytest.raises(RunError, match="unfinished search that differs in its settings"):
         run(model, tmp_path / "cut", settings={"metric": "ria"})
-    with pytest.raises(RunError, match="unfinished search with another data"):
+    with pytest.raises(RunError, match="unfinished search that differs in its data"):
         run(model, tmp_path / "cut", samples=6)
     run(model, tmp_path / "cut", settings={"metric": "ria"}, overwrite=True)
     run(model, tmp_path / "fresh", settings={"metric": "ria"})

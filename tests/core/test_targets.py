@@ -17,13 +17,13 @@ from unipruning_core.models.targets import find_targets
 from unipruning_core.storage.checkpoint import Checkpoint
 
 
-def found(folder):
+def targets_in(folder):
     layers, left_out = find_targets(AutoModelForCausalLM.from_pretrained(folder), Checkpoint.open(folder))
     return layers, {part.name: part.why for part in left_out}
 
 
 def test_every_linear_layer_of_the_blocks_is_a_target_in_checkpoint_order(tmp_path):
-    layers, left_out = found(save_llama(tmp_path / "m", shards=True))
+    layers, left_out = targets_in(save_llama(tmp_path / "m", shards=True))
     checkpoint = Checkpoint.open(tmp_path / "m")
     assert len(layers) == 14
     assert [layer.name for layer in layers] == [name for name in checkpoint.tensors if "_proj" in name]
@@ -32,7 +32,7 @@ def test_every_linear_layer_of_the_blocks_is_a_target_in_checkpoint_order(tmp_pa
 
 
 def test_conv1d_is_a_target_seen_as_out_by_in(tmp_path):
-    layers, left_out = found(save_gpt2(tmp_path / "m"))
+    layers, left_out = targets_in(save_gpt2(tmp_path / "m"))
     assert len(layers) == 8
     fc = next(layer for layer in layers if layer.name == "transformer.h.0.mlp.c_fc.weight")
     assert fc.target.transposed
@@ -71,7 +71,7 @@ def test_a_checkpoint_of_the_bare_decoder_gives_its_own_names(tmp_path):
 def test_architectures_with_other_names_are_found_by_position(tmp_path, model, targets):
     torch.manual_seed(0)
     model().save_pretrained(tmp_path / "m")
-    assert len(found(tmp_path / "m")[0]) == targets
+    assert len(targets_in(tmp_path / "m")[0]) == targets
 
 
 def test_routers_and_stacked_experts_are_left_dense_and_named(tmp_path):
@@ -89,7 +89,7 @@ def test_routers_and_stacked_experts_are_left_dense_and_named(tmp_path):
         num_experts_per_tok=2,
     )
     Qwen2MoeForCausalLM(config).save_pretrained(tmp_path / "m")
-    layers, left_out = found(tmp_path / "m")
+    layers, left_out = targets_in(tmp_path / "m")
     assert len(layers) == 2 * (4 + 3)  # attention and the shared expert
     assert any("experts" in name for name in left_out)
     assert "a router" in left_out["model.layers.0.mlp.shared_expert_gate.weight"]

@@ -1,4 +1,4 @@
-"""Text loading: what is read from where, and what is said when it cannot be."""
+"""Text loading: what is read from where, and the messages when it cannot be read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_row_gives_its_text_from(tmp_path, row, column, wanted):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("a.txt", "", "is empty"),
         ("a.txt", " \n\n", "is empty"),
@@ -84,12 +84,12 @@ def test_a_row_gives_its_text_from(tmp_path, row, column, wanted):
         ("a.parquet", b"PAR1 but no more", "is not a readable table of text"),
     ],
 )
-def test_a_file_that_is_no_text_is_refused_with_the_place(tmp_path, name, content, words):
-    with pytest.raises(DataError, match=words):
+def test_a_file_that_is_not_text_is_refused_with_the_place(tmp_path, name, content, message):
+    with pytest.raises(DataError, match=message):
         load_text(write(tmp_path / name, content))
 
 
-def test_an_unknown_column_is_refused_with_the_columns_found(tmp_path):
+def test_an_unknown_column_is_refused_with_the_existing_columns(tmp_path):
     with pytest.raises(DataError, match=r"should have a column 'body', but has \['text'\]"):
         load_text(write(tmp_path / "a.jsonl", lines(*ROWS)), column="body")
 
@@ -97,26 +97,26 @@ def test_an_unknown_column_is_refused_with_the_columns_found(tmp_path):
 @pytest.mark.parametrize("source", ["missing.txt", "folder/missing.jsonl", "/no/such/file", "./org/name", "wikitext"])
 def test_a_file_that_does_not_exist_is_not_looked_for_on_the_hub(monkeypatch, source):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
-    with pytest.raises(DataError, match=f"{source!r} is no file"):
+    with pytest.raises(DataError, match=f"{source!r} is not a file; pass a"):
         load_text(source)
 
 
 @pytest.fixture
 def talkative():
-    """The libraries as a user may have set them, and what they log."""
-    said: list[str] = []
+    """Set the libraries as a user may have set them, and yield what they log."""
+    logged: list[str] = []
 
-    class Said(logging.Handler):
+    class Recorder(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
+            logged.append(record.getMessage())
 
-    handler = Said()
+    handler = Recorder()
     before = [library.logging.get_verbosity() for library in (datasets, hub)]
     for library in (datasets, hub):
         library.logging.set_verbosity(logging.WARNING)
         library.enable_progress_bars()
     logging.getLogger("datasets").addHandler(handler)
-    yield said
+    yield logged
     logging.getLogger("datasets").removeHandler(handler)
     for library, verbosity in zip((datasets, hub), before, strict=True):
         library.logging.set_verbosity(verbosity)
@@ -146,21 +146,21 @@ def test_the_libraries_own_verbosity_comes_back(tmp_path):
 
 
 class Hub:
-    """Stands in for datasets.load_dataset and remembers what it was asked for."""
+    """Stands in for datasets.load_dataset and records its last request."""
 
     def __init__(self, answer: object) -> None:
         self.answer = answer
-        self.asked: dict[str, object] = {}
+        self.request: dict[str, object] = {}
 
     def __call__(self, path: str, **options: object) -> object:
-        self.asked = {"path": path, **options}
+        self.request = {"path": path, **options}
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
 
 
 @pytest.mark.parametrize(
-    ("source", "split", "asked"),
+    ("source", "split", "request_made"),
     [
         ("wikitext2", "test", ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", False)),
         ("wikitext2", None, ("Salesforce/wikitext", "wikitext-2-raw-v1", "train", False)),
@@ -172,12 +172,12 @@ class Hub:
         ("org/name-1.5:config", "test", ("org/name-1.5", "config", "test", False)),
     ],
 )
-def test_a_name_asks_the_hub_for(monkeypatch, source, split, asked):
+def test_a_name_asks_the_hub_for(monkeypatch, source, split, request_made):
     answer = datasets.Dataset.from_list(ROWS)
-    fake = Hub(answer.to_iterable_dataset() if asked[3] else answer)
+    fake = Hub(answer.to_iterable_dataset() if request_made[3] else answer)
     monkeypatch.setattr(datasets, "load_dataset", fake)
     loaded = load_text(source, split=split)
-    assert fake.asked == dict(zip(("path", "name", "split", "streaming"), asked, strict=True))
+    assert fake.request == dict(zip(("path", "name", "split", "streaming"), request_made, strict=True))
     assert loaded.documents == ("one fish", "", "two\nfish")
     assert loaded.source == source
     assert loaded.sha256 == hashlib.sha256(b"one fish\n\n\n\ntwo\nfish").hexdigest()
@@ -197,7 +197,7 @@ def test_of_an_endless_stream_only_the_first_documents_are_taken(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("failure", "words"),
+    ("failure", "message"),
     [
         (ConnectionError("Couldn't reach the Hub\nmore"), "no copy of it is cached: Couldn't reach the Hub; check"),
         (datasets.exceptions.DatasetNotFoundError("doesn't exist"), "no copy of it is cached: doesn't exist; check"),
@@ -205,8 +205,8 @@ def test_of_an_endless_stream_only_the_first_documents_are_taken(monkeypatch):
         (datasets.exceptions.DatasetGenerationError("broken"), "no readable split 'train': broken; name a split"),
     ],
 )
-def test_a_hub_that_has_no_answer_is_one_sentence(monkeypatch, failure, words):
+def test_a_hub_that_has_no_answer_is_one_sentence(monkeypatch, failure, message):
     monkeypatch.setattr(datasets, "load_dataset", Hub(failure))
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load_text("org/name")
     assert "\n" not in str(caught.value)

@@ -1,1 +1,1 @@
-"""Text: calibration samples out of it, and perplexity on it."""
+"""Text, the calibration samples drawn from it, and perplexity on it."""

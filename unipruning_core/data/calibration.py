@@ -1,4 +1,4 @@
-"""Calibration batches: text to seeded windows of token ids, the same on every machine."""
+"""Calibration samples: seeded windows of token ids, the same on every machine."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Packing = Literal["packed", "document"]
-SHORTEST_DOCUMENT = 16  # tokens; less says little about a model
+SHORTEST_DOCUMENT = 16  # tokens; a shorter one says little about a model
 
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which text to calibrate on, and how it is cut to samples."""
+    """Which text to calibrate on, and how it is cut into samples."""
 
     text: TextChoice
     samples: int = 128
-    seq_len: int | None = None  # tokens; None is 2048, or all positions the model has
+    seq_len: int | None = None  # tokens; None for 2048, or all positions of a model with fewer
     packing: Packing = "packed"
 
 
@@ -53,14 +53,14 @@ def calibration_batches(
     """Draw ``samples`` sequences of at most ``seq_len`` tokens from the text.
 
     "packed": documents in seeded order, concatenated and cut into windows of exactly ``seq_len``; a single document
-    is cut first, and its windows are drawn in seeded order.  "document": one document a sample, cut at ``seq_len``.
+    is cut first, and its windows are drawn in seeded order.  "document": one document per sample, cut at ``seq_len``.
 
     Raises:
-        ConfigError: the numbers make no sense.
+        ConfigError: a number is out of range, or the packing is unknown.
         DataError: the text is too short for them.
     """
     if samples < 1 or seq_len < 2:
-        raise ConfigError(f"calibration wants samples >= 1 and seq_len >= 2, not {samples!r} and {seq_len!r}")
+        raise ConfigError(f"calibration needs --samples >= 1 and --seq-len >= 2, not {samples!r} and {seq_len!r}")
     order = torch.Generator().manual_seed(seed)
     passed_over = 0
     if packing == "packed":
@@ -68,28 +68,28 @@ def calibration_batches(
     elif packing == "document":
         batches, passed_over = _one_a_document(text, tokenizer, samples, seq_len, order)
     else:
-        raise ConfigError(f"packing must be 'packed' or 'document', not {packing!r}")
+        raise ConfigError(f"--packing must be 'packed' or 'document', not {packing!r}")
     if passed_over and progress is not None:
-        progress.note(f"passed over {passed_over} documents of {text.source!r} shorter than {SHORTEST_DOCUMENT} tokens")
+        progress.note(f"skipped {passed_over} documents of {text.source!r} shorter than {SHORTEST_DOCUMENT} tokens")
     return Calibration(batches, sum(batch.numel() for batch in batches), _fingerprint(batches), passed_over)
 
 
 def _packed(
     text: Text, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int, order: torch.Generator
 ) -> list[Tensor]:
-    wanted = samples * seq_len
+    needed = samples * seq_len
     ids: list[int] = []
     for index in _shuffled(len(text.documents), order):
         ids += token_ids(tokenizer, text.documents[index])
-        if len(ids) >= wanted:
+        if len(ids) >= needed:
             break
-    if len(ids) < wanted:
+    if len(ids) < needed:
         raise DataError(
-            f"{samples} samples of {seq_len} tokens want {wanted} tokens, but {text.source!r} has {len(ids)}; "
-            "give fewer --samples, a shorter --seq-len or more text"
+            f"{samples} samples of {seq_len} tokens need {needed} tokens, but {text.source!r} has only {len(ids)}; "
+            "pass fewer --samples, a shorter --seq-len or more text"
         )
     windows = torch.tensor(ids[: len(ids) // seq_len * seq_len], dtype=torch.int64).view(-1, 1, seq_len)
-    # the order of the documents is drawn already; one document has only the order of its windows
+    # the documents are in seeded order already; a single one has only its windows to shuffle
     chosen = _shuffled(len(windows), order) if len(text.documents) == 1 else range(len(windows))
     return [windows[index].clone() for index in chosen[:samples]]
 
@@ -109,8 +109,8 @@ def _one_a_document(
             return batches, passed_over
     tokens = sum(batch.numel() for batch in batches)
     raise DataError(
-        f"{samples} samples want as many documents of {SHORTEST_DOCUMENT} tokens or more, but {text.source!r} has "
-        f"{len(batches)} of them ({tokens} tokens); give fewer --samples, packed samples or more text"
+        f"{samples} samples need as many documents of {SHORTEST_DOCUMENT} tokens or more, but {text.source!r} has only "
+        f"{len(batches)} ({tokens} tokens); pass fewer --samples, --packing packed or more text"
     )
 
 

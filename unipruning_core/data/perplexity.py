@@ -27,14 +27,14 @@ PROBE_TOKENS = 8
 class Perplexity:
     """One measurement, with what is needed to repeat it."""
 
-    perplexity: float  # exp(nll); infinite or NaN where a broken model's loss is
-    nll: float  # mean over windows, in nats a token
-    tokens: int  # predicted ones: seq_len - 1 a window
+    perplexity: float  # exp(nll); infinite or NaN if a broken model's loss is
+    nll: float  # mean over windows, in nats per token
+    tokens: int  # predicted tokens: seq_len - 1 per window
     windows: int
     seq_len: int
     source: str
     data_sha256: str
-    dtype: str  # that the weights were loaded in
+    dtype: str  # in which the weights were loaded
     per_window_nll: list[float]
 
 
@@ -48,30 +48,30 @@ def perplexity(
     join: str = SEPARATOR,
     progress: Progress | None = None,
 ) -> Perplexity:
-    r"""exp of the mean negative log-likelihood of the text, in windows that do not overlap.
+    r"""Return exp of the mean negative log-likelihood of the text, over windows that do not overlap.
 
-    The documents are joined to one string and tokenised once, with the tokenizer's defaults; the tail that does not
-    fill a window is dropped.  ``windows`` stops after the first so many.  The model is put into evaluation mode.
+    The documents are joined into one string and tokenised once, with the tokenizer's defaults; a tail that does not
+    fill a window is dropped.  ``windows`` limits their number.  The model is put into evaluation mode.
 
     .. math:: \exp \frac{1}{K} \sum_{k=1}^{K} \frac{1}{L-1} \sum_{t=2}^{L} -\log p(x_{k,t} \mid x_{k,1..t-1})
 
     Raises:
-        ConfigError: the numbers make no sense for this model.
+        ConfigError: a number is out of range for this model.
         DataError: the text does not fill one window.
     """
     check_seq_len(model.config, seq_len)
     if windows is not None and windows < 1:
-        raise ConfigError(f"perplexity wants at least 1 window, not {windows!r}")
+        raise ConfigError(f"perplexity needs at least 1 window, not {windows!r}")
     progress = progress or Progress()
     ids = torch.tensor(token_ids(tokenizer, join.join(text.documents)), dtype=torch.int64)
     available = ids.numel() // seq_len
     if not available:
         raise DataError(
-            f"one window wants {seq_len} tokens, but {text.source!r} has {ids.numel()}; "
-            "give a shorter --seq-len or more text"
+            f"one window needs {seq_len} tokens, but {text.source!r} has only {ids.numel()}; "
+            "pass a shorter --seq-len or more text"
         )
     if windows is not None and windows > available:
-        progress.note(f"{text.source!r} fills {available} windows of {seq_len} tokens, not {windows}; all are used")
+        progress.note(f"{text.source!r} fills only {available} windows of {seq_len} tokens, not {windows}; using all")
     count = min(windows or available, available)
     inputs = ids[: count * seq_len].view(count, 1, seq_len)
 
@@ -97,9 +97,9 @@ def perplexity(
 
 
 def _separable_head(model: PreTrainedModel, ids: Tensor) -> torch.nn.Module | None:
-    """The module that makes logits of hidden states, if nothing else does: then they can be made a few at a time.
+    """Return the head if it alone turns hidden states into logits, so that they can be computed a few at a time.
 
-    Models that cap or scale their logits, say, give themselves away on a few tokens.
+    A probe of a few tokens reveals models that do more, such as capping or scaling their logits.
     """
     head = model.get_output_embeddings()
     if head is None or model.base_model is model:
@@ -110,13 +110,13 @@ def _separable_head(model: PreTrainedModel, ids: Tensor) -> torch.nn.Module | No
 
 
 def _window_nll(model: PreTrainedModel, head: torch.nn.Module | None, ids: Tensor) -> float:
-    """Mean negative log-likelihood, in fp32, of ids (1, L) after the first."""
+    """Return the mean negative log-likelihood, in fp32, of ids (1, L) after the first."""
     make_logits: Callable[[Tensor], Tensor] = torch.nn.Identity() if head is None else head
     states = model(ids, use_cache=False).logits[0] if head is None else _hidden_states(model, ids)
     rows = max(1, LOGITS_AT_ONCE // model.get_input_embeddings().weight.shape[0])
     losses = []
-    for some, targets in zip(states[:-1].split(rows), ids[0, 1:].split(rows), strict=True):
-        logits = make_logits(some).float()  # (rows, vocabulary)
+    for chunk, targets in zip(states[:-1].split(rows), ids[0, 1:].split(rows), strict=True):
+        logits = make_logits(chunk).float()  # (rows, vocabulary)
         losses.append(F.cross_entropy(logits, targets.to(logits.device), reduction="none"))
     return torch.cat(losses).mean().item()
 
@@ -129,6 +129,6 @@ def _hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
 def _exp(nll: float) -> float:
     try:
         return math.exp(nll)
-    # a model pruned too far can lose more than exp can hold
+    # the loss of a model pruned too far can overflow exp
     except OverflowError:
         return math.inf

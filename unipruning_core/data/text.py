@@ -1,4 +1,4 @@
-"""Text for calibration and for evaluation: a local file, or a data set of the hub."""
+"""Text for calibration and evaluation: a local file, a data set on the hub, or texts in memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 SEPARATOR = "\n\n"
 TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-# what a file is told from a data set by when it does not exist; any other ending is read as text too
+# endings that tell a missing file from a data set; a file with any other ending is read as text too
 ENDINGS = (*TABLES, ".txt", ".raw", ".utf8", ".md")
-# C4 has 365 million documents: enough are taken for 1000 windows of 4096 tokens
+# of C4's 365 million documents, enough for 1000 windows of 4096 tokens
 STREAMED_DOCUMENTS = 10_000
 
 
@@ -51,14 +51,14 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class TextChoice:
-    """Which text: a file, a data set of the hub, or texts in memory."""
+    """Which text to read: a file, a data set on the hub, or texts in memory."""
 
     source: str | Sequence[str]
     split: str | None = None
     column: str | None = None
 
     def load(self, split: str) -> Text:
-        """Read it; ``split`` is taken where none is chosen.
+        """Read the text; ``split`` is the default split.
 
         Raises:
             DataError: as ``load_text``.
@@ -67,10 +67,10 @@ class TextChoice:
 
 
 def load_text(source: str | Sequence[str], *, split: str | None = None, column: str | None = None) -> Text:
-    """Read a local file, a data set of the hub by its name, or take texts that are in memory.
+    """Read a local file or a data set on the hub, or take texts in memory.
 
-    A name is "wikitext2", "c4", or "org/name[:config]"; ``split`` (default "train") is for names only.  Rows of text
-    come from the text column ``column``, else from "text", else from the only column of strings.
+    A data set is "wikitext2", "c4", or "org/name[:config]"; ``split`` (default "train") is for data sets only.  The
+    text column of a table is ``column``, or else "text", or else the only column of strings.
 
     Raises:
         DataError: there is no such text, or it is empty or not text.
@@ -85,17 +85,17 @@ def load_text(source: str | Sequence[str], *, split: str | None = None, column: 
         digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
     else:
         raise DataError(
-            f"text {source!r} is no file; give a .jsonl, .json, .parquet or text file, "
+            f"{source!r} is not a file; pass a .jsonl, .json, .parquet or text file, "
             f"or a data set: {', '.join(ALIASES)}, or org/name[:config]"
         )
     if not any(document.strip() for document in documents):
-        raise DataError(f"text {source!r} is empty; give one with words in it")
+        raise DataError(f"text {source!r} is empty; pass one with words in it")
     return Text(documents, source, digest)
 
 
 def _in_memory(documents: Sequence[str]) -> Text:
-    if strange := [document for document in documents if not isinstance(document, str)]:
-        raise DataError(f"texts in memory must be strings, not {type(strange[0]).__name__}; pass a list of strings")
+    if others := [document for document in documents if not isinstance(document, str)]:
+        raise DataError(f"texts in memory must be strings, not {type(others[0]).__name__}; pass a list of strings")
     if not any(document.strip() for document in documents):
         raise DataError("the texts in memory are empty; pass some with words in them")
     digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
@@ -103,7 +103,7 @@ def _in_memory(documents: Sequence[str]) -> Text:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids with the tokenizer's defaults, whatever the length, without its warning about the length."""
+    """Return the token ids, with the tokenizer's defaults but without its warning about long texts."""
     ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     return ids
 
@@ -115,7 +115,7 @@ def _read_file(path: Path, column: str | None) -> tuple[tuple[str, ...], str]:
         raise DataError(f"text {str(path)!r} cannot be read: {error.strerror}; check its permissions") from error
     digest = hashlib.sha256(data).hexdigest()
     if not data.strip():
-        raise DataError(f"text {str(path)!r} is empty; give one with words in it")
+        raise DataError(f"text {str(path)!r} is empty; pass one with words in it")
     suffix = path.suffix.lower()
     if suffix != ".parquet":
         text = _decode(data, path)
@@ -136,7 +136,7 @@ def _decode(data: bytes, path: Path) -> str:
 
 
 def _check_lines(text: str, path: Path) -> None:
-    """The reader of tables does not say which line is wrong."""
+    """Refuse a wrong line by its number, which the table reader does not report."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -157,7 +157,7 @@ def _check_lines(text: str, path: Path) -> None:
 def _read_table(path: Path, column: str | None) -> tuple[str, ...]:
     import datasets
 
-    # the rows are copied out, so nothing is left in a cache
+    # the rows are copied, so the cache can be temporary
     with tempfile.TemporaryDirectory() as cache, _quiet():
         try:
             table = datasets.load_dataset(
@@ -184,12 +184,12 @@ def _read_hub(name: _HubName, source: str, split: str, column: str | None) -> tu
         except OSError as error:
             raise DataError(
                 f"data set {source!r} cannot be fetched, and no copy of it is cached: {first_line(error)}; "
-                "check the name and the connection, or give a local file"
+                "check the name and the connection, or pass a local file"
             ) from error
         except (ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(
                 f"data set {source!r} has no readable split {split!r}: {first_line(error)}; "
-                "name a split and, as org/name:config, a configuration that it has"
+                "name a split that it has and, if need be, a configuration: org/name:config"
             ) from error
 
 
@@ -199,8 +199,8 @@ def _column(rows: Iterable[Any], features: Any, source: str, column: str | None)
         strings = [n for n in names if getattr(features[n], "dtype", None) in ("string", "large_string")]
         column = "text" if "text" in names else strings[0] if len(strings) == 1 else None
     if column not in names:
-        wanted = "a column 'text', or exactly one column of strings" if column is None else f"a column {column!r}"
-        raise DataError(f"{source!r} should have {wanted}, but has {names}; name the text column with --text-column")
+        expected = "a column 'text', or exactly one column of strings" if column is None else f"a column {column!r}"
+        raise DataError(f"{source!r} should have {expected}, but has {names}; name the text column with --text-column")
     documents = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row[column], str):
@@ -222,13 +222,13 @@ def _hub_name(source: str) -> _HubName:
         return ALIASES[source]
     path, _, config = source.partition(":")
     c4 = ALIASES["c4"]
-    # by its full name it is as large: 300 GB in English alone
+    # it is just as large under its full name: 300 GB in English alone
     return replace(c4, config=config or c4.config) if path == c4.path else _HubName(path, config or None)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no advice from the data set libraries; the command line has its own."""
+    """Silence the data set libraries' progress bars and advice; the command line has its own."""
     import datasets
     import huggingface_hub.utils as hub
 

@@ -1,4 +1,4 @@
-"""Sums of squares of what enters each target layer, collected by hooks on a forward pass that happens anyway."""
+"""Sums of squares of each target layer's inputs, collected by hooks during a forward pass that happens anyway."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 @dataclass
 class InputStatistics:
-    """What one layer has seen so far."""
+    """The inputs that one layer has seen so far."""
 
     sumsq: Tensor  # (in,), float32, sum over tokens of x_j**2
     tokens: int
 
     def add(self, other: InputStatistics) -> None:
-        """Pool with the statistics of other tokens; ``other`` may be shared by several layers and is left alone."""
+        """Pool with the statistics of other tokens; ``other`` may be shared by several layers and is not changed."""
         self.sumsq = self.sumsq + other.sumsq
         self.tokens += other.tokens
 
     @property
     def norm(self) -> Tensor:
-        """n, the root mean square of each input feature, (in,) float32; zero where no token came."""
+        """n, the root mean square of each input feature, (in,) float32; zero before any token."""
         return (self.sumsq / max(self.tokens, 1)).sqrt()
 
 
 @contextmanager
 def watch_inputs(layers: Sequence[Layer], backend: Backend) -> Iterator[dict[str, InputStatistics]]:
-    """Yield a mapping that fills, by layer name, during the forward passes made inside.
+    """Yield a mapping by layer name that the forward passes made inside fill.
 
     Layers that read the same tensor, such as the query, key and value projections of one block, share one sum.
     """

@@ -1,4 +1,4 @@
-"""From what the user calls a model, a folder or a Hugging Face name, to a local folder."""
+"""The local folder of a model that the user gives as a folder or a hub id."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from unipruning_core.errors import CheckpointError
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*"]
-# the same weights a second time, in another layout
+# the same weights again, in another layout
 NOT_WANTED = ["*/*.safetensors", "consolidated*.safetensors"]
 
 
 def resolve_model(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Path:
-    """A local folder as it is, else the snapshot of that name from the Hugging Face hub, downloaded once.
+    """Return a local folder as it is, or else the hub's snapshot of that name, downloaded once.
 
     Raises:
         CheckpointError: there is no such folder, no such name, or no way to reach the hub.
     """
-    # not pathlib: to it an empty text is the current folder, and "~nobody" an exception
+    # not pathlib, which takes "" for the current folder and raises an exception for "~nobody"
     folder = os.path.expanduser(model)
     if os.path.isdir(folder):
         return Path(folder)
     if os.path.exists(folder):
-        raise CheckpointError(f"model {model!r} is a file; give the folder it lies in")
+        raise CheckpointError(f"model {model!r} is a file; pass the folder that holds it")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model, flags=re.ASCII):
-        raise CheckpointError(f"model {model!r} does not exist; give a folder, or a hub name such as 'owner/name'")
+        raise CheckpointError(f"model {model!r} does not exist; pass a folder, or a hub id such as 'owner/name'")
     return _download(model, trust_remote_code, revision)
 
 
@@ -45,16 +45,16 @@ def _download(model: str, trust_remote_code: bool, revision: str | None) -> Path
         ) from error
     except hub.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"model {model!r} is neither a folder here nor a public name on the hub; check the spelling, or log in"
+            f"model {model!r} is neither a local folder nor a public model on the hub; check the spelling, or log in"
         ) from error
     except hub.RevisionNotFoundError as error:
         raise CheckpointError(f"model {model!r} has no revision {revision!r} on the hub; check the spelling") from error
     except hub.LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"model {model!r} is neither a folder here nor in the cache, and the hub cannot be reached;"
-            " go online once, or give a folder"
+            f"model {model!r} is neither a local folder nor in the cache, and the hub cannot be reached; "
+            "go online once, or pass a folder"
         ) from error
-    # what is left of the network and the disk, and names the hub refuses
+    # other errors of the network or the disk, and names that the hub refuses
     except (OSError, hub.HFValidationError) as error:
         reason = " ".join(str(error).split())
-        raise CheckpointError(f"model {model!r} cannot be downloaded: {reason}; try again, or give a folder") from error
+        raise CheckpointError(f"model {model!r} cannot be downloaded: {reason}; try again, or pass a folder") from error

@@ -1,4 +1,4 @@
-"""Models from their names: config and tokenizer first, weights last, each fault as one sentence."""
+"""Loading a model by its name: config and tokenizer first, weights last, every error in one sentence."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ LONGEST_WINDOW = 2048  # tokens; what published results calibrate and evaluate w
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As the command line spells it: "bfloat16"."""
+    """Return a dtype as the command line spells it: "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model, and how it is loaded."""
+    """Which model to load, and how."""
 
     name: str  # a folder or a hub id
-    dtype: str = "auto"  # of the loaded weights; auto is the checkpoint's own
+    dtype: str = "auto"  # to load the weights in; see ``choose_dtype``
     trust_remote_code: bool = False
 
 
 def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:
-    """The two light parts of a model."""
+    """Load the two light parts of a model."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -50,7 +50,7 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
             AutoConfig.from_pretrained(checkpoint.folder, **options),
             AutoTokenizer.from_pretrained(checkpoint.folder, **options),
         )
-    # what transformers lets through for a folder that is incomplete or of a kind unknown to it
+    # what transformers raises for a folder that is incomplete or of an unknown kind
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         hint = "; pass --trust-remote-code if you trust its code" if "trust_remote_code" in str(error) else ""
         raise CheckpointError(
@@ -61,25 +61,25 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
 def check_seq_len(config: PretrainedConfig, seq_len: int) -> None:
     """Refuse a length the model has no positions for, before the model is loaded."""
     if seq_len < 2:
-        raise ConfigError(f"--seq-len must be at least 2, so that a token can be predicted, not {seq_len!r}")
+        raise ConfigError(f"--seq-len must be at least 2, to have a token to predict, not {seq_len!r}")
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and seq_len > longest:
-        raise ConfigError(f"--seq-len {seq_len} is more than the model's {longest} positions; give at most {longest}")
+        raise ConfigError(f"--seq-len {seq_len} is more than the model's {longest} positions; pass at most {longest}")
 
 
-def window_length(config: PretrainedConfig, asked: int | None) -> int:
-    """The length of a window in tokens: as asked, else LONGEST_WINDOW or what the model has positions for."""
-    if asked is None:
+def window_length(config: PretrainedConfig, requested: int | None) -> int:
+    """Return the tokens per window: as requested, or else LONGEST_WINDOW, or all positions of a model with fewer."""
+    if requested is None:
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         return min(LONGEST_WINDOW, positions or LONGEST_WINDOW)
-    check_seq_len(config, asked)
-    return asked
+    check_seq_len(config, requested)
+    return requested
 
 
 def find_targets_of_config(
     checkpoint: Checkpoint, config: PretrainedConfig, choice: ModelChoice
 ) -> tuple[list[Target], list[LeftOut]]:
-    """The targets of a model, found on a copy that has shapes and no weights."""
+    """Find the targets of a model on a copy that has shapes but no weights."""
     with torch.device("meta"):
         model = build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
     layers, left_out = find_targets(model, checkpoint)
@@ -89,22 +89,22 @@ def find_targets_of_config(
 def build_model(
     name: str, config: PretrainedConfig, *, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """A model from its config alone, on the device and in the tensor mode that hold where this is called."""
+    """Build a model from its config alone, under the caller's device context and tensor mode."""
     from transformers import AutoModelForCausalLM
 
     try:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    # and what code that comes with a model raises where it expects another device or another transformers
+    # including what a model's own code raises if it expects another device or version of transformers
     except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"model {name!r} is not a causal language model that can be built: {first_line(error)}"
+            f"model {name!r} cannot be built as a causal language model: {first_line(error)}"
         ) from error
 
 
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
-    """The dtype asked for; "auto" is what most of the checkpoint's bytes have, or what the device runs it well in."""
+    """Return the requested dtype; "auto" is that of most of the checkpoint's bytes, or one the device runs well."""
     if choice.dtype not in DTYPES:
-        raise ConfigError(f"dtype is one of {', '.join(DTYPES)}, not {choice.dtype!r}")
+        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}: {choice.dtype!r}")
     if choice.dtype != "auto":
         named: torch.dtype = getattr(torch, choice.dtype)
         return named
@@ -116,7 +116,7 @@ def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, 
     loaded = backend.loading_dtype(stored)
     if loaded != stored:
         was, now = dtype_name(stored), dtype_name(loaded)
-        progress.note(f"loading in {now}, since this device is slow in {was}; --dtype {was} keeps to what is stored")
+        progress.note(f"loading in {now}, since this device is slow in {was}; --dtype {was} keeps the stored dtype")
     return loaded
 
 
@@ -124,16 +124,16 @@ def load_model(
     folder: str | Path,
     dtype: torch.dtype,
     device: torch.device | str,
-    room: Sequence[int] = (),
+    bytes_per_device: Sequence[int] = (),
     *,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """Load the model of a folder in evaluation mode.
+    """Load the model in a folder, in evaluation mode.
 
-    It lies on one device, or on as many as ``room`` has entries: bytes of weights for each.
+    It is placed on one device, or over several with ``bytes_per_device`` of its weights.
 
     Raises:
-        ConfigError: it does not fit the several devices.
+        ConfigError: it does not fit on the devices.
         CheckpointError: it cannot be loaded, or lacks weights, which would otherwise be filled with random numbers.
     """
     from transformers import AutoModelForCausalLM
@@ -143,7 +143,7 @@ def load_model(
             model, loading = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
             )
-    # what transformers lets through for a folder that is missing, damaged, unknown to it or of foreign shapes
+    # what transformers raises for a folder that is missing, damaged, of an unknown kind or of other shapes
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"model {str(folder)!r} cannot be loaded: {first_line(error)}; pass a folder with a causal language model, "
@@ -151,16 +151,18 @@ def load_model(
         ) from error
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
-            f"model {str(folder)!r} lacks {len(missing)} weights that its config asks for, {missing[0]!r} first; "
-            "copy the complete checkpoint"
+            f"model {str(folder)!r} lacks {len(missing)} of the weights that its config requires (first: "
+            f"{missing[0]!r}); copy the complete checkpoint"
         )
-    loaded: PreTrainedModel = spread(model, str(device), room) if len(room) > 1 else model.to(device)
+    loaded: PreTrainedModel = (
+        spread(model, str(device), bytes_per_device) if len(bytes_per_device) > 1 else model.to(device)
+    )
     return loaded.eval()
 
 
 @contextmanager
 def hidden_bars() -> Iterator[None]:
-    """No progress bars of the model library; the command line has its own."""
+    """Hide the model library's progress bars; the command line has its own."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

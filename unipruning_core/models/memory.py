@@ -1,4 +1,4 @@
-"""What devices have free, and what a model takes of it."""
+"""The free memory of devices, and how much of it a model takes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ GIB = 2**30
 
 
 def loaded_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
-    """Bytes of the loaded weights alone."""
+    """Return the bytes of the loaded weights alone."""
     return sum(info.nbytes // info.dtype.itemsize for info in checkpoint.tensors.values()) * dtype.itemsize
 
 
 def free_bytes(device_type: str) -> int | None:
-    """Free memory of the first device, or None where it cannot be asked."""
+    """Return the free bytes of the first device, or None if they cannot be known."""
     import torch
 
     module = torch.get_device_module(device_type)
@@ -39,7 +39,7 @@ def free_bytes(device_type: str) -> int | None:
 
 
 def free_bytes_each(device_type: str) -> list[int]:
-    """Free memory of every device that can be asked."""
+    """Return the free bytes of every device, or an empty list if they cannot be known."""
     import torch
 
     module = torch.get_device_module(device_type)
@@ -50,33 +50,33 @@ def free_bytes_each(device_type: str) -> list[int]:
 
 @contextmanager
 def memory_errors_as_config_errors(backend: Backend) -> Iterator[None]:
-    """Say in one sentence, with torch's numbers, that a device ran out of memory in the middle of the work.
+    """Turn torch's out-of-memory error into one sentence with torch's numbers.
 
     Raises:
-        ConfigError: it did.
+        ConfigError: a device ran out of memory.
     """
     import torch
 
     try:
         yield
     except torch.OutOfMemoryError as error:
-        # what follows the numbers is advice on torch's allocator, which is not what helps here
+        # torch's advice on its allocator, which follows the numbers, does not help here
         numbers = str(error).splitlines()[0].partition("If reserved")[0].partition(" See documentation")[0].rstrip(". ")
         raise ConfigError(
-            f"the {backend.name} device ran out of memory ({numbers}); give a shorter --seq-len, take --mode frozen, "
-            "or a device with more memory"
+            f"the {backend.name} device ran out of memory ({numbers}); use a shorter --seq-len, --mode frozen, or "
+            "a device with more memory"
         ) from error
 
 
 def check_model_fits(checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend) -> None:
-    """Refuse to load a model whose weights alone are more than the device has free.
+    """Refuse to load a model whose weights alone exceed the device's free memory.
 
     Raises:
-        ConfigError: they are.
+        ConfigError: they do.
     """
-    wanted, free = loaded_bytes(checkpoint, dtype), free_bytes(backend.device_type)
-    if free is not None and wanted > free:
+    needed, free = loaded_bytes(checkpoint, dtype), free_bytes(backend.device_type)
+    if free is not None and needed > free:
         raise ConfigError(
-            f"the model's weights take {wanted / GIB:.1f} GiB, but {free / GIB:.1f} GiB are free on the {backend.name} "
-            "device; use a device with more memory, or --dtype bfloat16"
+            f"the model's weights need {needed / GIB:.1f} GiB, but only {free / GIB:.1f} GiB is free on the "
+            f"{backend.name} device; use a device with more memory, or --dtype bfloat16"
         )

@@ -1,4 +1,4 @@
-"""A model as its config alone tells it: no weights, no device, not even memory for them."""
+"""A model described by its config alone: no weights, no device, not even memory for them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CONFIG_FILE = "config.json"
 
 
 def built_in_configs() -> dict[str, dict[str, Any]]:
-    """The models that need no file: what their published configs say about shapes."""
+    """Return the built-in configs by name, with the shapes that the published ones state."""
     return {
         "llama-2-7b": _llama(4096, 11008, layers=32, heads=32, kv_heads=32, vocabulary=32000),
         "llama-2-13b": _llama(5120, 13824, layers=40, heads=40, kv_heads=40, vocabulary=32000),
@@ -31,7 +31,7 @@ def built_in_configs() -> dict[str, dict[str, Any]]:
         "qwen2.5-7b": _llama(3584, 18944, layers=28, heads=28, kv_heads=4, vocabulary=152064) | {"model_type": "qwen2"},
         "qwen2.5-14b": _llama(5120, 13824, layers=48, heads=40, kv_heads=8, vocabulary=152064)
         | {"model_type": "qwen2"},
-        # shapes of openPangu-Embedded-7B; its blocks are a Llama's with biases
+        # shapes of openPangu-Embedded-7B; its blocks are those of a Llama with biases
         "openpangu-7b": _llama(4096, 12800, layers=34, heads=32, kv_heads=8, vocabulary=153376)
         | {"attention_bias": True},
     }
@@ -54,27 +54,27 @@ def _llama(hidden: int, inner: int, *, layers: int, heads: int, kv_heads: int, v
 
 @dataclass(frozen=True)
 class Outline:
-    """Everything about a model but its weights."""
+    """Everything about a model except its weights."""
 
     name: str
     config: PretrainedConfig
-    dtype: torch.dtype  # that the weights are loaded in
+    dtype: torch.dtype  # in which the weights are loaded
     parameters: int
-    targets: tuple[Target, ...]  # in the order of a checkpoint
+    targets: tuple[Target, ...]  # in checkpoint order
     left_out: tuple[LeftOut, ...]
     trust_remote_code: bool = False
 
     def build(self) -> PreTrainedModel:
-        """The model, on the device and in the tensor mode that hold where this is called."""
+        """Build the model under the caller's device context and tensor mode."""
         return build_model(self.name, self.config, trust_remote_code=self.trust_remote_code, dtype=self.dtype)
 
     @property
     def weights(self) -> int:
-        """Elements of all targets."""
+        """The number of weights in all targets."""
         return sum(target.size for target in self.targets)
 
     def shapes(self) -> dict[tuple[int, int], int]:
-        """How many targets have each shape."""
+        """Count the targets of each shape."""
         counted: dict[tuple[int, int], int] = {}
         for target in self.targets:
             counted[target.shape] = counted.get(target.shape, 0) + 1
@@ -82,14 +82,14 @@ class Outline:
 
 
 def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> Outline:
-    """The targets of a built-in model, a folder or file with a config, or a model of the hub.
+    """Outline a built-in model, a folder or file with a config, or a model on the hub.
 
     Raises:
-        CheckpointError: there is no such config, or it is no causal language model.
-        ConfigError: a dtype that no weights are loaded in.
+        CheckpointError: there is no such config, or it is not for a causal language model.
+        ConfigError: weights cannot be loaded in this dtype.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}: {dtype!r}")
     config = load_config(name, trust_remote_code=trust_remote_code)
     held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
@@ -108,7 +108,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The config behind a name: built in, a file, a folder, or the hub's, in this order."""
+    """Load the config of a name: built in, in a file or folder, or on the hub, in this order."""
     hide_broken_extensions()
     from transformers import AutoConfig
 
@@ -120,7 +120,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
         raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")
     try:
         return AutoConfig.from_pretrained(path if os.path.exists(path) else name, trust_remote_code=trust_remote_code)
-    # what transformers lets through for a config that is damaged, unknown to it or out of reach
+    # what transformers raises for a config that is damaged, of an unknown kind or out of reach
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise CheckpointError(
             f"model {name!r} has no usable config: {first_line(error)}; pass a folder, a {CONFIG_FILE}, a hub id, or "
@@ -129,7 +129,7 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
 
 
 def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:
-    """The header that a checkpoint of this model would have: in the order of safetensors, by dtype and then by name."""
+    """Return the header that a checkpoint of this model would have, in safetensors order: by dtype, then by name."""
     stored = {id(tensor): (name, tensor) for name, tensor in [*model.named_parameters(), *saved_buffers(model)]}
     ordered = sorted(stored.values(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     return {
@@ -139,6 +139,6 @@ def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:
 
 
 def saved_buffers(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
-    """The buffers that a checkpoint holds."""
+    """Return the buffers that a checkpoint holds."""
     saved = model.state_dict(keep_vars=True)
     return [(name, buffer) for name, buffer in model.named_buffers() if name in saved]

@@ -1,4 +1,4 @@
-"""Where a model lies that is too large for one device: block after block over all devices of the backend."""
+"""Placement of a model too large for one device: block by block over all devices of the backend."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ if TYPE_CHECKING:
 
 
 def check_can_spread(devices: int, name: str) -> None:
-    """Refuse before the model is loaded.
+    """Refuse to spread a model before it is loaded.
 
     Raises:
         ConfigError: the library that places the blocks is not installed.
     """
     if find_spec("accelerate") is None:
         raise ConfigError(
-            f"the search fits {devices} {name} devices and not one, and accelerate, which places a model on several, "
-            "is not installed; pip install accelerate"
+            f"the search fits on {devices} {name} devices but not on one, and accelerate, which spreads a model over "
+            "several, is not installed; run 'pip install accelerate'"
         )
 
 
-def spread(model: PreTrainedModel, device_type: str, room: Sequence[int]) -> PreTrainedModel:
-    """Move each block to one device, in order, and have what flows through the model follow.
+def spread(model: PreTrainedModel, device_type: str, bytes_per_device: Sequence[int]) -> PreTrainedModel:
+    """Move each block to one device, in order, and let the activations follow.
 
     Args:
         model: its weights are on the host.
-        room: bytes of the model's weights that each device takes, device 0 first.
+        bytes_per_device: bytes of the model's weights for each device, device 0 first.
 
     Raises:
-        ConfigError: a block finds no room.
+        ConfigError: a block does not fit.
     """
     from accelerate import dispatch_model, infer_auto_device_map
     from accelerate.utils import get_balanced_memory
 
     whole = {"no_split_module_classes": list(model._no_split_modules or ())}
-    limits = get_balanced_memory(model, dict(enumerate(room)), **whole)
+    limits = get_balanced_memory(model, dict(enumerate(bytes_per_device)), **whole)
     places = infer_auto_device_map(model, limits, **whole)
-    if homeless := [name for name, place in places.items() if place not in range(len(room))]:
+    if unplaced := [name for name, place in places.items() if place not in range(len(bytes_per_device))]:
         raise ConfigError(
-            f"the model and its search do not fit {len(room)} {device_type} devices: {homeless[0]!r} and "
-            f"{len(homeless) - 1} more parts find no room; use devices with more memory, or --mode frozen"
+            f"the model and its search do not fit on {len(bytes_per_device)} {device_type} devices: there is no room "
+            f"for {unplaced[0]!r} and {len(unplaced) - 1} more parts; use devices with more memory, or --mode frozen"
         )
     return dispatch_model(model, {name: f"{device_type}:{place}" for name, place in places.items()})

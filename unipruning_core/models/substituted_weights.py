@@ -1,4 +1,4 @@
-"""A forward and a backward at other weights than the model's, with one such matrix in memory at a time."""
+"""Forward and backward passes with other weights than the model's, one such matrix in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 @contextmanager
 def substituted_weights(
     layers: Sequence[Layer],
-    make: Callable[[int], Tensor],  # the weight of the layer at a position, as its module stores it; always the same
+    make: Callable[[int], Tensor],  # a layer's substitute by its position, as its module stores it; always the same
 ) -> Iterator[None]:
-    """Inside, the model computes with the weights that are made; their gradients arrive on its own parameters.
+    """Compute with substitute weights inside; their gradients arrive on the model's own parameters.
 
-    A layer has its made weight while its module runs.  Autograd would hold all of them until the backward, for the
-    gradients of the layers' inputs; it is given a note instead, and the weight is made again when asked for.
-    A parameter's gradient is complete only after that: what is done with it may change what ``make`` gives next time.
+    A layer has its substitute while its module runs.  Autograd would hold all of them until the backward pass, for the
+    gradients of the layers' inputs; it gets a placeholder instead, and the substitute is made again when needed.
+    A parameter's gradient is complete only after that, so its use may change what ``make`` returns next time.
     """
-    own = [layer.parameter.data for layer in layers]
-    running: dict[int, int] = {}  # the storage of a made weight in use -> the layer's position
+    originals = [layer.parameter.data for layer in layers]
+    running: dict[int, int] = {}  # the storage of a substitute in use -> its layer's position
 
     def put_in(position: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any) -> None:
@@ -38,7 +38,7 @@ def substituted_weights(
     def take_out(position: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, output: Any) -> None:
             running.clear()
-            layers[position].parameter.data = own[position]
+            layers[position].parameter.data = originals[position]
 
         return hook
 
@@ -60,6 +60,6 @@ def substituted_weights(
     finally:
         for handle in handles:
             handle.remove()
-        # a forward that failed has not taken its weight out
-        for layer, data in zip(layers, own, strict=True):
+        # a forward pass that failed has not taken its substitute out
+        for layer, data in zip(layers, originals, strict=True):
             layer.parameter.data = data

@@ -1,4 +1,4 @@
-"""Which linear layers are pruned, found by type and position rather than by name, and why others are not."""
+"""The linear layers to prune, found by type and position rather than by name, and why others are not."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ class Layer:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A matrix that stays dense, and the reason to show."""
+    """A matrix that stays dense, and the reason to report."""
 
     name: str
     why: str
 
 
 def find_targets(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[list[Layer], list[LeftOut]]:
-    """Every linear layer inside the repeated decoder blocks, in checkpoint order; and every other matrix, with why not.
+    """Find the linear layers inside the repeated decoder blocks, in checkpoint order, and the matrices left dense.
 
     Raises:
         CheckpointError: no repeated blocks, two layers that share a weight, or a layer whose weight the checkpoint does
-            not hold under a name and shape that fit.
+            not hold under a matching name and shape.
     """
     prefix, blocks = decoder_blocks(model)
     layers: list[Layer] = []
@@ -86,7 +86,7 @@ def find_targets(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[list[L
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is ``nn.Linear``, or GPT-2's ``Conv1D``, which stores its weight as (in, out)."""
+    """Return whether a module is ``nn.Linear``, or GPT-2's ``Conv1D``, which stores its weight as (in, out)."""
     return isinstance(module, nn.Linear) or _is_conv1d(module)
 
 
@@ -97,7 +97,7 @@ def _is_conv1d(module: nn.Module) -> bool:
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The repeated blocks: of all module lists the one that holds most weights in linear layers, outermost first."""
+    """Return the repeated blocks: the module list with most weights in linear layers, the outermost if several."""
     best: tuple[int, str, nn.ModuleList] | None = None
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
@@ -110,7 +110,7 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
-    """Every parameter of two or more dimensions with the module that owns it; shared ones once for each owner."""
+    """Yield every parameter of two or more dimensions with its module, a shared one once for each module."""
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
             if parameter.dim() >= 2:
@@ -118,7 +118,7 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]
 
 
 def _is_router(path: str, blocks: nn.ModuleList, prefix: str) -> bool:
-    """A linear layer with one output, or with one for each expert that stands beside it."""
+    """Return whether a linear layer has one output, or one for each expert beside it."""
     inner = path.removeprefix(f"{prefix}.")
     outputs = getattr(blocks.get_submodule(inner), "out_features", None)
     if outputs == 1:
@@ -136,18 +136,19 @@ def _target_of(
     name: str, module: nn.Module, parameter: nn.Parameter, model: PreTrainedModel, checkpoint: Checkpoint
 ) -> Target:
     base = f"{model.base_model_prefix}."
-    # a checkpoint may be saved from the bare decoder, or the model be one
+    # either the checkpoint or the model may be a bare decoder
     for candidate in (name, name.removeprefix(base), base + name):
         if (info := checkpoint.tensors.get(candidate)) is None:
             continue
         if tuple(info.shape) != tuple(parameter.shape):
             raise CheckpointError(
-                f"tensor {candidate!r} is {tuple(info.shape)} in the checkpoint, {tuple(parameter.shape)} in the model"
+                f"tensor {candidate!r} is {tuple(info.shape)} in the checkpoint but {tuple(parameter.shape)} in the "
+                "model; use the config that belongs to the checkpoint"
             )
         transposed = _is_conv1d(module)
         rows, columns = parameter.shape[::-1] if transposed else parameter.shape
         return Target(candidate, (rows, columns), transposed)
     raise CheckpointError(
-        f"the checkpoint holds no tensor for layer {name!r}; layouts that are converted while loading, such as merged "
+        f"the checkpoint has no tensor for layer {name!r}, and layouts converted while loading, such as merged "
         "experts, cannot be pruned; save the model again with save_pretrained"
     )

@@ -1,1 +1,1 @@
-"""The search: one calibration, one saliency a weight, and the run folder that keeps them."""
+"""The search: one calibration, one saliency per weight, and the run folder that keeps them."""

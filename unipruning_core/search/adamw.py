@@ -1,4 +1,4 @@
-"""AdamW on some tensors: what a mode has that moves them; the step itself is an operation of the backend."""
+"""AdamW for the modes that move tensors; the step itself is an operation of the backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WARM_UP_FRACTION = 0.1
 
 
 def schedule(step: int, steps: int, *, decay: bool = True) -> float:
-    """The learning rate's factor at ``step``, from 0: it rises over the first 10 %, then falls to 0 or stays 1."""
+    """Return the learning rate's factor at ``step``: from 0 up to 1 over the first 10 %, then down to 0 or constant."""
     warm_up = ceil(WARM_UP_FRACTION * steps)
     if step < warm_up:
         return step / warm_up
@@ -29,7 +29,7 @@ def schedule(step: int, steps: int, *, decay: bool = True) -> float:
 
 @dataclass
 class Moments:
-    """AdamW's state for one matrix, 6 bytes a weight in bfloat16."""
+    """AdamW's state for one matrix, 6 bytes per weight in bfloat16."""
 
     first: Tensor  # (out, in), the weight's dtype: its increments are a tenth of it, so half precision suffices
     second: Tensor  # (out, in), float32: its increments are a thousandth of it, which bfloat16 would round away
@@ -43,22 +43,22 @@ class Moments:
 
 
 class AdamW:
-    r"""Moves tensors along their gradients, without weight decay, on a schedule over all samples.
+    r"""AdamW without weight decay, on a schedule over all samples.
 
     .. math:: x \leftarrow x - \eta_t \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \varepsilon}
 
-    m and v are the moments of the gradient, times ``scale`` where it is clipped.
+    m and v are the moments of the gradient, times ``scale`` if it is clipped.
     """
 
     def __init__(
         self,
-        like: Sequence[Tensor],  # one a tensor that is moved, of its shape and dtype
+        like: Sequence[Tensor],  # one per tensor to move, of its shape and dtype
         learning_rate: float,  # eta
         samples: int,
         backend: Backend,
         *,
         betas: tuple[float, float] = BETAS,
-        decays: bool = True,  # eta falls to 0 after the warm-up; else it stays
+        decays: bool = True,  # whether eta falls to 0 after the warm-up or stays
     ) -> None:
         self.learning_rate, self.samples, self.backend = learning_rate, samples, backend
         self.betas, self.decays = betas, decays
@@ -68,7 +68,7 @@ class AdamW:
         self,
         position: int,
         tensor: Tensor,  # moved in place
-        gradient: Tensor,  # as the tensor
+        gradient: Tensor,  # of the tensor's shape and dtype
         sample: int,
         scale: Tensor,  # 0-D float32, on any device
     ) -> None:
@@ -87,7 +87,7 @@ class AdamW:
         )
 
     def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Its state, by the names of what it moves."""
+        """Return its state, by the names of the tensors that it moves."""
         return {
             f"{name}.{kind}": moment
             for name, moments in zip(names, self.moments, strict=True)

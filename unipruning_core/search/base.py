@@ -1,6 +1,6 @@
-"""What every search mode is: mirror descent of one dual variable a weight towards the local saliency.
+"""The base of every search mode: mirror descent on one dual variable per weight towards the local saliency.
 
-Each mode's settings are in ``modes/``, its arithmetic in a file of its name here.  A mode whose settings say
+Each mode's settings are in ``modes/``, its arithmetic in the file of the same name here.  A mode whose settings have
 ``moves_weights`` changes the model it is given, which is then a scratch copy.  Source: UniPruning, arXiv 2510.03291.
 """
 
@@ -31,47 +31,47 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the search found for one target: V and tau, from which Gamma = sign(V) max(|V| - tau, 0)."""
+    """The result for one target: V and tau, which give Gamma = sign(V) max(|V| - tau, 0)."""
 
     target: Target
     dual: Tensor  # (out, in), float32
     threshold: Tensor  # 0-D, float32
     steps: int  # mirror steps taken
-    input_norm: Tensor | None = None  # (in,), float32, n over all samples, where the search knows it
+    input_norm: Tensor | None = None  # (in,), float32, n over all samples, if the search knows it
 
 
 class Search(ABC):
-    """One mode.  What ``tensors`` names is all its state, and what a resumed search starts from."""
+    """A search in one mode.  ``tensors`` is its whole state, from which it can be resumed."""
 
     def __init__(
         self, model: PreTrainedModel, layers: Sequence[Layer], settings: Settings, backend: Backend, samples: int
     ) -> None:
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
         self.metric = METRICS[settings.metric]
-        model.eval()  # dropout would draw random numbers of its own
+        model.eval()  # dropout would draw its own random numbers
         model.requires_grad_(False)
         for layer in layers:
             layer.parameter.requires_grad_(settings.follows_loss)
         self.prepare()
 
     def prepare(self) -> None:
-        """Make what the mode holds besides the model, once at the start."""
+        """Allocate what the mode holds besides the model, once at the start."""
         self.steps = torch.zeros(len(self.layers), dtype=torch.int64)  # mirror steps taken by each layer
 
     @abstractmethod
     def step(self, sample: int, input_ids: Tensor) -> float | None:
-        """Take calibration sample number ``sample``, (1, tokens) int64; return its loss where one is computed."""
+        """Process calibration sample number ``sample``, (1, tokens) int64; return its loss if one is computed."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that ``step`` changes in place, by a name that is stable between processes."""
+        """Return every tensor that ``step`` changes in place, by a name that is stable between processes."""
 
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome]:
-        """What was found for each target, in checkpoint order; each may be dropped before the next is made.
+        """Yield the result for each target, in checkpoint order; each may be dropped before the next is made.
 
         Raises:
-            DataError: a target that no calibration token reached.
+            DataError: no calibration token reached a target.
         """
 
     def _mirror_step(
@@ -83,7 +83,7 @@ class Search(ABC):
         threshold: Tensor,
         sums: Sums | None = None,
     ) -> None:
-        """V += kappa (S - Gamma) and the next exact tau, for one layer."""
+        """Update one layer: V += kappa (S - Gamma), and the next exact tau."""
         weight = self._weight(position)
         factors = self._factors(position, sample, statistics, weight, sums)
         self.backend.mirror_step(
@@ -99,7 +99,7 @@ class Search(ABC):
         self.steps[position] += 1
 
     def _weight(self, position: int) -> Tensor:
-        """The weight that S is taken of, (out, in), any float."""
+        """Return the weight that S is computed from, (out, in), any float."""
         return self.layers[position].weight
 
     def _factors(
@@ -109,7 +109,7 @@ class Search(ABC):
         return saliency_factors(self.metric, weight, statistics.norm, self.backend, generator, sums)
 
     def _generator(self, position: int, sample: int) -> torch.Generator:
-        """A stream of its own for every matrix and sample, so that resuming needs no random state."""
+        """Return a separate stream for every matrix and sample, so that resuming needs no random state."""
         stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
         return torch.Generator().manual_seed(stream % 2**63)
 
@@ -117,12 +117,12 @@ class Search(ABC):
         missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(self.layers)} target layers received no token and so have no Γ, the first is "
-                f"{missing[0]!r}; calibrate on more or more varied text (--samples), or use --metric magnitude"
+                f"{len(missing)} of {len(self.layers)} target layers received no token and so have no Γ (first: "
+                f"{missing[0]!r}); calibrate on more or more varied text (--samples), or use --metric magnitude"
             )
 
 
 def zero_dual(layer: Layer) -> tuple[Tensor, Tensor]:
-    """V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device."""
+    """Return V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device."""
     device = layer.weight.device
     return torch.zeros(layer.target.shape, device=device), torch.zeros((), device=device)

@@ -1,4 +1,4 @@
-"""From words to the settings of a mode: one conversion for flags, KEY=VALUE and records of earlier versions."""
+"""Settings of a mode from text: one conversion for flags, KEY=VALUE pairs and records of earlier versions."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ Kind = TypeVar("Kind")
 class Flag:
     """One setting as the command line offers it."""
 
-    name: str  # of the field
-    modes: tuple[str, ...]  # that have it
+    name: str  # the field's
+    modes: tuple[str, ...]  # those that have it
     help: str
     metavar: str
     formerly: tuple[str, ...]
 
     @property
     def spelled(self) -> str:
-        """As the user types it."""
+        """The flag as the user types it."""
         return spelled(self.name)
 
 
 def spelled(name: str) -> str:
-    """The flag of a field."""
+    """Return the flag of a field."""
     return f"--{name.replace('_', '-')}"
 
 
 def flags(kinds: Mapping[str, Any] | None = None) -> list[Flag]:
-    """Every setting of any mode, or of some other settings by a name each, in the order of their fields."""
-    found: dict[str, dict[str, Field[Any]]] = {}
+    """List the settings of all modes, or of other settings classes by name, in the order of their fields."""
+    by_field: dict[str, dict[str, Field[Any]]] = {}
     for name, kind in (MODES if kinds is None else kinds).items():
         for item in fields(kind):
-            found.setdefault(item.name, {})[name] = item
-    return [_flag(name, by_mode) for name, by_mode in found.items()]
+            by_field.setdefault(item.name, {})[name] = item
+    return [_flag(name, by_mode) for name, by_mode in by_field.items()]
 
 
 def _flag(name: str, by_mode: Mapping[str, Field[Any]]) -> Flag:
@@ -65,22 +65,21 @@ def _flag(name: str, by_mode: Mapping[str, Field[Any]]) -> Flag:
 
 
 def settings_of(mode: str | None, values: Mapping[str, Any]) -> Settings:
-    """The settings of a mode; ``values`` are words or numbers by field, and what is not among them keeps its default.
+    """Return the settings of a mode from ``values``, text or numbers by field; other fields keep their defaults.
 
     Raises:
-        ConfigError: there is no such mode, it has no such setting, or a value is of another type or out of range.
+        ConfigError: there is no such mode, it has no such setting, or a value is of the wrong type or out of range.
     """
     mode = DEFAULT_MODE if mode is None else mode
     if mode not in MODES:
-        raise ConfigError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+        raise ConfigError(f"--mode must be one of {', '.join(MODES)}: {mode!r}")
     return built(MODES[mode], values, f"--mode {mode}")
 
 
 def built(kind: type[Kind], values: Mapping[str, Any], owner: str, *, dashes: bool = True) -> Kind:
-    """A settings dataclass from words or numbers by field name, earlier names included.
+    """Build a settings dataclass from text or numbers by field name, earlier names included.
 
-    ``owner`` is what a message calls the one that the settings are for; ``dashes`` says whether it calls a setting by
-    its flag.
+    In messages, ``owner`` names what the settings are for, and with ``dashes`` a setting is called by its flag.
 
     Raises:
         ConfigError: as ``settings_of``.
@@ -91,20 +90,21 @@ def built(kind: type[Kind], values: Mapping[str, Any], owner: str, *, dashes: bo
         label = spelled(name) if dashes else f"{name} of {owner}"
         if (item := known.get(name)) is None:
             modes = next((flag.modes for flag in flags() if name in (flag.name, *flag.formerly)), None)
-            own = ", ".join(item.name for item in fields(kind))  # type: ignore[arg-type]
+            names = [spelled(item.name) if dashes else item.name for item in fields(kind)]  # type: ignore[arg-type]
             whose = f"is for --mode {_listed(modes, 'or')}" if modes else "does not exist"
-            raise ConfigError(f"{label} {whose}; settings of {owner} are {own}")
+            raise ConfigError(f"{label} {whose}; settings of {owner} are {', '.join(names)}")
         if item.name in given:
-            raise ConfigError(f"{label} is given twice, once as {item.name}, its name today")
+            current = spelled(item.name) if dashes else item.name
+            raise ConfigError(f"{label} is given twice, under an earlier name too; use only {current}")
         given[item.name] = converted(item, value, label) if isinstance(value, str) else value
     return kind(**given)
 
 
 def own_settings(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings record of a run folder in today's names; records of format 1 listed the fields of every mode.
+    """Return the settings record of a run folder under current names; format 1 listed the fields of every mode.
 
     Raises:
-        KeyError: the record names no mode that is known.
+        KeyError: the record's mode is unknown.
     """
     renamed = {
         old: item.name for item in fields(MODES[record["mode"]]) for old in (*item.metadata["formerly"], item.name)

@@ -1,4 +1,4 @@
-"""``coupled``: weights and Γ pull at each other, as the paper writes it."""
+"""``coupled``: weights and Γ pull on each other, as written in the paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TILE = 1 << 18  # elements of a temporary in the weight step
 
 
 class CoupledSearch(LossSearch):
-    r"""Gradient descent of the weights on loss and pull together, and a true soft threshold for Gamma.
+    r"""Gradient descent of the weights on the loss plus the pull, and a true soft threshold for Gamma.
 
     .. math:: W \leftarrow W - \alpha\kappa\,\nabla_W\bigl[L + \tfrac{\rho}{2}\|\Gamma - S(W)\|^2\bigr], \qquad
               V \leftarrow V + \alpha\rho\,(S - \Gamma), \qquad \Gamma = \operatorname{shrink}(V, \lambda)

@@ -1,4 +1,4 @@
-"""``drift``: the weights follow the loss by AdamW, and the saliency is taken from where they are."""
+"""``drift``: AdamW moves the weights to lower the loss, and the saliency is computed from the moving weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class DriftSearch(LossSearch):
-    """The weights follow the loss by AdamW, clipped over all targets together, and S is taken from where they are.
+    """Search that moves the weights by AdamW, with clipping over all targets together, and computes S from them.
 
-    The clipping factor is known only when the whole backward is done, so this mode holds the gradient once, in the
-    weight's dtype.  With ``max_grad_norm=0`` each gradient is used and freed as autograd makes it.
+    The clipping factor is known only after the whole backward pass, so this mode holds all gradients, in the weights'
+    dtype.  With ``max_grad_norm=0`` each gradient is used and freed as autograd makes it.
     """
 
     settings: DriftSettings
@@ -29,7 +29,7 @@ class DriftSearch(LossSearch):
         super().prepare()
         rate = self.settings.learning_rate
         parameters = [layer.parameter for layer in self.layers]
-        # no moments where the weights stay
+        # no moments if the weights are fixed
         self.adamw = AdamW(parameters, rate, self.samples, self.backend) if rate else None
 
     def step(self, sample: int, input_ids: Tensor) -> float:
@@ -41,8 +41,8 @@ class DriftSearch(LossSearch):
             for position in range(len(self.layers)):
                 self._step(position, sample, seen, scale)
         else:
-            one = torch.ones((), device=loss.device)
-            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, one)) as reached:
+            unclipped = torch.ones((), device=loss.device)
+            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, unclipped)) as reached:
                 loss.backward()
             self._refuse_without_gradient(seen, reached)
         return float(loss.detach())

@@ -1,34 +1,33 @@
-r"""The search whose saliency contains the loss, measured where it matters: at the masked weights.
+r"""The search whose saliency contains the loss, measured at the masked weights.
 
 At sample t the mask M_t of the current score, at a sparsity that rises from 0 to ``ramp_sparsity``, is applied to the
 drifting weights W0 + D_t under one budget for all matrices, and one gradient g_t is taken there.  A weight that was
-masked early can come back, because its gradient is still measured.  The threshold of M_t is the quantile of the scores
-of some rows of every matrix, drawn anew for each sample: in a large model M_t is as sparse as the ramp says to a few
-tenths of a percent, for a fraction of the time.  The masks that are read off afterwards are exact.
+masked early can come back, because its gradient is still measured.  The threshold of M_t is a quantile of the scores
+of some rows of every matrix, drawn anew for each sample: in a large model M_t meets the sparsity of the ramp to a few
+tenths of a percent, in a fraction of the time.  The final masks are exact.
 
 .. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad D \leftarrow D - \eta_t \frac{m}{v^{1/2}}, \qquad
           V \leftarrow V + \kappa (S - \Gamma), \qquad
           \text{score} = |W^0|\, v^{1/2}\; V^{a}\; e^{b \operatorname{sign}(W^0) D / \eta}
 
 **How much.**  Removing weight w changes the loss by about w g to first order; the mean square :math:`F = (W^0)^2 v` is
-the diagonal Fisher term (Theis et al., arXiv 1801.05787).  The unit of its root is that of the loss, so matrices
-compare and the budget may be global.  v is the second moment that AdamW keeps to drift the weights, and
-``second_moment_rate`` is 1 - beta_2; no gradient is clipped, since AdamW does not feel scale.  Its first moment is m.
+the diagonal Fisher term (Theis et al., arXiv 1801.05787).  Its root has the unit of the loss, so scores are comparable
+between matrices and the budget may be global.  v is the second moment that AdamW keeps to drift the weights, and
+``second_moment_rate`` is 1 - beta_2; no gradient is clipped, since AdamW is invariant to scale.  Its first moment is m.
 
-**Which way.**  Let a mask entry be a number from 0 to 1: the derivative of the loss in it is W0 g.  One step of
-exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b W0 g / F^(1/2)), which is
-exp(-b sign(W0) g / v^(1/2)).  The sum of these steps is what AdamW adds up in D: a weight that the loss drives away
-from zero stays, one that it drives to zero goes.  ``drift_weight`` is b; a large one overshoots, since weights that
-pull the same way are then pruned together.  The product of all factors is a sum of logarithms, the dual of that mirror
-map.
+**Which way.**  Let a mask entry be a number from 0 to 1: the derivative of the loss with respect to it is W0 g.  One
+step of exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b W0 g / F^(1/2)), which
+is exp(-b sign(W0) g / v^(1/2)).  AdamW accumulates these steps in D: a weight that the loss drives away from zero is
+kept, one that it drives to zero is pruned.  ``drift_weight`` is b; a large one overshoots, since weights that pull the
+same way are then pruned together.  The logarithm of the product of all factors is a sum, the dual of that mirror map.
 
-Only D is held: W0 is the model's weight and stays, and D in a half precision keeps steps that W0 + D would round away.
-Where nothing drifts (``learning_rate`` 0) F is a dual of its own, with S = (W0 g)^2 and tau = 0.
+Only D is held: W0 is the model's weight and does not change, and D in half precision keeps steps that W0 + D would
+round away.  If nothing drifts (``learning_rate`` 0), F is a separate dual, with S = (W0 g)^2 and tau = 0.
 
-Along the ramp each weight is judged near the sparsity at which it would go, as on the regularisation path of split
-linearised Bregman iteration (Huang et al., NeurIPS 2016).  Measured, its rise is a trade: low sparsities seem
-to gain, its end loses the samples that they take (docs/results.md).  With a
-``pattern`` N:M the ramp takes only what the pattern would: of each M the M - N weakest, weakest of all groups first.
+Along the ramp each weight is judged near the sparsity at which it would be pruned, as on the regularisation path of
+split linearised Bregman iteration (Huang et al., NeurIPS 2016).  The measured effect is a trade-off: low sparsities
+seem to gain, while the end of the ramp loses the samples that they take (docs/results.md).  With a ``pattern`` N:M the
+ramp masks only what the pattern would: of each M the M - N weakest, the weakest of all groups first.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ if TYPE_CHECKING:
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.modes.feedback import FeedbackSettings
 
-PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps whatever the sparsity
+PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps at any sparsity
 
 
 class FeedbackSearch(LossSearch):
-    """The gradient at the masked weights along the ramp, and a score of what it says.
+    """Search that takes gradients at the masked weights along the ramp, and scores the weights by them.
 
     Scores, masks and masked weights are made one matrix at a time and never held.
     """
@@ -97,23 +96,23 @@ class FeedbackSearch(LossSearch):
 
     @abstractmethod
     def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
-        """Take in a layer's gradient at the masked weights, as the module stores it."""
+        """Use a layer's gradient at the masked weights, as the module stores it."""
 
     @abstractmethod
     def _unmasked(self, position: int) -> Tensor:
-        """The weight that is masked, as the module stores it, in memory of its own."""
+        """Return the weight to mask, as the module stores it, in memory of its own."""
 
     @abstractmethod
     def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
-        """The score of a matrix, or of some ``rows`` of it, (out or rows, in) float32."""
+        """Return the score of a matrix, or of some ``rows`` of it, (out or rows, in) float32."""
 
     def sparsity_at(self, sample: int) -> float:
-        """How sparse the model is when it sees this sample: linear from 0, then level at the most the ramp reaches."""
+        """Return the model's sparsity ratio at this sample: a linear rise from 0, then constant from the ramp's end."""
         rising = max(1.0, self.settings.ramp_fraction * self.samples)
         return self.settings.most_sparse * min(1.0, sample / rising)
 
     def _ramp_threshold(self, sample: int) -> Tensor | None:
-        """The score, 0-D float32, below which this sample's sparsity takes weights; None where it leaves all."""
+        """Return the score, 0-D float32, below which weights are masked at this sample; None if all are kept."""
         if not round(self.sparsity_at(sample) * self.total):
             return None
         rows = [self._drawn_rows(position, sample) for position in range(len(self.layers))]
@@ -122,31 +121,31 @@ class FeedbackSearch(LossSearch):
         return kth_largest(lambda: map(self._ranked, range(len(rows)), rows), keep, self.backend).threshold
 
     def _drawn_rows(self, position: int, sample: int) -> Tensor:
-        """Different rows of a matrix, int64 on its device."""
+        """Draw distinct rows of a matrix, int64 on its device."""
         dual = self.duals[position]
         count = ceil(self.settings.rows_fraction(self.total) * len(dual))
         return torch.randperm(len(dual), generator=self._generator(position, sample))[:count].to(dual.device)
 
     @torch.no_grad()
     def _masked(self, position: int, threshold: Tensor | None) -> Tensor:
-        """(W0 + D) * M as the module stores it."""
+        """Return (W0 + D) * M as the module stores it."""
         weight = self._unmasked(position)
         if threshold is not None:
             score = self._ranked(position)
             every_tie = torch.tensor(score.numel(), device=score.device)
             mask = self.backend.threshold_mask(score, threshold.to(score.device), every_tie)
-            weight.mul_(self._faced(mask, position))  # torch has no vector code for masked_fill_ on a CPU
+            weight.mul_(self._turned(mask, position))  # torch does not vectorise masked_fill_ on a CPU
         return weight
 
     def _ranked(self, position: int, rows: Tensor | None = None) -> Tensor:
-        """The score by which the ramp takes weights away: the pattern's own stay to the last."""
+        """Return the score by which the ramp masks weights: those that the pattern keeps come last."""
         score = self._score(position, rows)
         if (pattern := self.settings.ramp_pattern) is None:
             return score
         return score.masked_fill_(self.backend.nm_mask(score, pattern.n, pattern.m), PROTECTED)
 
-    def _faced(self, stored: Tensor, position: int) -> Tensor:
-        """From how the module stores a matrix to (out, in), or back."""
+    def _turned(self, stored: Tensor, position: int) -> Tensor:
+        """Convert a matrix from the module's layout to (out, in), or back."""
         return stored.t() if self.layers[position].target.transposed else stored
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -180,18 +179,18 @@ class DriftingFeedback(FeedbackSearch):
         return self.layers[position].parameter + self.drift[position]
 
     def _weight(self, position: int) -> Tensor:
-        return self.layers[position].weight + self._faced(self.drift[position], position)
+        return self.layers[position].weight + self._turned(self.drift[position], position)
 
     def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
         second, drift = (
-            self._faced(stored, position) for stored in (self.adamw.moments[position].second, self.drift[position])
+            self._turned(stored, position) for stored in (self.adamw.moments[position].second, self.drift[position])
         )
         return self.backend.blend_scores(
-            _some(second, rows),
-            _some(self.duals[position], rows),
+            _rows_of(second, rows),
+            _rows_of(self.duals[position], rows),
             self.settings.local_exponent,
-            _some(self.layers[position].weight, rows),
-            _some(drift, rows),
+            _rows_of(self.layers[position].weight, rows),
+            _rows_of(drift, rows),
             pull=self.settings.drift_weight / self.settings.learning_rate,
         )
 
@@ -201,7 +200,7 @@ class DriftingFeedback(FeedbackSearch):
 
 
 class StillFeedback(FeedbackSearch):
-    """``feedback`` where nothing drifts (learning rate 0): F is a dual of its own, with S = (W0 g)^2 and tau = 0."""
+    """``feedback`` without drift (learning rate 0): F is a separate dual, with S = (W0 g)^2 and tau = 0."""
 
     def __init__(
         self,
@@ -216,17 +215,17 @@ class StillFeedback(FeedbackSearch):
 
     def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
         layer, dual = self.layers[position], self.fisher[position]
-        nothing = dual.new_zeros(dual.shape[1])
+        zeros = dual.new_zeros(dual.shape[1])
         self.backend.mirror_step(
             dual,
             layer.weight,
             dual.new_zeros(dual.shape[0]),
-            nothing,
-            nothing,
+            zeros,
+            zeros,
             dual.new_zeros(()),
             step_size=self.settings.second_moment_rate,
             rank=None,
-            gradient=self._faced(gradient, position),
+            gradient=self._turned(gradient, position),
             phi=1.0,
         )
 
@@ -234,12 +233,12 @@ class StillFeedback(FeedbackSearch):
         return self.layers[position].parameter.clone()
 
     def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
-        fisher, local = _some(self.fisher[position], rows), _some(self.duals[position], rows)
+        fisher, local = _rows_of(self.fisher[position], rows), _rows_of(self.duals[position], rows)
         return self.backend.blend_scores(fisher, local, self.settings.local_exponent)
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | self._named("fisher", self.fisher)
 
 
-def _some(tensor: Tensor, rows: Tensor | None) -> Tensor:
+def _rows_of(tensor: Tensor, rows: Tensor | None) -> Tensor:
     return tensor if rows is None else tensor.index_select(0, rows)

@@ -1,4 +1,4 @@
-"""The search that changes no weight: Wanda, RIA and averaged stochRIA at the cost of one forward a sample."""
+"""The search that changes no weight: Wanda, RIA and averaged stochRIA for one forward pass per sample."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class FrozenSearch(Search):
-    """The weights stay, so S depends on the text through the input norms alone: they are pooled over all samples first.
+    """Search with fixed weights: S depends on the text only through the input norms, pooled over all samples.
 
     A metric without random subsets then takes one mirror step, since more would only scale V: this is Wanda or RIA
-    exactly.  ``stochria`` takes one a sample, each with subsets of its own.  Held besides the weights: one matrix.
+    exactly.  ``stochria`` takes one per sample, each with its own subsets.  One matrix is held besides the weights.
     """
 
     def prepare(self) -> None:
@@ -31,7 +31,7 @@ class FrozenSearch(Search):
 
     @torch.no_grad()
     def step(self, sample: int, input_ids: Tensor) -> None:
-        # the head would cost a fifth of a small model's time and tell nothing that is used here
+        # the head would take a fifth of a small model's time, and its output is not used
         decoder = getattr(self.model, self.model.base_model_prefix, self.model)
         with watch_inputs(self.layers, self.backend) as seen:
             decoder(input_ids=input_ids, use_cache=False)

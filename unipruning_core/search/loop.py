@@ -34,7 +34,7 @@ SAVE_EVERY = 300.0  # seconds
 
 @dataclass(frozen=True)
 class SearchTask:
-    """What one search works on.  ``data`` describes the calibration for the record: source, samples, seed and so on."""
+    """The inputs of one search.  ``data`` describes the calibration for the record: source, samples and so on."""
 
     checkpoint: Checkpoint
     calibration: Calibration
@@ -43,7 +43,7 @@ class SearchTask:
     data: dict[str, Any]
 
     def description(self, backend: Backend) -> dict[str, Any]:
-        """What the run folder says of the search, and what a resumed one must agree with."""
+        """Return what the run folder records of the search, and what a resumed search must match."""
         return {
             "settings": self.settings.to_json(),
             "scope": self.settings.scope,
@@ -55,7 +55,7 @@ class SearchTask:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a result besides the settings."""
+    """Return the versions of the software that a result depends on."""
     packages = {package: version(package) for package in ("unipruning", "torch", "transformers")}
     return {"python": platform.python_version(), **packages}
 
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
 def check_run_folder(folder: Path, *, overwrite: bool, finished_ok: bool = False) -> None:
     """Refuse an output folder that holds anything but an unfinished search, before any work is done.
 
-    ``finished_ok`` lets a finished search pass too, for a command that can go on from it.
+    ``finished_ok`` accepts a finished search too, for a command that can continue from it.
 
     Raises:
         OutputError: it exists and is not empty, is a file, or (with ``overwrite``) was not made by a search.
@@ -78,25 +78,25 @@ def check_run_folder(folder: Path, *, overwrite: bool, finished_ok: bool = False
             raise OutputError(f"{str(folder)!r} was not made by a search, so it is not overwritten; remove it yourself")
     elif (folder / RUN_FILE).is_file() and not finished_ok:
         raise OutputError(
-            f"{str(folder)!r} already holds a finished search; use it, choose another, or pass --overwrite"
+            f"{str(folder)!r} already holds a finished search; use it, choose another folder, or pass --overwrite"
         )
     elif not ours:
         raise OutputError(f"output folder {str(folder)!r} is not empty; choose another")
 
 
 def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | None:
-    """What ``search`` would return, where ``folder`` holds it already; None where it holds no finished search.
+    """Return the finished search that ``folder`` holds, or None if it holds none.
 
     Raises:
-        RunError: it holds the result of another search.
+        RunError: it holds a different search.
     """
     if not (folder / RUN_FILE).is_file():
         return None
     run = Run.open(folder)
-    for key, wanted in task.description(backend).items():
-        if (found := run.description[key]) != wanted:
+    for key, expected in task.description(backend).items():
+        if (recorded := run.description[key]) != expected:
             raise RunError(
-                f"{str(folder)!r} holds a finished search with another {key} ({found!r}, not {wanted!r}); "
+                f"{str(folder)!r} holds a finished search that differs in its {key} ({recorded!r}, not {expected!r}); "
                 "choose another folder, or discard it with --overwrite"
             )
     return run
@@ -114,11 +114,11 @@ def search(
 ) -> Run:
     """Run mirror descent over the calibration batches and write the run folder.
 
-    A search that was killed is taken up where it last saved, and ends with the same bytes.
+    A search that was killed resumes from its last saved state, and ends with the same bytes.
 
     Raises:
-        OutputError: the folder cannot be used.  RunError: its unfinished search is another one.
-        CheckpointError: no target, or one the checkpoint does not hold.  DataError: a target got no Gamma.
+        OutputError: the folder cannot be used.  RunError: its unfinished search is a different one.
+        CheckpointError: there is no target, or the checkpoint lacks one.  DataError: a target has no Gamma.
     """
     progress = progress or Progress()
     check_run_folder(folder, overwrite=overwrite)
@@ -127,7 +127,7 @@ def search(
     batches = task.calibration.batches
     run = task.settings.start(model, layers, backend, len(batches))
     description = task.description(backend)
-    with disk_errors_as_output_errors(folder), _gone_if_empty(folder):
+    with disk_errors_as_output_errors(folder), _removed_if_empty(folder):
         # only now: a model that cannot be searched must not cost the result of an earlier search
         if overwrite and folder.is_dir():
             shutil.rmtree(folder)
@@ -141,8 +141,8 @@ def search(
 
 
 @contextmanager
-def _gone_if_empty(folder: Path) -> Iterator[None]:
-    """A search that fails before anything was saved leaves no folder behind."""
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """Remove the folder of a search that fails before anything is saved."""
     try:
         yield
     except BaseException:
@@ -158,7 +158,7 @@ def run_samples(
     resume: Resume | None = None,
     save_every: float = SAVE_EVERY,
 ) -> list[float]:
-    """Take every sample in order, from where the last saved state left off, and return the losses."""
+    """Process every sample in order, from the last saved state on, and return the losses."""
     losses: list[float] = []
     start = 0
     if resume and (saved := resume.found()) is not None:
@@ -180,7 +180,7 @@ def run_samples(
             bar.advance(1, **shown)
             if resume and (now := time.monotonic()) >= next_save and sample + 1 < len(batches):
                 resume.save(sample + 1, run.tensors(), losses)
-                # the state of a large model takes minutes to write: never more than a twentieth of the time
+                # a large model's state takes minutes to write: spend at most a twentieth of the time on it
                 next_save = time.monotonic() + max(save_every, 20 * (time.monotonic() - now) if save_every else 0.0)
     return losses
 

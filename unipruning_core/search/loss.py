@@ -1,4 +1,4 @@
-"""What the searches that follow the language-model loss share: one forward and one backward a sample."""
+"""The base of the searches that use the language-model loss: one forward and one backward pass per sample."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class LossSearch(Search):
-    """One forward and one backward a sample, with V and tau held for every layer."""
+    """Search with one forward and one backward pass per sample, holding V and tau of every layer."""
 
     def prepare(self) -> None:
         super().prepare()
@@ -35,7 +35,7 @@ class LossSearch(Search):
         return loss, seen
 
     def _refuse_without_gradient(self, seen: dict[str, InputStatistics], reached: Sequence[bool]) -> None:
-        """Once a sample's backward is done: a layer that saw tokens and got no gradient would be judged without it."""
+        """Refuse, after a sample's backward pass, a layer that saw tokens but got no gradient."""
         missing = [
             layer.name
             for layer, ok in zip(self.layers, reached, strict=True)
@@ -43,13 +43,13 @@ class LossSearch(Search):
         ]
         if missing:
             raise ConfigError(
-                f"{len(missing)} of {len(self.layers)} target layers saw tokens but the loss has no gradient for them, "
-                f"the first is {missing[0]!r}: the model computes with operators made for inference; turn those off in "
-                "its code, or use --mode frozen"
+                f"{len(missing)} of {len(self.layers)} target layers saw tokens but got no gradient (first: "
+                f"{missing[0]!r}), because the model computes with operators made for inference; turn those off in its "
+                "code, or use --mode frozen"
             )
 
     def _statistics(self, position: int, seen: dict[str, InputStatistics]) -> InputStatistics | None:
-        """What this sample showed of a layer; None where it says nothing (an expert that no token chose)."""
+        """Return a layer's statistics from this sample; None if it has none (an expert that no token chose)."""
         layer = self.layers[position]
         if layer.name in seen and seen[layer.name].tokens:
             return seen[layer.name]
@@ -61,11 +61,11 @@ class LossSearch(Search):
         return {"steps": self.steps} | self._named("dual", self.duals) | self._named("threshold", self.thresholds)
 
     def _named(self, kind: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-        """One tensor a layer, by the layer's name and what it is."""
+        """Name one tensor per layer by the layer and its ``kind``."""
         return {f"{layer.name}.{kind}": tensor for layer, tensor in zip(self.layers, tensors, strict=True)}
 
     def _scratch(self) -> dict[str, Tensor]:
-        """The weights themselves, for a mode that moves them."""
+        """Return the weights themselves, for a mode that moves them."""
         return self._named("scratch", [layer.parameter.detach() for layer in self.layers])
 
     def outcomes(self) -> Iterator[Outcome]:
@@ -76,7 +76,7 @@ class LossSearch(Search):
 
 @contextmanager
 def on_gradient(layers: Sequence[Layer], use: Callable[[int], None]) -> Iterator[list[bool]]:
-    """Call ``use(position)`` as soon as a layer's gradient is complete, while the backward goes on; yields for which.
+    """Call ``use(position)`` once a layer's gradient is complete, during the backward pass; yield which were reached.
 
     By then autograd has made the gradient of the layer's input, so ``use`` may change the weight.
     """

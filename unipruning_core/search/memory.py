@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def held_parts(model_weights: int, sizes: Sequence[int], settings: Settings, width: int) -> dict[str, int]:
-    """Bytes a search holds from its first sample to its last, by what they are, activations not counted.
+    """Return the bytes a search holds from its first sample to its last, by kind, without activations.
 
     Args:
         model_weights: elements of the whole model.
@@ -29,7 +29,7 @@ def held_parts(model_weights: int, sizes: Sequence[int], settings: Settings, wid
 
 
 def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: Settings, dtype: torch.dtype) -> int:
-    """All of ``held_parts`` together, for a model on disk."""
+    """Return the sum of ``held_parts`` for a model on disk."""
     model_weights = loaded_bytes(checkpoint, dtype) // dtype.itemsize
     sizes = [target.size for target in targets]
     return sum(held_parts(model_weights, sizes, settings, dtype.itemsize).values())
@@ -42,23 +42,23 @@ def check_memory(
     dtype: torch.dtype,
     backend: Backend,
 ) -> list[int]:
-    """How many bytes of the model each of the backend's devices takes; refuse a search that cannot fit, with numbers.
+    """Return the bytes of the model that each device takes, or refuse a search that cannot fit, with numbers.
 
-    One device, the first, where the whole search fits it; else all of them, each by what it has free.
+    Only the first device if the whole search fits on it; otherwise all, in proportion to their free memory.
 
     Raises:
-        ConfigError: the devices have less free memory than the search holds even without activations.
+        ConfigError: the search exceeds the free memory of the devices even without activations.
     """
-    wanted, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type)
-    if free is None or wanted <= free:
-        return [wanted]
+    needed, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type)
+    if free is None or needed <= free:
+        return [needed]
     each = free_bytes_each(backend.device_type)
-    if wanted <= sum(each):
+    if needed <= sum(each):
         check_can_spread(len(each), backend.name)
         model = loaded_bytes(checkpoint, dtype)
-        return [one * model // wanted for one in each]
+        return [free_there * model // needed for free_there in each]
     several = f"{len(each)} {backend.name} devices" if len(each) > 1 else f"{backend.name} device"
     raise ConfigError(
-        f"the search would hold {wanted / GIB:.1f} GiB besides activations, but {max(free, sum(each)) / GIB:.1f} GiB "
-        f"are free on the {several}; {settings.memory_remedy}"
+        f"the search needs {needed / GIB:.1f} GiB besides activations, but only {max(free, sum(each)) / GIB:.1f} GiB "
+        f"is free on the {several}; {settings.memory_remedy}"
     )

@@ -1,10 +1,10 @@
-"""The local metrics by name, as the command line can read them; ``saliency.py`` has their mathematics."""
+"""The local metrics by name, for the command line too; ``saliency.py`` has their mathematics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SUBSET_FRACTION = 0.2  # of min(out, in): how many indices a random subset holds
+SUBSET_FRACTION = 0.2  # size of a random subset, as a fraction of min(out, in)
 
 
 @dataclass(frozen=True)

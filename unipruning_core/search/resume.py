@@ -1,4 +1,4 @@
-"""Where an unfinished search stands, kept in its run folder so that a killed process loses minutes, not hours."""
+"""Saved states of an unfinished search, in its run folder, so that a killed process loses minutes, not hours."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ TENSOR_FILE = "state.safetensors"
 class Resume:
     """The saved states of one run folder: ``resume-<sample>`` folders, of which the newest counts.
 
-    A state is complete under a temporary name before it gets its own, and the one before it is removed only then, so
-    at every moment one of the two can be read.
+    A state is completed under a temporary name before it gets its own, and only then is the previous one removed, so
+    one of the two can be read at every moment.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self.identity = folder, identity
 
     def save(self, sample: int, tensors: dict[str, Tensor], losses: list[float]) -> None:
-        """Record that ``sample`` samples are consumed."""
+        """Save the state after ``sample`` samples."""
         older = self._states()
         partial = self.folder / "resume.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -46,7 +46,7 @@ class Resume:
             shutil.rmtree(state)
 
     def found(self) -> dict[str, Any] | None:
-        """The newest saved state's description, or None where there is none.
+        """Return the newest saved state's description, or None if there is none.
 
         Raises:
             RunError: the state belongs to a search with other settings, model, text or versions.
@@ -56,17 +56,18 @@ class Resume:
             return None
         try:
             description: dict[str, Any] = json.loads((states[-1] / STATE_FILE).read_text(encoding="utf-8"))
-            theirs = description["identity"]
+            recorded = description["identity"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"the saved state {str(states[-1])!r} is damaged ({error}); start again with --overwrite"
             ) from error
-        for key in self.identity.keys() | theirs.keys():
-            mine, other = self.identity.get(key), theirs.get(key)
-            if mine != other:
+        for key in self.identity.keys() | recorded.keys():
+            expected, found = self.identity.get(key), recorded.get(key)
+            if found != expected:
                 raise RunError(
-                    f"{str(self.folder)!r} holds an unfinished search with another {key} ({other!r}, not {mine!r}); "
-                    "repeat the command it was started with, choose another --out, or discard it with --overwrite"
+                    f"{str(self.folder)!r} holds an unfinished search that differs in its {key} ({found!r}, "
+                    f"not {expected!r}); repeat the command it was started with, choose another --out, or discard it "
+                    "with --overwrite"
                 )
         return description
 

@@ -1,9 +1,9 @@
-"""The run folder: V and tau of every target with the settings that made them, enough for a mask of any sparsity.
+"""The run folder: V and tau of every target with the settings that produced them, enough for a mask of any sparsity.
 
 ``dual.safetensors`` holds V, float32 (out, in), under each weight's name in the checkpoint.  ``inputs.safetensors``
 holds n, float32 (in,), in the same way; only ``frozen`` knows it over all samples, so other runs lack the file.
 ``run.json`` holds tau, the settings, the fingerprints of model and text, versions and the checksums.  It is written
-last, so a folder that has it is complete.  The same search gives the same bytes: no file knows of time, host or place.
+last, so a folder that has it is complete.  The same search gives the same bytes: no file records time, host or path.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.forms import Scope
 
 FORMAT = "unipruning-run/2"
-FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it names no scope
+FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it has no scope
 TENSORS_FORMAT = "unipruning-run/1"  # of the tensor files, which have not changed since
 RUN_FILE = "run.json"
 DUAL_FILE = "dual.safetensors"
@@ -44,7 +44,7 @@ INPUTS_FILE = "inputs.safetensors"
 def write_run(
     folder: Path, targets: Sequence[Target], outcomes: Iterable[Outcome], description: dict[str, Any]
 ) -> None:
-    """Write a run folder's files; ``outcomes`` come in the order of ``targets`` and are taken one at a time."""
+    """Write a run folder's files; ``outcomes`` come in the order of ``targets`` and are consumed one at a time."""
     entries = []
     norms: list[Tensor] = []
 
@@ -81,7 +81,7 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[
         with TensorStream(partial, contents, {"format": TENSORS_FORMAT}) as stream:
             for tensor in tensors:
                 stream.append(tensor)
-    # half a file would make the folder one that the next search refuses
+    # with a partial file in it, the next search would refuse the folder
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -102,7 +102,7 @@ class Run:
         """Read and verify a run folder, checksum included.
 
         Raises:
-            RunError: not a run folder, an unfinished one, one of another version, or one with a changed byte.
+            RunError: the folder is not a run folder, is unfinished, has another format, or is damaged.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -111,14 +111,14 @@ class Run:
             )
         if not (folder / RUN_FILE).is_file():
             raise RunError(
-                f"{str(folder)!r} holds no {RUN_FILE}, so it is no run folder or its search has not finished; "
+                f"{str(folder)!r} has no {RUN_FILE}, so it is not a run folder or its search has not finished; "
                 "repeat the 'unipruning search' command, which resumes where it stopped"
             )
         try:
             description = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
             written = description.pop("checksum")
             if (version := description["format"]) not in (FORMAT, FORMAT_1):
-                raise RunError(f"{str(folder)!r} is of format {version!r}, but {FORMAT!r} is wanted; search again")
+                raise RunError(f"{str(folder)!r} is of format {version!r}, not {FORMAT!r}; search again")
             _compare(folder / RUN_FILE, _checksum(description), written)
             for name, written in description["files"].items():
                 _compare(folder / name, sha256(folder / name), written)
@@ -130,7 +130,8 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
             raise RunError(f"run folder {str(folder)!r} is damaged ({error}); search again") from error
         if missing or not run.targets:
-            raise RunError(f"run folder {str(folder)!r} lacks V for {missing[:1] or 'every target'}; search again")
+            lacking = repr(missing[0]) if missing else "every target"
+            raise RunError(f"run folder {str(folder)!r} lacks V for {lacking}; search again")
         return run
 
     @cached_property
@@ -148,18 +149,18 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        """Of the model the search ran on."""
+        """The fingerprint of the model that was searched."""
         return str(self.description["model"]["fingerprint"])
 
     @property
     def scope(self) -> Scope:
-        """What a bare percentage is taken of: what suits the mode that searched."""
+        """The scope of a bare percentage, which suits the mode of the search."""
         scope: Scope = self.description["scope"]
         return scope
 
     @property
     def provenance(self) -> dict[str, object]:
-        """How the run was made, for the files that come out of it."""
+        """How the run was made, for the files derived from it."""
         return {key: self.description[key] for key in ("settings", "model", "data", "backend", "versions")}
 
     @cached_property
@@ -167,7 +168,7 @@ class Run:
         """n, the root mean square of each input feature over all samples, (in,) float32 on the host, by target.
 
         Raises:
-            RunError: the search did not know it.
+            RunError: the search did not record them.
         """
         if INPUTS_FILE not in self.description["files"]:
             raise RunError(
@@ -177,11 +178,13 @@ class Run:
         norms = {name: read_tensor(info) for name, info in read_header(self.folder / INPUTS_FILE)[0].items()}
         for target in self.targets:
             if target.name not in norms or norms[target.name].shape != (target.shape[1],):
-                raise RunError(f"run folder {str(self.folder)!r} lacks n for {target.name!r}; search again")
+                raise RunError(
+                    f"run folder {str(self.folder)!r} lacks the input norms of {target.name!r}; search again"
+                )
         return norms
 
     def score(self, name: str) -> Tensor:
-        """abs(Gamma) = max(abs(V) - tau, 0), (out, in) float32 on the host."""
+        """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
         return read_tensor(self.tensors[name]).abs_().sub_(self.thresholds[name]).clamp_min_(0.0)
 
 
@@ -189,9 +192,9 @@ def _checksum(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _compare(path: Path, found: str, written: str) -> None:
-    if found != written:
+def _compare(path: Path, actual: str, written: str) -> None:
+    if actual != written:
         raise RunError(
-            f"{str(path)!r} is damaged: its checksum is {found[:12]}…, but {written[:12]}… was written; "
+            f"{str(path)!r} is damaged: its checksum is {actual[:12]}… instead of {written[:12]}…; "
             "restore it from a copy, or search again"
         )

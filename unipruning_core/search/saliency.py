@@ -1,4 +1,4 @@
-r"""Local saliency: every metric as two vectors and one scale, so that S is never formed.
+r"""Local saliency: every metric as three vectors, so that S is never formed.
 
 .. math:: S_{ij} \propto |W_{ij}| (r_i p_j + q_j), \qquad \operatorname{mean}(S) = 1
 
@@ -51,10 +51,10 @@ def saliency_factors(
     weight: Tensor,  # (out, in), any float
     input_norm: Tensor,  # (in,), float32, n
     backend: Backend,
-    generator: torch.Generator,  # on the host; drawn from only by a metric with random subsets
-    sums: Sums | None = None,  # of this weight and norm, where they are known already
+    generator: torch.Generator,  # on the host; used only by a metric with random subsets
+    sums: Sums | None = None,  # of this weight and norm, if already known
 ) -> Factors:
-    """The vectors of ``metric`` for one matrix, with mean(S) = 1 (S = 0 where nothing is left to normalise)."""
+    """Return the vectors of ``metric`` for one matrix, with mean(S) = 1 (S = 0 if there is nothing to normalise)."""
     feature, rows, columns, weighted_rows = sums or whole_sums(metric, weight, input_norm, backend)
     if metric.relative:
         p = feature
@@ -71,7 +71,7 @@ def saliency_factors(
 
 
 def whole_sums(metric: Metric, weight: Tensor, input_norm: Tensor, backend: Backend) -> Sums:
-    """The power of n that the metric takes, (in,), and what ``abs_sums`` makes of it."""
+    """Return the metric's power of n, (in,), and the ``abs_sums`` with it."""
     feature = input_norm.pow(metric.exponent) if metric.uses_inputs else torch.ones_like(input_norm)
     return feature, *backend.abs_sums(weight, feature)
 

@@ -1,7 +1,7 @@
-"""What a mode can be told and what it costs: the part of every mode that the command line reads, without torch.
+"""The settings and costs of a mode: the part of it that the command line reads, without torch.
 
 A mode is a subclass of ``Settings`` with its own fields, each made by ``setting``.  Flags, defaults, ranges, help
-lines, ``KEY=VALUE`` words and the record in run.json all come from these fields (``choice.py``).
+lines, ``KEY=VALUE`` pairs and the record in run.json all come from these fields (``choice.py``).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from unipruning_core.search.base import Search
     from unipruning_core.storage.checkpoint import Target
 
-KINDS: Mapping[str, tuple[type, str]] = {  # by the annotation of a field: its type, and what a message calls it
+KINDS: Mapping[str, tuple[type, str]] = {  # by a field's annotation: its type, and its name in messages
     "float": (float, "a number"),
     "int": (int, "a whole number"),
-    "str": (str, "a word"),
+    "str": (str, "a string"),
 }
 SEED_RANGE = "[0, inf)"
 
@@ -36,13 +36,13 @@ def setting(
     default: float | int | str,
     help: str,
     *,
-    within: str = "",  # an interval such as "(0, 1]", of numbers
+    within: str = "",  # an interval of numbers, such as "(0, 1]"
     choices: Iterable[str] = (),
-    published: float | None = None,  # shown where a value is refused
-    formerly: Sequence[str] = (),  # earlier names, still understood
+    published: float | None = None,  # shown when a value is refused
+    formerly: Sequence[str] = (),  # earlier names, still accepted
     metavar: str = "",
 ) -> Any:
-    """A field of a settings dataclass: its default, what help says of it, and what is refused."""
+    """Declare a field of a settings dataclass: its default, its line of help, and the values it accepts."""
     about = {
         "help": help,
         "within": within,
@@ -55,30 +55,31 @@ def setting(
 
 
 def check_fields(settings: Any) -> None:
-    """Refuse a value of another type or outside its range.
+    """Refuse a value of the wrong type or out of range.
 
     Raises:
-        ConfigError: the first such field, as a sentence.
+        ConfigError: names the first such field.
     """
     for item in fields(settings):
         value: Any = getattr(settings, item.name)
-        label = item.name.replace("_", " ")
+        label = f"--{item.name.replace('_', '-')}"
         kind, called = KINDS[str(item.type)]
         if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
             raise ConfigError(f"{label} must be {called}, not {value!r}")
         if (choices := item.metadata["choices"]) and value not in choices:
-            raise ConfigError(f"{label} is one of {', '.join(choices)}, not {value!r}")
+            raise ConfigError(f"{label} must be one of {', '.join(choices)}: {value!r}")
         if (interval := item.metadata["within"]) and not _lies_in(value, interval):
             published = item.metadata["published"]
             hint = "" if published is None else f"; the published value is {published:g}"
-            raise ConfigError(f"{label} must be {bounds(interval)}, not {value}{hint}")
+            verb = "lie" if bounds(interval).startswith("in") else "be"
+            raise ConfigError(f"{label} must {verb} {bounds(interval)}: {value}{hint}")
 
 
 def converted(item: Field[Any], text: str, name: str) -> float | int | str:
-    """A word of the command line as the field's type; ``name`` is what a message calls it.
+    """Convert text of the command line to the field's type; ``name`` is the field's name in messages.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the text cannot be converted.
     """
     kind, called = KINDS[str(item.type)]
     try:
@@ -89,7 +90,7 @@ def converted(item: Field[Any], text: str, name: str) -> float | int | str:
 
 
 def bounds(interval: str) -> str:
-    """An interval as help and messages say it."""
+    """Return an interval in the words of help and messages."""
     if not interval.endswith("inf)"):
         return f"in {interval}"
     low = interval[1:].partition(",")[0]
@@ -107,30 +108,30 @@ class Settings(ABC):
     """Everything that decides the outcome of a search besides the model, the text and the backend.
 
     Raises:
-        ConfigError: a value of another type or outside its range.
+        ConfigError: a value is of the wrong type or out of range.
     """
 
     mode: ClassVar[str]  # its name on the command line
-    summary: ClassVar[str]  # what help says of it
-    remark: ClassVar[str] = ""  # what is said beside the summary when a search begins
-    scope: ClassVar[Scope] = "matrix"  # of a bare percentage; "global" where scores compare between matrices
-    follows_loss: ClassVar[bool]  # whether a sample needs a backward
-    moves_weights: ClassVar[bool] = False  # whether the weights of the model it is given change
-    memory_remedy: ClassVar[str] = "--mode frozen holds less"  # said where the device is too small
+    summary: ClassVar[str]  # its line in help
+    remark: ClassVar[str] = ""  # added to the summary when a search begins
+    scope: ClassVar[Scope] = "matrix"  # of a bare percentage; "global" if scores are comparable between matrices
+    follows_loss: ClassVar[bool]  # whether a sample needs a backward pass
+    moves_weights: ClassVar[bool] = False  # whether it changes the weights of its model
+    memory_remedy: ClassVar[str] = "--mode frozen needs less"  # shown if memory is too small
 
     metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)
     step_size: float = setting(0.01, "κ, step size of the dual variable", within="(0, 1]", published=0.01)
-    seed: int = setting(0, "seed of the order of the text and of random subsets", within=SEED_RANGE)
+    seed: int = setting(0, "random seed for the order of the text and for random subsets", within=SEED_RANGE)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     @abstractmethod
     def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
-        """The search itself, ready for its first sample."""
+        """Return the search, ready for its first sample."""
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
-        """Bytes held from the first sample to the last besides the model and activations, by what they are.
+        """Return the bytes held from the first sample to the last, by kind, besides the model and activations.
 
         Args:
             sizes: elements of each target.
@@ -139,10 +140,9 @@ class Settings(ABC):
         return {}
 
     def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
-        """The fewest bytes a step moves, a target weight: each matrix read and written once by each operation.
+        """Return the least memory traffic of a step by operation, in bytes per target weight.
 
-        With w the ``width``, sums read W; a random subset is read, written and read; the mirror step reads W and V and
-        writes V.
+        Sums read W; a random subset is read, written and read again; the mirror step reads W and V and writes V.
         """
         parts = {"abs_sums": float(width)}
         if METRICS[self.metric].random_subsets:
@@ -151,34 +151,34 @@ class Settings(ABC):
         return parts | {"mirror_step": float(8 + width)}
 
     def steps(self, samples: int) -> int:
-        """Mirror steps of each matrix."""
+        """Return the number of mirror steps of each matrix."""
         return samples
 
     def threshold_rank(self, numel: int) -> int | None:
-        """The rank in |V| of the next threshold τ; None where τ is fixed."""
+        """Return the rank in |V| of the next threshold τ, or None if τ is fixed."""
         return None
 
     def patterns(self) -> tuple[SemiStructured, ...]:
-        """The N:M patterns that the search follows, which every target has to fit."""
+        """Return the N:M patterns that the search follows, which every target must fit."""
         return ()
 
     def check(self, targets: Sequence[Target]) -> None:
-        """Refuse layers that do not fit a pattern of the settings.
+        """Refuse targets that do not fit a pattern of the settings.
 
         Raises:
-            ConfigError: a pattern does not divide the inputs of a layer.
+            ConfigError: the inputs of a target are not a multiple of M.
         """
         for pattern in self.patterns():
             pattern.check(targets)
 
     def to_json(self) -> dict[str, Any]:
-        """The record in run.json: the mode and its own fields."""
+        """Return the record for run.json: the mode and its own fields."""
         return {"mode": self.mode, **asdict(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantileSettings(Settings):
-    """What the modes share whose threshold τ is a quantile of |V|."""
+    """Settings shared by the modes whose threshold τ is a quantile of |V|."""
 
     quantile: float = setting(0.001, "λ, fraction of |V| below the threshold τ", within="[0, 1)", published=0.001)
 
@@ -187,10 +187,10 @@ class QuantileSettings(Settings):
 
 
 def pattern_of(text: str, what: str) -> SemiStructured:
-    """Read N:M.
+    """Parse an N:M pattern; ``what`` is its name in messages.
 
     Raises:
-        ConfigError: the text is something else.
+        ConfigError: the text is not N:M.
     """
     if (pattern := parse_pattern(text)) is None:
         raise ConfigError(f"{what} must be N:M, such as 2:4, not {text!r}")

@@ -1,4 +1,4 @@
-"""The modes of a search, one file each; ``MODES`` is where they are registered, in the order help lists them."""
+"""The modes of a search, one file each; ``MODES`` registers them, in the order in which help lists them."""
 
 from unipruning_core.search.modes.coupled import CoupledSettings
 from unipruning_core.search.modes.drift import DriftSettings

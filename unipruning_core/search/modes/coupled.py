@@ -1,4 +1,4 @@
-"""``coupled``: weights and Γ pull at each other, as the paper writes it."""
+"""``coupled``: weights and Γ pull on each other, as written in the paper."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CoupledSettings(Settings):
-    """Settings of ``--mode coupled``; ``step_size`` is alpha * rho here, ``learning_rate`` alpha * kappa."""
+    """Settings of ``--mode coupled``; here ``step_size`` is alpha * rho and ``learning_rate`` alpha * kappa."""
 
     mode: ClassVar[str] = "coupled"
-    summary: ClassVar[str] = "weights and Γ pull at each other, as the paper writes it; 6 bytes a weight"
+    summary: ClassVar[str] = "weights and Γ pull on each other, as written in the paper; 6 bytes per weight"
     remark: ClassVar[str] = "feedback gives better masks"
     follows_loss: ClassVar[bool] = True
     moves_weights: ClassVar[bool] = True
 
-    learning_rate: float = setting(1e-4, "step of the weights, α·κ", within="[0, inf)")
+    learning_rate: float = setting(1e-4, "step size of the weights, α·κ", within="[0, inf)")
     coupling: float = setting(1e-5, "ρ, strength of the pull between weights and Γ", within="[0, inf)")
     soft_threshold: float = setting(0.001, "λ, soft threshold on |V|", within="[0, inf)")
 

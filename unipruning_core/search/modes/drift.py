@@ -1,4 +1,4 @@
-"""``drift``: a scratch copy of the weights follows the loss by AdamW, as published."""
+"""``drift``: AdamW moves a scratch copy of the weights to lower the loss, as published."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class DriftSettings(QuantileSettings):
 
     mode: ClassVar[str] = "drift"
     summary: ClassVar[str] = (
-        "as published: a scratch copy of the weights follows the loss by AdamW; 14 bytes a weight in bfloat16"
+        "as published: AdamW moves a scratch copy of the weights to lower the loss; 14 bytes per weight in bfloat16"
     )
     remark: ClassVar[str] = "feedback gives better masks at the same cost"
     follows_loss: ClassVar[bool] = True
     moves_weights: ClassVar[bool] = True
-    memory_remedy: ClassVar[str] = "--mode frozen holds a seventh of it"
+    memory_remedy: ClassVar[str] = "--mode frozen needs a seventh of the memory"
 
-    learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights", within="[0, inf)")
+    learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights fixed", within="[0, inf)")
     max_grad_norm: float = setting(
         1.0, "clip the gradient norm of all targets together to this value; 0 disables clipping", within="[0, inf)"
     )
@@ -45,7 +45,7 @@ class DriftSettings(QuantileSettings):
     @property
     def regulariser(self) -> SemiStructured:
         """The N:M pattern that the proximal step pulls towards."""
-        return pattern_of(self.prox_pattern, "the regulariser's pattern")
+        return pattern_of(self.prox_pattern, "--prox-pattern")
 
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.regulariser,) if self.prox_strength else ()
@@ -56,7 +56,7 @@ class DriftSettings(QuantileSettings):
         return DriftSearch(model, layers, self, backend, samples)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
-        """V, both moments, and the gradient where clipping keeps it: w + 12 bytes a weight, or 12."""
+        """Return V, both moments, and the gradient if clipping keeps it: 2 w + 8 bytes per weight, or w + 8 without."""
         total = sum(sizes)
         parts = {"dual": 4 * total}
         if self.learning_rate:
@@ -64,7 +64,7 @@ class DriftSettings(QuantileSettings):
         return parts | ({"gradient": width * total} if self.max_grad_norm else {})
 
     def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
-        """AdamW reads the gradient, and reads and writes W and both moments."""
+        """Return the traffic, where AdamW reads the gradient, and reads and writes W and both moments."""
         parts = super().step_bytes(targets, width)
         if self.max_grad_norm:
             parts["gradient norm"] = float(width)

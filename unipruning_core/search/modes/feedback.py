@@ -28,15 +28,15 @@ class FeedbackSettings(QuantileSettings):
     mode: ClassVar[str] = "feedback"
     summary: ClassVar[str] = (
         "gradients at the masked weights while sparsity rises: the best masks, one budget for all matrices; 14 bytes "
-        "a weight in bfloat16"
+        "per weight in bfloat16"
     )
-    # the scores have the unit of the loss, so they compare between matrices
+    # the scores have the unit of the loss, so they are comparable between matrices
     scope: ClassVar[Scope] = "global"
     follows_loss: ClassVar[bool] = True
-    memory_remedy: ClassVar[str] = "--mode frozen holds a seventh of it"
+    memory_remedy: ClassVar[str] = "--mode frozen needs a seventh of the memory"
 
     metric: str = setting("wanda", f"local metric: {', '.join(METRICS)}", choices=METRICS)
-    learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights", within="[0, inf)")
+    learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights fixed", within="[0, inf)")
     ramp_sparsity: float = setting(0.7, "sparsity ratio at the end of the ramp", within="[0, 1)")
     ramp_fraction: float = setting(
         0.5, "fraction of the samples over which sparsity rises", within="(0, 1]", formerly=["ramp_share"]
@@ -50,7 +50,9 @@ class FeedbackSettings(QuantileSettings):
     drift_weight: float = setting(
         0.0075, "b, weight of the drift's direction in the score", within="[0, inf)", formerly=["pull"]
     )
-    pattern: str = setting("", "search for this pattern; without one, for unstructured sparsity", metavar="N:M")
+    pattern: str = setting(
+        "", "pattern to search for; without one, the search is for unstructured sparsity", metavar="N:M"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,8 +60,8 @@ class FeedbackSettings(QuantileSettings):
 
     @property
     def ramp_pattern(self) -> SemiStructured | None:
-        """The N:M pattern within which the ramp takes weights away."""
-        return pattern_of(self.pattern, "the pattern of a search") if self.pattern else None
+        """The N:M pattern within which the ramp masks weights."""
+        return pattern_of(self.pattern, "--pattern") if self.pattern else None
 
     @property
     def most_sparse(self) -> float:
@@ -68,9 +70,9 @@ class FeedbackSettings(QuantileSettings):
         return self.ramp_sparsity if pattern is None else min(self.ramp_sparsity, 1 - pattern.n / pattern.m)
 
     def rows_fraction(self, weights: int) -> float:
-        """The fraction of a matrix's rows that the ramp's threshold is taken from, where all targets have ``weights``.
+        """Return the fraction of every matrix's rows that give the ramp's threshold, for ``weights`` in all targets.
 
-        All rows where the targets are few.
+        All rows if there are few weights.
         """
         return min(1.0, max(ROWS_FRACTION, LEAST_WEIGHTS / weights))
 
@@ -84,26 +86,26 @@ class FeedbackSettings(QuantileSettings):
         return kind(model, layers, self, backend, samples)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
-        """V, both moments and the drift, 2 w + 8 bytes a weight, and one matrix more; no gradient is kept.
+        """Return V, both moments and the drift, 2 w + 8 bytes per weight, and one matrix more; no gradient is kept.
 
-        Where the weights stay (learning rate 0) a second dual takes the place of moments and drift.
+        With learning rate 0, a second dual replaces moments and drift.
         """
         total = sum(sizes)
-        own = (
+        extra = (
             {"moments": (width + 4) * total, "drift": width * total}
             if self.learning_rate
             else {"second dual": 4 * total}
         )
         return (
             {"dual": 4 * total}
-            | own
+            | extra
             | {"gradient, masked weights and score of one matrix": (2 * width + 4) * max(sizes)}
         )
 
     def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
-        """AdamW reads the gradient, and reads and writes the drift and both moments.
+        """Return the traffic, where AdamW reads the gradient, and reads and writes the drift and both moments.
 
-        The score is blended afresh for each of three histograms of some rows, and for both masks: forward, backward.
+        The score is blended anew for each of three histograms of some rows, and for the masks of both passes.
         """
         parts = super().step_bytes(targets, width)
         drifts = bool(self.learning_rate)
@@ -112,8 +114,8 @@ class FeedbackSettings(QuantileSettings):
         else:
             parts["mirror_step of the second dual"] = float(8 + 2 * width)
         terms = 2 if drifts else 0  # the weight and its drift
-        share = self.rows_fraction(sum(target.size for target in targets))
-        parts["budget"] = share * 3 * (12 + terms * width + 4)
+        fraction = self.rows_fraction(sum(target.size for target in targets))
+        parts["budget"] = fraction * 3 * (12 + terms * width + 4)
         parts["masked weights"] = float(2 * (12 + terms * width + 5 + 1 + (terms or 1) * width + width))
         if drifts:
             parts["drifting weights"] = float(3 * width)

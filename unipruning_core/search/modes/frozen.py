@@ -1,4 +1,4 @@
-"""``frozen``: the weights stay and no gradient is taken; Wanda, RIA or averaged stochRIA."""
+"""``frozen``: fixed weights and no gradient; Wanda, RIA or averaged stochRIA."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FrozenSettings(QuantileSettings):
     """Settings of ``--mode frozen``."""
 
     mode: ClassVar[str] = "frozen"
-    summary: ClassVar[str] = "forward only, the weights stay: Wanda, RIA or averaged stochRIA; 2 bytes a weight"
-    remark: ClassVar[str] = "the cheapest; feedback gives better masks"
+    summary: ClassVar[str] = "forward passes only, fixed weights: Wanda, RIA or averaged stochRIA; 2 bytes per weight"
+    remark: ClassVar[str] = "the cheapest mode; feedback gives better masks"
     follows_loss: ClassVar[bool] = False
     memory_remedy: ClassVar[str] = "use a machine with more memory, or --dtype bfloat16"
 
