@@ -2,7 +2,7 @@
 
     masks = unipruning.prune(model, tokenizer, sparsity="60%", data="calibration.jsonl")
 
-Everything here is made when it is first asked for: importing this package imports no torch.
+Names are resolved on first use, so importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Python way in: on disk and in memory, the same masks, the same sentences, and nothing left changed."""
+"""The Python functions: the same masks and messages on disk and in memory, and no change left behind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def named(place):
 
 
 def state(model):
-    """Of each parameter its weight, whether it asks for a gradient, and the gradient."""
+    """Each parameter's weight, ``requires_grad`` and gradient."""
     return [
         (p.detach().clone(), p.requires_grad, p.grad if p.grad is None else p.grad.clone()) for p in model.parameters()
     ]
@@ -58,15 +58,15 @@ def test_a_model_in_memory_gets_the_masks_of_the_same_model_on_disk(place, mode,
     written = unipruning.prune(
         str(place / "model"), sparsity=SPARSITIES, mode=mode, out=tmp_path / "out", dtype="float32", **named(place)
     )
-    for one, sparsity in zip(written, SPARSITIES, strict=True):
+    for projected, sparsity in zip(written, SPARSITIES, strict=True):
         model, tokenizer = loaded(place)
         masks = unipruning.prune(model, tokenizer, sparsity=sparsity, mode=mode, **named(place))
-        on_disk = AutoModelForCausalLM.from_pretrained(one.path)
+        on_disk = AutoModelForCausalLM.from_pretrained(projected.path)
         for (name, here), there in zip(model.named_parameters(), on_disk.parameters(), strict=True):
             assert torch.equal(here, there), name
             if name in masks:
                 assert not here[~masks[name]].any()
-        stored = unipruning.read_masks(one.path)
+        stored = unipruning.read_masks(projected.path)
         for target in stored.targets:
             name = target.name if target.name in masks else f"transformer.{target.name}"
             mask = masks[name].t() if target.transposed else masks[name]
@@ -74,7 +74,7 @@ def test_a_model_in_memory_gets_the_masks_of_the_same_model_on_disk(place, mode,
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_search_leaves_a_model_in_memory_as_it_was(place, mode):
+def test_a_search_leaves_a_model_in_memory_unchanged(place, mode):
     model, tokenizer = loaded(place)
     model.train()
     model.lm_head.eval()
@@ -85,10 +85,10 @@ def test_a_search_leaves_a_model_in_memory_as_it_was(place, mode):
     before, training = state(model), [module.training for module in model.modules()]
     moved = {"learning_rate": 0.1} if MODES[mode].follows_loss else {}
     scores = unipruning.search(model, tokenizer, mode=mode, **moved, **named(place))
-    for (weight, asked, gradient), (now, asks, found) in zip(before, state(model), strict=True):
+    for (weight, required, gradient), (now, requires, kept) in zip(before, state(model), strict=True):
         assert torch.equal(weight, now)
-        assert asked == asks
-        assert same(gradient, found)
+        assert required == requires
+        assert same(gradient, kept)
     assert training == [module.training for module in model.modules()]
     assert len(scores.losses) == (4 if MODES[mode].follows_loss else 0)
     unipruning.project(model, scores, sparsity="50%", progress=False)
@@ -151,13 +151,13 @@ def test_progress_is_shown_on_standard_error_unless_it_is_turned_off(place, capf
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"out": "there"}, "out=... is for a model on disk"),
+        ({"out": "there"}, "out=... is for a model on disk; omit it for a model in memory"),
         ({"run": "there"}, "run=... is for a model on disk"),
-        ({"sparsity": ["50%", "60%"]}, "a model in memory takes one sparsity"),
+        ({"sparsity": ["50%", "60%"]}, "a model in memory takes one sparsity, not 2"),
         ({"sparsity": "0.6"}, "sparsity '0.6' is neither"),
         ({"sparsity": "3:16"}, "needs a multiple of 16 inputs"),
         ({"mode": "frozen", "coupling": 1.0}, "--coupling is for --mode coupled"),
-        ({"mode": unipruning.FrozenSettings(), "seed": 1}, "FrozenSettings already: seed"),
+        ({"mode": unipruning.FrozenSettings(), "seed": 1}, "inside the FrozenSettings passed as mode: seed"),
         ({"backend": "abacus"}, "no backend is called 'abacus'"),
         ({"data": "nowhere.txt"}, "nowhere.txt"),
         ({"samples": 0}, "needs --samples >= 1"),

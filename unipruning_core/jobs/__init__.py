@@ -1,1 +1,1 @@
-"""Whole jobs, from names to results."""
+"""Complete jobs, from names to results."""

@@ -1,4 +1,4 @@
-"""What Python users call and the command line is built on: the flags as keywords, for models on disk or in memory."""
+"""The Python functions that the command line is built on: its flags as keywords, for models on disk or in memory."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     from unipruning_core.projection.project import Projected
     from unipruning_core.sparsity.parse import Sparsity
 
-    Named: TypeAlias = "str | os.PathLike[str]"  # a folder, or a name on the hub
-    Texts: TypeAlias = "str | Sequence[str]"  # a file, a data set of the hub, or texts in memory
-    Asked: TypeAlias = "str | Sparsity | Sequence[str | Sparsity]"
+    Named: TypeAlias = "str | os.PathLike[str]"  # a folder, or a hub id
+    Texts: TypeAlias = "str | Sequence[str]"  # a file, a data set on the hub, or texts in memory
+    Ratios: TypeAlias = "str | Sparsity | Sequence[str | Sparsity]"
 
 
 @overload
-def prune(model: Named, tokenizer: None = None, *, sparsity: Asked, out: Named, **options: Any) -> list[Projected]: ...
+def prune(model: Named, tokenizer: None = None, *, sparsity: Ratios, out: Named, **options: Any) -> list[Projected]: ...
 @overload
-def prune(model: PreTrainedModel, tokenizer: Any, *, sparsity: Asked, **options: Any) -> dict[str, Tensor]: ...
+def prune(model: PreTrainedModel, tokenizer: Any, *, sparsity: Ratios, **options: Any) -> dict[str, Tensor]: ...
 def prune(
     model: Named | PreTrainedModel,
     tokenizer: Any = None,
     *,
-    sparsity: Asked,
+    sparsity: Ratios,
     data: Texts = "c4",
     out: Named | None = None,
     run: Named | None = None,
@@ -65,56 +65,53 @@ def prune(
     """Search a model for the saliency of its weights, and prune it.
 
     Args:
-        model: a folder with safetensors weights or a hub id, which is pruned from file to file; or a ``transformers``
-            model in memory, which is masked in place: pruned weights become 0, kept weights are not touched.
-        tokenizer: of a model in memory.
-        sparsity: "60%", "60%/matrix", "60%/row", "60%/global", "2:4", "@budget.json", "2:4+dense@45%", or several for
-            a model on disk.
-        data: calibration text: a .jsonl, .parquet or text file, "wikitext2", "c4", a data set of the hub, or a list of
+        model: a folder with safetensors weights or a hub id, which is pruned into ``out``; or a ``transformers`` model
+            in memory, which is masked in place: pruned weights become 0, kept weights are not touched.
+        tokenizer: the tokenizer of a model in memory.
+        sparsity: "60%", "60%/matrix", "60%/row", "60%/global", "2:4", "@budget.json", "2:4+dense@45%", or a list of
+            them for a model on disk.
+        data: calibration text: a .jsonl, .parquet or text file, "wikitext2", "c4", a data set on the hub, or a list of
             strings.
-        out: the folder to write; only for a model on disk, which needs it.
-        run: the run folder that keeps the search (default: ``out`` with "-run" after it).
-        mode: "feedback" (default), "drift", "frozen", "coupled", or the settings of one, such as
+        out: the output folder; required for a model on disk, not allowed for one in memory.
+        run: the run folder that keeps the search of a model on disk (default: ``out`` with "-run" appended).
+        mode: "feedback" (default), "drift", "frozen", "coupled", or a settings object, such as
             ``FrozenSettings(metric="wanda")``.
-        samples: calibration samples, of ``seq_len`` tokens each (default: 2048, or all positions of the model).
-        packing: "packed" cuts the documents, end to end, to samples; "document" takes one document a sample.
-        split: of a data set of the hub (default: "train").
-        text_column: the column that holds the text (default: "text").
-        backend: a name of ``unipruning backends`` (default: $UNIPRUNING_BACKEND, else the best).
-        dtype: to load the weights in: "auto", "float32", "bfloat16" or "float16".
+        samples: calibration samples, each of ``seq_len`` tokens (default: 2048, or all positions if a model has fewer).
+        packing: "packed" joins the documents and cuts them into samples; "document" takes one document per sample.
+        split: split of a data set on the hub (default: "train").
+        text_column: the column that holds the text (default: "text", or else the only column of strings).
+        backend: a name that ``unipruning backends`` lists (default: $UNIPRUNING_BACKEND, or else the best).
+        dtype: dtype to load the weights in: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that comes with the model.
         overwrite: replace what an earlier call wrote.
-        save_every: seconds between two saved states of an unfinished search on disk.
-        progress: show bars and notes; or a ``Progress`` of your own.
-        settings: of the mode, as its flags are named, such as ``learning_rate=1e-4`` or ``seed=1``.
+        save_every: seconds between saved states of an unfinished search on disk.
+        progress: whether to show bars and notes; or a ``Progress`` of your own.
+        settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
 
     Returns:
         For a model on disk, what was written for each sparsity.  For a model in memory, the masks by parameter name:
-        bool, in the parameter's shape, on the host; True is kept.
+        bool, in the parameter's shape, on the host; True means kept.
 
     Raises:
-        UnipruningError: one sentence on what is wrong, before anything expensive wherever that can be known.
+        UnipruningError: says in one sentence what is wrong, before any expensive work if possible.
 
-    Source: mirror descent of one dual variable a weight (UniPruning, arXiv 2510.03291); ``docs/using.md`` has the
-    mathematics of the modes.
+    Source: mirror descent on one dual variable per weight (UniPruning, arXiv 2510.03291); see ``docs/using.md``.
     """
-    chosen, shown = _settings(mode, settings), as_progress(progress)
-    wanted, text = _sparsities(sparsity), DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
+    chosen, shown, sparsities = _settings(mode, settings), as_progress(progress), _sparsities(sparsity)
+    text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     if not isinstance(model, str | os.PathLike):
         _only_on_disk(out=out, run=run)
-        if len(wanted) > 1:
-            raise ConfigError("a model in memory takes one sparsity; search() gives scores to project again and again")
-        live = InMemory(model, tokenizer, backend, shown)
-        live.check(wanted)
-        return in_memory.project_in_memory(live, in_memory.search_in_memory(live, text, chosen), wanted[0])
+        single, live = _single(sparsities), InMemory(model, tokenizer, backend, shown)
+        live.check(sparsities)
+        return in_memory.project_in_memory(live, in_memory.search_in_memory(live, text, chosen), single)
     if out is None:
-        raise ConfigError("a model on disk is pruned into a folder; pass out=...")
+        raise ConfigError("a model on disk needs an output folder; pass out=...")
     folder = Path(out)
     return on_disk.prune_on_disk(
         OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, shown),
         text,
         chosen,
-        wanted,
+        sparsities,
         folder.with_name(f"{folder.name}-run") if run is None else Path(run),
         folder,
         overwrite=overwrite,
@@ -149,15 +146,15 @@ def search(
     """Find the saliency Γ of every target weight, once for all sparsities.
 
     Args:
-        out: the run folder to write, from which ``project`` and the command line read; a model on disk needs it.
+        out: the run folder to write, which ``project`` and the command line read; required for a model on disk.
 
-    The others are those of ``prune``.  A model in memory is afterwards as it was.
+    The other arguments are those of ``prune``.  A model in memory is left unchanged.
 
     Returns:
-        Scores: for each target a float32 matrix (out, in), the magnitude of Γ.  Hand them to ``project``.
+        The scores to pass to ``project``: for each target the magnitude of Γ, (out, in) float32.
 
     Raises:
-        UnipruningError: one sentence on what is wrong, before anything expensive wherever that can be known.
+        UnipruningError: says in one sentence what is wrong, before any expensive work if possible.
     """
     chosen, shown = _settings(mode, settings), as_progress(progress)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
@@ -165,7 +162,7 @@ def search(
         _only_on_disk(out=out)
         return in_memory.search_in_memory(InMemory(model, tokenizer, backend, shown), text, chosen)
     if out is None:
-        raise ConfigError("the search of a model on disk is kept in a run folder; pass out=...")
+        raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
     return on_disk.search_on_disk(
         OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, shown),
         text,
@@ -181,7 +178,7 @@ def project(
     model: Named,
     scores: Named | Scores,
     *,
-    sparsity: Asked,
+    sparsity: Ratios,
     out: Named,
     backend: str | None = None,
     trust_remote_code: bool = False,
@@ -193,7 +190,7 @@ def project(
     model: PreTrainedModel,
     scores: Named | Scores,
     *,
-    sparsity: Asked,
+    sparsity: Ratios,
     backend: str | None = None,
     progress: bool | Progress = True,
 ) -> dict[str, Tensor]: ...
@@ -201,39 +198,36 @@ def project(
     model: Named | PreTrainedModel,
     scores: Named | Scores,
     *,
-    sparsity: Asked,
+    sparsity: Ratios,
     out: Named | None = None,
     backend: str | None = None,
     trust_remote_code: bool = False,
     overwrite: bool = False,
     progress: bool | Progress = True,
 ) -> list[Projected] | dict[str, Tensor]:
-    """Prune a model by scores: those of a search, or your own.
-
-    Of each target the weights with the largest scores stay, with exact counts; ties go to the lower index.
+    """Keep the weights with the largest scores, of a search or your own; counts are exact, ties go to the lower index.
 
     Args:
         model: as in ``prune``.
-        scores: a run folder, what ``search`` returned, or any object with the members of ``Scores``.
-        sparsity: as in ``prune``; several for a model on disk.
-        out: the folder to write, for a model on disk; for several sparsities each gets a folder of its own inside.
+        scores: a run folder, the result of ``search``, or any object with the members of ``Scores``.
+        sparsity: as in ``prune``.
+        out: the output folder for a model on disk; with several sparsities, each gets a subfolder.
 
     Returns:
-        As ``prune``.
+        As in ``prune``.
 
     Raises:
-        UnipruningError: the scores are of another model, a sparsity does not fit, or the output cannot be written.
+        UnipruningError: the scores are for another model, a sparsity does not fit, or the output cannot be written.
     """
-    wanted, shown = _sparsities(sparsity), as_progress(progress)
+    sparsities, shown = _sparsities(sparsity), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
         _only_on_disk(out=out)
-        if len(wanted) > 1:
-            raise ConfigError("a model in memory takes one sparsity; pass one")
-        return in_memory.project_in_memory(InMemory(model, None, backend, shown), _scores(scores), wanted[0])
+        single, live = _single(sparsities), InMemory(model, None, backend, shown)
+        return in_memory.project_in_memory(live, _scores(scores), single)
     if out is None:
-        raise ConfigError("a model on disk is pruned into a folder; pass out=...")
+        raise ConfigError("a model on disk needs an output folder; pass out=...")
     disk = OnDisk(ModelChoice(os.fspath(model), trust_remote_code=trust_remote_code), backend, shown)
-    return on_disk.project_on_disk(disk, _scores(scores), wanted, Path(out), overwrite=overwrite)
+    return on_disk.project_on_disk(disk, _scores(scores), sparsities, Path(out), overwrite=overwrite)
 
 
 def perplexity(
@@ -256,15 +250,15 @@ def perplexity(
 
     Args:
         model: a folder, a hub id, or a model in memory with its ``tokenizer``.
-        data: as in ``prune``; its split is "test" where none is named.
-        seq_len: L, tokens a window (default: 2048, or all positions of the model).
-        windows: K, the first so many (default: the whole text).
+        data: as in ``prune``, but with the default split "test".
+        seq_len: L, tokens per window (default: 2048, or all positions of a model with fewer).
+        windows: K, number of windows from the start of the text (default: all).
 
     Returns:
-        The perplexity, the mean negative log-likelihood in nats a token, and that of each window.
+        The perplexity, the mean negative log-likelihood in nats per token, and that of each window.
 
     Raises:
-        UnipruningError: one sentence on what is wrong, before the model is loaded wherever that can be known.
+        UnipruningError: says in one sentence what is wrong, before the model is loaded if possible.
     """
     text, shown = TextChoice(data, split, text_column), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
@@ -278,15 +272,22 @@ def _settings(mode: str | Settings | None, values: dict[str, Any]) -> Settings:
     if not isinstance(mode, Settings):
         return settings_of(mode, values)
     if values:
-        raise ConfigError(f"settings go into mode, which is {type(mode).__name__} already: {', '.join(values)}")
+        raise ConfigError(f"settings belong inside the {type(mode).__name__} passed as mode: {', '.join(values)}")
     return mode
 
 
-def _sparsities(asked: Asked) -> list[Sparsity]:
-    several = [asked] if isinstance(asked, str) or not isinstance(asked, Sequence) else asked
-    parsed = [parse_sparsity(one) if isinstance(one, str) else one for one in several]
+def _sparsities(given: Ratios) -> list[Sparsity]:
+    several = [given] if isinstance(given, str) or not isinstance(given, Sequence) else given
+    parsed = [parse_sparsity(sparsity) if isinstance(sparsity, str) else sparsity for sparsity in several]
     check_distinct(parsed)
     return parsed
+
+
+def _single(sparsities: list[Sparsity]) -> Sparsity:
+    if len(sparsities) > 1:
+        n = len(sparsities)
+        raise ConfigError(f"a model in memory takes one sparsity, not {n}; call search() once and project() for each")
+    return sparsities[0]
 
 
 def _scores(scores: Named | Scores) -> Scores:
@@ -295,4 +296,4 @@ def _scores(scores: Named | Scores) -> Scores:
 
 def _only_on_disk(**folders: object) -> None:
     if given := [name for name, folder in folders.items() if folder is not None]:
-        raise ConfigError(f"{given[0]}=... is for a model on disk; a model in memory is pruned where it is")
+        raise ConfigError(f"{given[0]}=... is for a model on disk; omit it for a model in memory")

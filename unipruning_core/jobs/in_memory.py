@@ -1,4 +1,4 @@
-"""Jobs on a model that is loaded already: a search leaves it as it was, a projection masks its weights in place."""
+"""Jobs on a model in memory: a search leaves it unchanged, a projection masks its weights in place."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FoundScores:
-    """What a search of a model in memory leaves behind: scores that can be projected as often as wanted."""
+    """The scores found by a search of a model in memory; they can be projected any number of times."""
 
     targets: tuple[Target, ...]
     fingerprint: str  # of the weights that were searched
@@ -48,16 +48,16 @@ class FoundScores:
     provenance: dict[str, object]
     duals: Mapping[str, Tensor]  # V by target: (out, in), float32, on the host
     thresholds: Mapping[str, float]  # tau by target
-    losses: tuple[float, ...]  # a calibration sample, where the mode computes them
-    masked: set[str] = field(default_factory=set)  # fingerprints of the weights once masks of these scores are applied
+    losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
+    masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
 
     def score(self, name: str) -> Tensor:
-        """abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
+        """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
         return self.duals[name].abs().sub_(self.thresholds[name]).clamp_min_(0.0)
 
 
 class InMemory(Prepared):
-    """A ``transformers`` model with its tokenizer; the backend is the best one for the device it lies on."""
+    """A ``transformers`` model with its tokenizer; the backend is the best one for the device it is on."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, backend: str | None, progress: Progress) -> None:
         self.model, self.progress = model, progress
@@ -71,8 +71,8 @@ class InMemory(Prepared):
         backend = Catalogue().select(self._backend, device_type=min(devices))
         if devices != {backend.device_type}:
             raise ConfigError(
-                f"backend {backend.name!r} computes on {backend.device_type!r}, but the model's layers lie on "
-                f"{', '.join(sorted(devices))}; move the model there with model.to({backend.device_type!r})"
+                f"backend {backend.name!r} computes on {backend.device_type!r}, but the model's layers are on "
+                f"{', '.join(sorted(devices))}; move the model with model.to({backend.device_type!r})"
             )
         self.progress.note(f"backend {backend.name}")
         return backend
@@ -88,11 +88,11 @@ class InMemory(Prepared):
         return self._tokenizer
 
     @cached_property
-    def _found(self) -> tuple[list[Layer], tuple[LeftOut, ...]]:
+    def _layers_and_left_out(self) -> tuple[list[Layer], tuple[LeftOut, ...]]:
         layers, left_out = find_targets(self.model, self.checkpoint)
         if quantised := [layer for layer in layers if not layer.weight.is_floating_point()]:
             raise CheckpointError(
-                f"layer {quantised[0].name!r} holds {quantised[0].weight.dtype}, which is quantised; load the model in "
+                f"layer {quantised[0].name!r} has quantised weights ({quantised[0].weight.dtype}); load the model in "
                 "bfloat16, float16 or float32"
             )
         return layers, tuple(left_out)
@@ -100,7 +100,7 @@ class InMemory(Prepared):
     @property
     def layers(self) -> list[Layer]:
         """The targets with the modules that hold them."""
-        return self._found[0]
+        return self._layers_and_left_out[0]
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -108,7 +108,7 @@ class InMemory(Prepared):
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        return self._found[1]
+        return self._layers_and_left_out[1]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -116,7 +116,7 @@ class InMemory(Prepared):
         return dtype
 
     def fingerprint(self) -> str:
-        """Of the weights as they are now; that of the checkpoint that ``save_pretrained`` would write."""
+        """Return the fingerprint of the current weights: that of a checkpoint that ``save_pretrained`` would write."""
         tensors = dict([*self.model.named_parameters(), *saved_buffers(self.model)])
 
         def part(name: str, start: int, size: int) -> bytes:
@@ -128,21 +128,23 @@ class InMemory(Prepared):
         return fingerprint_of(self.checkpoint.tensors, part)
 
     def check_finite(self) -> None:
-        """Refuse a target that is not finite.
+        """Refuse a target with NaN or infinite weights.
 
         Raises:
-            CheckpointError: it holds NaN or infinity.
+            CheckpointError: there is one.
         """
         for layer in self.layers:
             if not bool(layer.weight.isfinite().all()):
-                raise CheckpointError(f"layer {layer.name!r} has weights that are NaN or infinite; load it anew")
+                raise CheckpointError(
+                    f"layer {layer.name!r} has weights that are NaN or infinite; load the model again"
+                )
 
 
 def search_in_memory(model: InMemory, data: DataChoice, settings: Settings) -> FoundScores:
-    """Search a loaded model, which is afterwards as it was: weights, gradients, modes and flags.
+    """Search a loaded model, then restore its weights, gradients, training modes and ``requires_grad`` flags.
 
     Raises:
-        UnipruningError: whatever was wrong, before the first sample wherever that can be known.
+        UnipruningError: what is wrong, before the first sample if possible.
     """
     model.check((), settings)
     backend, progress = model.backend, model.progress
@@ -153,7 +155,7 @@ def search_in_memory(model: InMemory, data: DataChoice, settings: Settings) -> F
     calibrated = model.calibrate(data, settings.seed)
     batches = calibrated.samples.batches
     duals, thresholds = {}, {}
-    with memory_errors_as_config_errors(backend), _as_it_was(model, weights=settings.moves_weights):
+    with memory_errors_as_config_errors(backend), _restored(model, weights=settings.moves_weights):
         run = settings.start(model.model, model.layers, backend, len(batches))
         losses = run_samples(run, batches, progress)
         for outcome in run.outcomes():
@@ -181,13 +183,16 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
         The masks by parameter name: bool, in the parameter's own shape, on the host; True is kept.
 
     Raises:
-        RunError: the scores are not of this model's weights.
+        RunError: the scores were not made from this model's weights.
     """
     sparsity = with_scope(sparsity, scores, model.progress)
     sparsity.check(scores.targets)
     by_name = {layer.name: layer for layer in model.layers}
-    if strange := [t for t in scores.targets if t.name not in by_name or by_name[t.name].target.shape != t.shape]:
-        raise RunError(f"the scores have a target {strange[0].name!r} that the model has not; search this model")
+    if unknown := [t for t in scores.targets if t.name not in by_name or by_name[t.name].target.shape != t.shape]:
+        raise RunError(
+            f"the scores have a target {unknown[0].name!r} of shape {unknown[0].shape}, but the model does not; search "
+            "this model"
+        )
     allowed = {scores.fingerprint} | getattr(scores, "masked", set())
     if model.fingerprint() not in allowed:
         raise RunError(
@@ -213,39 +218,39 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
 def perplexity_in_memory(
     model: InMemory, text: TextChoice, *, seq_len: int | None = None, windows: int | None = None
 ) -> Perplexity:
-    """Perplexity of a loaded model on a text, by the field's standard protocol."""
+    """Measure the perplexity of a loaded model on a text by the standard protocol."""
     length, read = model.seq_len(seq_len), text.load("test")
-    with memory_errors_as_config_errors(model.backend), _as_it_was(model, weights=False):
+    with memory_errors_as_config_errors(model.backend), _restored(model, weights=False):
         return perplexity(model.model, model.tokenizer, read, seq_len=length, windows=windows, progress=model.progress)
 
 
 def _check_memory(model: InMemory, settings: Settings) -> None:
-    wanted = sum(settings.held_bytes([target.size for target in model.targets], model.dtype.itemsize).values())
+    needed = sum(settings.held_bytes([target.size for target in model.targets], model.dtype.itemsize).values())
     free = free_bytes(model.backend.device_type)
-    if free is not None and wanted > free:
+    if free is not None and needed > free:
         raise ConfigError(
-            f"the search would hold {wanted / GIB:.1f} GiB besides the model and activations, but {free / GIB:.1f} GiB "
-            f"are free on the {model.backend.name} device; {settings.memory_remedy}"
+            f"the search needs {needed / GIB:.1f} GiB besides the model and activations, but only "
+            f"{free / GIB:.1f} GiB is free on the {model.backend.name} device; {settings.memory_remedy}"
         )
 
 
 @contextmanager
-def _as_it_was(model: InMemory, *, weights: bool) -> Iterator[None]:
-    """Put back training modes, gradients, which parameters ask for one, and with ``weights`` the targets' weights."""
+def _restored(model: InMemory, *, weights: bool) -> Iterator[None]:
+    """Restore training modes, gradients, ``requires_grad`` flags and, with ``weights``, the targets' weights."""
     training = {module: module.training for module in model.model.modules()}
-    asked: Sequence[tuple[torch.nn.Parameter, bool, Tensor | None]] = [
+    parameters: Sequence[tuple[torch.nn.Parameter, bool, Tensor | None]] = [
         (parameter, parameter.requires_grad, parameter.grad) for parameter in model.model.parameters()
     ]
     copies = [layer.parameter.detach().cpu().clone() for layer in model.layers] if weights else []
-    for parameter, _, _ in asked:
+    for parameter, _, _ in parameters:
         parameter.grad = None
     try:
         yield
     finally:
         for layer, copy in zip(model.layers if weights else [], copies, strict=True):
             layer.parameter.data.copy_(copy)
-        for parameter, wanted, gradient in asked:
-            parameter.requires_grad_(wanted)
+        for parameter, requires_grad, gradient in parameters:
+            parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
         for module, mode in training.items():
             module.training = mode

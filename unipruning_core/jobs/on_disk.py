@@ -1,4 +1,4 @@
-"""Jobs on a model on disk: what can be wrong is looked at first, cheapest first, and the weights are loaded last."""
+"""Jobs on a model on disk: checks run first, the cheapest before the others, and the weights are loaded last."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def search_on_disk(
 ) -> Run:
     """Search and write the run folder ``out``.
 
-    ``sparsities`` are checked against the layers; with ``reuse`` the same search, finished before, is taken as it is.
+    ``sparsities`` are checked against the targets; with ``reuse``, an identical finished search is returned.
 
     Raises:
-        UnipruningError: whatever was wrong, before the model is loaded wherever that can be known.
+        UnipruningError: what is wrong, before the model is loaded if possible.
     """
     check_run_folder(out, overwrite=overwrite, finished_ok=reuse)
     backend, progress = model.backend, model.progress
@@ -51,10 +51,10 @@ def search_on_disk(
     if reuse and not overwrite and (finished := finished_search(task, backend, out)):
         progress.note(f"reusing the finished search in {str(out)!r}")
         return finished
-    room = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
+    bytes_per_device = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
     model.check_finite()
     with memory_errors_as_config_errors(backend):
-        loaded = model.load(room)
+        loaded = model.load(bytes_per_device)
         return search(task, loaded, backend, out, overwrite=overwrite, save_every=save_every, progress=progress)
 
 
@@ -64,7 +64,7 @@ def project_on_disk(
     """Write pruned checkpoints from scores, such as those of a finished search.
 
     Raises:
-        UnipruningError: whatever was wrong, before anything is written.
+        UnipruningError: what is wrong, before anything is written.
     """
     backend = model.backend
     with memory_errors_as_config_errors(backend):
@@ -82,7 +82,7 @@ def prune_on_disk(
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,  # seconds
 ) -> list[Projected]:
-    """Search, then project; the output is looked at before the search begins."""
+    """Search, then project; the output folder is checked before the search begins."""
     check_output(model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress)
     run = search_on_disk(
         model,
@@ -100,10 +100,10 @@ def prune_on_disk(
 def perplexity_on_disk(
     model: OnDisk, text: TextChoice, *, seq_len: int | None = None, windows: int | None = None
 ) -> Perplexity:
-    """Perplexity of a checkpoint on a text, by the field's standard protocol.
+    """Measure the perplexity of a checkpoint on a text by the standard protocol.
 
     Raises:
-        UnipruningError: whatever was wrong, before the model is loaded wherever that can be known.
+        UnipruningError: what is wrong, before the model is loaded if possible.
     """
     length, read = model.seq_len(seq_len), text.load("test")
     with memory_errors_as_config_errors(model.backend):

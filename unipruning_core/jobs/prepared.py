@@ -1,4 +1,4 @@
-"""A job prepared: what every job needs of a model, opened once, so that all jobs make the same checks in one order."""
+"""What every job needs from a model, opened once, so that all jobs make the same checks in the same order."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """The calibration samples of a job, and what its records say of them."""
+    """The calibration samples of a job, and their description for its records."""
 
     samples: Calibration
     described: dict[str, Any]
 
 
 class Prepared(ABC):
-    """A model and what a job needs of it.  Each part is opened when it is first asked for, and once.
+    """A model and the parts of it that a job needs, each opened on first use and only once.
 
     Raises:
-        UnipruningError: from any part, one sentence on what is wrong with it.
+        UnipruningError: from any part, saying in one sentence what is wrong with it.
     """
 
     name: str  # what the user calls the model
@@ -58,7 +58,7 @@ class Prepared(ABC):
     @property
     @abstractmethod
     def backend(self) -> Backend:
-        """The backend asked for, or the best one for the model."""
+        """The requested backend, or the best one for the model."""
 
     @property
     @abstractmethod
@@ -85,9 +85,9 @@ class Prepared(ABC):
     def dtype(self) -> torch.dtype:
         """The dtype that the model computes in."""
 
-    def seq_len(self, asked: int | None) -> int:
-        """Tokens a window: as asked, else 2048 or all positions the model has."""
-        return window_length(self.config, asked)
+    def seq_len(self, requested: int | None) -> int:
+        """Return the tokens per window: as requested, or else 2048, or all positions of a model with fewer."""
+        return window_length(self.config, requested)
 
     def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
         """Refuse sparsities and settings that do not fit the targets."""
@@ -97,7 +97,7 @@ class Prepared(ABC):
             settings.check(self.targets)
 
     def calibrate(self, data: DataChoice, seed: int) -> Calibrated:
-        """Read the text and cut it to samples."""
+        """Read the text and cut it into samples."""
         seq_len = self.seq_len(data.seq_len)
         text = data.text.load("train")
         samples = calibration_batches(
@@ -120,7 +120,7 @@ class Prepared(ABC):
         return Calibrated(samples, described)
 
     def report_targets(self) -> None:
-        """Say what will be pruned, and what will not and why."""
+        """Report what will be pruned, and what will not and why."""
         weights = sum(target.size for target in self.targets)
         self.progress.note(f"{len(self.targets)} target layers with {weights / 1e6:.1f} M weights")
         reasons: dict[str, list[str]] = {}
@@ -132,7 +132,7 @@ class Prepared(ABC):
 
 
 class OnDisk(Prepared):
-    """A model in a folder or on the hub; nothing is read before it is asked for."""
+    """A model in a folder or on the hub; nothing is read before it is needed."""
 
     def __init__(self, choice: ModelChoice, backend: str | None, progress: Progress) -> None:
         self.choice, self.name, self.progress = choice, choice.name, progress
@@ -146,9 +146,9 @@ class OnDisk(Prepared):
         return backend
 
     @cached_property
-    def checkpoint(self) -> Checkpoint:  # type: ignore[override]  # the same attribute, made late
+    def checkpoint(self) -> Checkpoint:  # type: ignore[override]  # the same attribute, computed lazily
         """The headers of its files, read once."""
-        _ = self.backend  # before a download: a backend that cannot run is known without one
+        _ = self.backend  # before any download, so that a backend that cannot run is refused without one
         return Checkpoint.open(resolve_model(self.name, trust_remote_code=self.choice.trust_remote_code))
 
     @cached_property
@@ -164,37 +164,37 @@ class OnDisk(Prepared):
         return self._config_and_tokenizer[1]
 
     @cached_property
-    def _found(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
+    def _targets_and_left_out(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
         targets, left_out = find_targets_of_config(self.checkpoint, self.config, self.choice)
         return tuple(targets), tuple(left_out)
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return self._found[0]
+        return self._targets_and_left_out[0]
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        return self._found[1]
+        return self._targets_and_left_out[1]
 
     @cached_property
     def dtype(self) -> torch.dtype:
         return choose_dtype(self.choice, self.checkpoint, self.backend, self.progress)
 
     def check_finite(self) -> None:
-        """Read every float tensor and refuse one that is not finite."""
+        """Read every floating-point tensor and refuse one with NaN or infinite values."""
         floating = [name for name, info in self.checkpoint.tensors.items() if info.dtype.is_floating_point]
         self.checkpoint.check_finite(floating, self.progress)
 
-    def load(self, room: Sequence[int] = ()) -> PreTrainedModel:
-        """Load the weights: on the first device, or on as many as ``room`` has entries (bytes of weights for each)."""
-        if len(room) > 1:
-            self.progress.note(f"the model is spread over {len(room)} devices")
+    def load(self, bytes_per_device: Sequence[int] = ()) -> PreTrainedModel:
+        """Load the weights onto the first device, or over several with so many bytes of weights on each."""
+        if len(bytes_per_device) > 1:
+            self.progress.note(f"spreading the model over {len(bytes_per_device)} devices")
         else:
             check_model_fits(self.checkpoint, self.dtype, self.backend)
         return load_model(
             self.checkpoint.folder,
             self.dtype,
             self.backend.device_type,
-            room,
+            bytes_per_device,
             trust_remote_code=self.choice.trust_remote_code,
         )
