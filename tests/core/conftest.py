@@ -1,10 +1,17 @@
 """Checkpoints that several files of tests read, and copies to damage."""
 
+import contextlib
+import io
 import shutil
 
 import pytest
 import torch
 from _checkpoints import save_gpt2, save_home, save_llama
+
+from unipruning_core.cli.main import main
+from unipruning_core.compare import job as compare
+from unipruning_core.compare import runner as compare_run
+from unipruning_core.tools.processes import Stage
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +53,34 @@ def home(tmp_path_factory):
 def search_words(home):
     """The model and a short calibration, as commands that search take them."""
     return [str(home / "model"), "--data", str(home / "text.txt"), "--samples", "4", "--seq-len", "16"]
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Every command that a comparison runs, run in this process; ``stop_before`` ends it like a kill would."""
+
+    class Commands(list):
+        stop_before = None
+
+    seen = Commands()
+
+    def run(words, progress, keep_open=()):
+        if len(seen) == seen.stop_before:
+            raise KeyboardInterrupt
+        seen.append(words[0])
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            assert main(words) == 0
+        return Stage(printed.getvalue(), 1.5, 64.0)
+
+    monkeypatch.setattr(compare_run, "run_command", run)
+    monkeypatch.setattr(compare, "run_in_subprocess", lambda work: work())
+    return seen
+
+
+@pytest.fixture
+def words(home, tmp_path):
+    text = str(home / "text.txt")
+    calibration = ["--data", text, "--samples", "3", "--seq-len", "16"]
+    evaluation = ["--eval-data", text, "--eval-seq-len", "32", "--windows", "5"]
+    return ["compare", str(home / "model"), *calibration, *evaluation, "--out", str(tmp_path / "out")]

@@ -162,15 +162,16 @@ def test_progress_is_shown_on_standard_error_unless_it_is_turned_off(place, capf
         ({"data": "nowhere.txt"}, "nowhere.txt"),
         ({"samples": 0}, "needs --samples >= 1"),
         ({"tokenizer": None}, "needs its tokenizer"),
+        ({"model": torch.nn.Linear(2, 2)}, "a transformers model, not a Linear"),
     ],
     ids=lambda value: ",".join(map(str, value)) if isinstance(value, dict) else "",
 )
 def test_wrong_options_cost_one_sentence(place, options, says):
     model, tokenizer = loaded(place)
     before = state(model)
-    options = {"tokenizer": tokenizer, "sparsity": "50%", **named(place), **options}
+    options = {"model": model, "tokenizer": tokenizer, "sparsity": "50%", **named(place), **options}
     with pytest.raises(unipruning.UnipruningError, match=re.escape(says)) as caught:
-        unipruning.prune(model, **options)
+        unipruning.prune(**options)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(weight, now) for (weight, *_), (now, *_) in zip(before, state(model), strict=True))
 

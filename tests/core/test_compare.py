@@ -1,49 +1,12 @@
 """Comparing methods: what is measured, what is never measured twice, and what the figures of the table mean."""
 
-import contextlib
 import csv
 import fcntl
-import io
 import json
-import sys
 
 import pytest
 
 from unipruning_core.cli.main import main
-from unipruning_core.compare import job as compare
-from unipruning_core.compare import runner as compare_run
-from unipruning_core.tools.processes import Stage
-
-
-@pytest.fixture
-def commands(monkeypatch):
-    """Every command that a comparison runs, run in this process; ``stop_before`` ends it like a kill would."""
-
-    class Commands(list):
-        stop_before = None
-
-    seen = Commands()
-
-    def run(words, progress, keep_open=()):
-        if len(seen) == seen.stop_before:
-            raise KeyboardInterrupt
-        seen.append(words[0])
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            assert main(words) == 0
-        return Stage(printed.getvalue(), 1.5, 64.0)
-
-    monkeypatch.setattr(compare_run, "run_command", run)
-    monkeypatch.setattr(compare, "run_in_subprocess", lambda work: work())
-    return seen
-
-
-@pytest.fixture
-def words(home, tmp_path):
-    text = str(home / "text.txt")
-    calibration = ["--data", text, "--samples", "3", "--seq-len", "16"]
-    evaluation = ["--eval-data", text, "--eval-seq-len", "32", "--windows", "5"]
-    return ["compare", str(home / "model"), *calibration, *evaluation, "--out", str(tmp_path / "out")]
 
 
 def table(folder):
@@ -239,47 +202,6 @@ def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, t
     assert commands == []
 
 
-@pytest.mark.parametrize(
-    ("asked", "says"),
-    [
-        (["--methods", "luck"], "method must be one of magnitude, wanda"),
-        (["--methods", ","], "no method was given"),
-        (["--preset", "luck"], "preset must be one of peers, ablation, sensitivity, not 'luck'"),
-        (["--methods", "wanda/planet"], "the budget of 'wanda' must be one of matrix, row, global, not 'planet'"),
-        (["--methods", "drift:seed=1"], "seeds are the same for all methods"),
-        (["--methods", "drift:samples=few"], "samples of method 'drift:samples=few' must be a whole number"),
-        (["--methods", "drift:speed=1"], "speed of method 'drift:speed=1' does not exist; settings of method"),
-        (["--methods", "drift:quantile=high"], "quantile of method 'drift:quantile=high' must be a number, not 'high'"),
-        (["--methods", "sparsegpt/row"], "the budget of 'sparsegpt' must be one of matrix, not 'row'"),
-        (["--methods", "sparsegpt:metric=ria"], "settings of method 'sparsegpt:metric=ria' are block, dampening, seed"),
-        (["--methods", "sparsegpt:block=0"], "--block must be 1 or more: 0; the published value is 128"),
-        (["--methods", "owl:spread=wide"], "spread of method 'owl:spread=wide' must be a number, not 'wide'"),
-        (["--methods", "wanda:spread=0.1"], "spread of method 'wanda:spread=0.1' does not exist"),
-        (["--methods", "feedback:pattern=2:4"], "no method supports any of the sparsities given"),
-        (["--methods", "drift:quantile=2"], "--quantile must lie in [0, 1): 2"),
-        (["--methods", "ria:coupling=1"], "coupling of method 'ria:coupling=1' is for --mode coupled; settings of"),
-        (["--methods", "drift:samples=4000"], "need 64000 tokens, but"),
-        (["--methods", "prox"], "no method supports any of the sparsities given"),
-        (["--methods", "wanda", "--sparsity", "60%/row"], "names a budget, which belongs to the method here"),
-        (["--methods", "wanda", "--sparsity", "7:16"], "needs a multiple of 16 inputs"),
-        (["--methods", "wanda", "--seeds", "0,0"], "seeds must be whole numbers, each given once"),
-        (["--methods", "wanda", "--seeds", "one"], "--seeds must be whole numbers separated by commas"),
-        (["--methods", "wanda", "--windows", "50"], "50 windows of 32 tokens are needed, but"),
-        (["--methods", "wanda", "--windows", "0"], "--windows must be 1 or more, not 0"),
-        (["--methods", "wanda", "--eval-seq-len", "700"], "5 windows of 700 tokens are needed, but"),
-        (["--methods", "wanda", "--eval-seq-len", "4096"], "4096 is more than the model's 2048 positions"),
-        (["--methods", "wanda", "--backend", "abacus"], "no backend is called 'abacus'"),
-        (["--methods", "wanda", "--data", "nowhere.txt"], "nowhere.txt"),
-        (["--methods", "wanda", "--eval-data", "nowhere.txt"], "nowhere.txt"),
-    ],
-    ids=lambda value: " ".join(value[1:]) if isinstance(value, list) else "",
-)
-def test_what_is_wrong_is_said_before_any_command_runs(words, commands, capsys, asked, says):
-    assert main([*words, "--sparsity", "50%", *asked]) == 2
-    assert says in capsys.readouterr().err
-    assert commands == []
-
-
 def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words, commands, tmp_path, monkeypatch):
     assert main([*words, "--methods", "wanda,magnitude", "--sparsity", "50%"]) == 0
     for path in (tmp_path / "out" / "evaluations").glob("wanda-*.json"):
@@ -291,10 +213,3 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
     # null in strict JSON stands for what is not finite
     assert rows["wanda", "50%/row"]["perplexity"] is rows["wanda", "50%/row"]["ratio"] is None
     assert rows["magnitude", "50%/matrix"]["ratio"] == 0.0
-
-
-def test_a_plot_that_cannot_be_drawn_is_refused_before_any_command_runs(words, commands, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert main([*words, "--methods", "wanda", "--sparsity", "50%", "--plot"]) == 2
-    assert "--plot needs matplotlib" in capsys.readouterr().err
-    assert commands == []

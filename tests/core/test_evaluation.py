@@ -1,18 +1,15 @@
-"""Perplexity against a plain computation of the same number, and loading what is to be evaluated."""
+"""Perplexity against a plain computation of the same number."""
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import contextmanager
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     Gemma2Config,
     GPT2Config,
     LlamaConfig,
@@ -23,10 +20,8 @@ from transformers import (
 from unipruning_core.data import perplexity as evaluation
 from unipruning_core.data.perplexity import perplexity
 from unipruning_core.data.text import Text
-from unipruning_core.errors import CheckpointError, ConfigError, DataError
-from unipruning_core.models.loading import ModelChoice, load_config_and_tokenizer, load_model
+from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.progress import Progress, Task
-from unipruning_core.storage.checkpoint import Checkpoint
 
 VOCABULARY = 50
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -206,106 +201,3 @@ def test_a_broken_model_has_a_perplexity_that_says_so(factor, wanted):
 def test_what_cannot_be_measured_is_refused(seq_len, windows, error, message):
     with pytest.raises(error, match=message):
         perplexity(make_model(), make_tokenizer(), make_text(make_ids(40)), seq_len=seq_len, windows=windows)
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    folder = tmp_path / "model"
-    make_model("llama, tied").save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_a_saved_checkpoint_is_loaded_in_the_precision_asked_for_without_a_word(checkpoint, capfd, dtype):
-    model, tokenizer = load_model(checkpoint, dtype, "cpu"), AutoTokenizer.from_pretrained(checkpoint)
-    assert capfd.readouterr() == ("", "")
-    assert not model.training
-    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
-    wanted = make_model("llama, tied", dtype).state_dict()
-    assert all(torch.equal(weight, wanted[name]) for name, weight in model.state_dict().items())
-    assert tokenizer("w3 w1")["input_ids"] == [3, 1]
-
-
-def remove_config(folder):
-    (folder / "config.json").unlink()
-
-
-def remove_weights(folder):
-    (folder / "model.safetensors").unlink()
-
-
-def remove_tokenizer(folder):
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").unlink()
-
-
-def truncate_weights(folder):
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def drop_a_weight(folder):
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def change_a_shape(folder):
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.norm.weight"] = torch.ones(7)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def bring_code(folder):
-    config = json.loads((folder / "config.json").read_text())
-    config |= {
-        "model_type": "homemade",
-        "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "code.py").write_text("raise SystemExit('ran')")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (remove_config, "cannot be loaded"),
-        (remove_weights, "cannot be loaded"),
-        (truncate_weights, "cannot be loaded"),
-        (
-            drop_a_weight,
-            r"lacks 1 of the weights that its config requires \(first: 'model.layers.1.mlp.up_proj.weight'\)",
-        ),
-        (change_a_shape, "cannot be loaded"),
-        (bring_code, "cannot be loaded: .* contains custom code"),
-    ],
-    ids=lambda value: getattr(value, "__name__", ""),
-)
-@pytest.mark.usefixtures("offline")
-def test_a_damaged_checkpoint_is_refused_in_one_sentence(checkpoint, damage, message):
-    damage(checkpoint)
-    with pytest.raises(CheckpointError, match=message) as caught:
-        load_model(checkpoint, torch.float32, "cpu")
-    assert str(checkpoint) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_checkpoint_without_a_tokenizer_is_refused_before_its_weights_are_loaded(checkpoint):
-    remove_tokenizer(checkpoint)
-    with pytest.raises(CheckpointError, match="has no usable config and tokenizer: ") as caught:
-        load_config_and_tokenizer(Checkpoint.open(checkpoint), ModelChoice(str(checkpoint)))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.usefixtures("offline")
-def test_a_folder_that_does_not_exist_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(CheckpointError, match="missing' cannot be loaded"):
-        load_model(tmp_path / "missing", torch.float32, "cpu")
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """Keep the tests from waiting for a hub."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -174,7 +174,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_last_saved_state(model, tmp_p
         saved(self, *args)
 
     monkeypatch.setattr(resume.Resume, "save", save)
-    with pytest.raises(OutputError, match="No space left on device; free space"):
+    with pytest.raises(OutputError, match="No space left on device; free some space"):
         run(model, tmp_path / "cut", save_every=0.0)
     monkeypatch.undo()
     assert (tmp_path / "cut" / "resume-00000001").is_dir()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unipruning_core.data.text import SEPARATOR, Text, token_ids
 from unipruning_core.errors import ConfigError, DataError
-from unipruning_core.models.loading import check_seq_len
+from unipruning_core.models.loading import check_seq_len, dtype_name
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def perplexity(
         seq_len,
         text.source,
         text.sha256,
-        str(model.dtype).removeprefix("torch."),
+        dtype_name(model.dtype),
         losses,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ ALIASES = {
 class TextChoice:
     """Which text to read: a file, a data set on the hub, or texts in memory."""
 
-    source: str | Sequence[str]
+    source: str | os.PathLike[str] | Sequence[str]
     split: str | None = None
     column: str | None = None
 
@@ -66,7 +67,9 @@ class TextChoice:
         return load_text(self.source, split=self.split or split, column=self.column)
 
 
-def load_text(source: str | Sequence[str], *, split: str | None = None, column: str | None = None) -> Text:
+def load_text(
+    source: str | os.PathLike[str] | Sequence[str], *, split: str | None = None, column: str | None = None
+) -> Text:
     """Read a local file or a data set on the hub, or take texts in memory.
 
     A data set is "wikitext2", "c4", or "org/name[:config]"; ``split`` (default "train") is for data sets only.  The
@@ -75,6 +78,8 @@ def load_text(source: str | Sequence[str], *, split: str | None = None, column: 
     Raises:
         DataError: there is no such text, or it is empty or not text.
     """
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
     if not isinstance(source, str):
         return _in_memory(source)
     path = Path(source).expanduser()

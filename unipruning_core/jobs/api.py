@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.parse import Sparsity
 
     Named: TypeAlias = "str | os.PathLike[str]"  # a folder, or a hub id
-    Texts: TypeAlias = "str | Sequence[str]"  # a file, a data set on the hub, or texts in memory
+    Texts: TypeAlias = "str | os.PathLike[str] | Sequence[str]"  # a file, a data set on the hub, or texts in memory
     Ratios: TypeAlias = "str | Sparsity | Sequence[str | Sparsity]"
 
 

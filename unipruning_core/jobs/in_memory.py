@@ -60,6 +60,13 @@ class InMemory(Prepared):
     """A ``transformers`` model with its tokenizer; the backend is the best one for the device it is on."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, backend: str | None, progress: Progress) -> None:
+        from transformers import PreTrainedModel
+
+        if not isinstance(model, PreTrainedModel):
+            raise ConfigError(
+                f"a model is a folder, a hub id or a transformers model, not a {type(model).__name__}; pass the model "
+                "that it wraps, if it wraps one"
+            )
         self.model, self.progress = model, progress
         self.name = str(getattr(model, "name_or_path", "") or type(model).__name__)
         self.checkpoint = Checkpoint(Path(self.name), (), header_of(model))
@@ -149,7 +156,7 @@ def search_in_memory(model: InMemory, data: DataChoice, settings: Settings) -> F
     model.check((), settings)
     backend, progress = model.backend, model.progress
     model.report_targets()
-    progress.note(f"mode {settings.mode}, metric {settings.metric}: {settings.summary}")
+    progress.note(settings.announcement)
     _check_memory(model, settings)
     model.check_finite()
     calibrated = model.calibrate(data, settings.seed)

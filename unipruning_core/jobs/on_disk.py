@@ -44,8 +44,7 @@ def search_on_disk(
     backend, progress = model.backend, model.progress
     model.check(sparsities, settings)
     model.report_targets()
-    remark = f"; {settings.remark}" if settings.remark else ""
-    progress.note(f"mode {settings.mode}, metric {settings.metric}: {settings.summary}{remark}")
+    progress.note(settings.announcement)
     calibrated = model.calibrate(data, settings.seed)
     task = SearchTask(model.checkpoint, calibrated.samples, settings, model.name, calibrated.described)
     if reuse and not overwrite and (finished := finished_search(task, backend, out)):

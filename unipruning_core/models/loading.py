@@ -104,7 +104,7 @@ def build_model(
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
     """Return the requested dtype; "auto" is that of most of the checkpoint's bytes, or one the device runs well."""
     if choice.dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}: {choice.dtype!r}")
+        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {choice.dtype!r}")
     if choice.dtype != "auto":
         named: torch.dtype = getattr(torch, choice.dtype)
         return named

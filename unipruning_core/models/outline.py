@@ -89,7 +89,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
         ConfigError: weights cannot be loaded in this dtype.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}: {dtype!r}")
+        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     config = load_config(name, trust_remote_code=trust_remote_code)
     held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     held = held if isinstance(held, torch.dtype) else torch.bfloat16

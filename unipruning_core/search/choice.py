@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
-from unipruning_core.search.settings import Settings, bounds, converted
+from unipruning_core.search.settings import Settings, bounds, checked, converted
 
 Kind = TypeVar("Kind")
 
@@ -72,7 +72,7 @@ def settings_of(mode: str | None, values: Mapping[str, Any]) -> Settings:
     """
     mode = DEFAULT_MODE if mode is None else mode
     if mode not in MODES:
-        raise ConfigError(f"--mode must be one of {', '.join(MODES)}: {mode!r}")
+        raise ConfigError(f"--mode must be one of {', '.join(MODES)}, not {mode!r}")
     return built(MODES[mode], values, f"--mode {mode}")
 
 
@@ -96,7 +96,7 @@ def built(kind: type[Kind], values: Mapping[str, Any], owner: str, *, dashes: bo
         if item.name in given:
             current = spelled(item.name) if dashes else item.name
             raise ConfigError(f"{label} is given twice, under an earlier name too; use only {current}")
-        given[item.name] = converted(item, value, label) if isinstance(value, str) else value
+        given[item.name] = checked(item, converted(item, value, label) if isinstance(value, str) else value, label)
     return kind(**given)
 
 

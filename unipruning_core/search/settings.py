@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from math import floor
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unipruning_core.errors import ConfigError
@@ -54,25 +55,36 @@ def setting(
     return field(default=default, metadata=about)
 
 
-def check_fields(settings: Any) -> None:
-    """Refuse a value of the wrong type or out of range.
+def checked(item: Field[Any], value: Any, label: str) -> float | int | str:
+    """Return a field's value, a float for a number of any kind; ``label`` is the field's name in messages.
 
     Raises:
-        ConfigError: names the first such field.
+        ConfigError: the value is of the wrong type or out of range.
+    """
+    kind, called = KINDS[str(item.type)]
+    numbers = {float: Real, int: Integral}
+    if not isinstance(value, numbers.get(kind, kind)) or isinstance(value, bool):
+        raise ConfigError(f"{label} must be {called}, not {value!r}")
+    if (choices := item.metadata["choices"]) and value not in choices:
+        raise ConfigError(f"{label} must be one of {', '.join(choices)}, not {value!r}")
+    if (interval := item.metadata["within"]) and not _lies_in(value, interval):
+        published = item.metadata["published"]
+        hint = "" if published is None else f"; the published value is {published:g}"
+        verb = "lie" if bounds(interval).startswith("in") else "be"
+        raise ConfigError(f"{label} must {verb} {bounds(interval)}, not {value}{hint}")
+    converted_value: float | int | str = kind(value)
+    return converted_value
+
+
+def check_fields(settings: Any) -> None:
+    """Check every field of a frozen settings dataclass, and store numbers as the field's type.
+
+    Raises:
+        ConfigError: names the first field whose value is refused.
     """
     for item in fields(settings):
-        value: Any = getattr(settings, item.name)
         label = f"--{item.name.replace('_', '-')}"
-        kind, called = KINDS[str(item.type)]
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
-            raise ConfigError(f"{label} must be {called}, not {value!r}")
-        if (choices := item.metadata["choices"]) and value not in choices:
-            raise ConfigError(f"{label} must be one of {', '.join(choices)}: {value!r}")
-        if (interval := item.metadata["within"]) and not _lies_in(value, interval):
-            published = item.metadata["published"]
-            hint = "" if published is None else f"; the published value is {published:g}"
-            verb = "lie" if bounds(interval).startswith("in") else "be"
-            raise ConfigError(f"{label} must {verb} {bounds(interval)}: {value}{hint}")
+        object.__setattr__(settings, item.name, checked(item, getattr(settings, item.name), label))
 
 
 def converted(item: Field[Any], text: str, name: str) -> float | int | str:
@@ -125,6 +137,11 @@ class Settings(ABC):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def announcement(self) -> str:
+        """What is said when a search begins."""
+        return f"mode {self.mode}, metric {self.metric}: {'; '.join(filter(None, (self.summary, self.remark)))}"
 
     @abstractmethod
     def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
