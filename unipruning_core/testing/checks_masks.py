@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unipruning_core.testing.inputs import SHAPES, Shape, layouts, make_score, score_kinds, shapes
+from unipruning_core.testing.inputs import SHAPES, Shape, layouts, make_score, make_scores, shapes
 from unipruning_core.testing.subject import Subject
 
 PATTERNS = [(n, m) for m in (2, 4, 8, 16, 32) for n in sorted({1, m // 2, m - 1})]
@@ -27,10 +27,9 @@ def test_topk_mask_keeps_exactly_the_largest_of_each_row(
     assert (mask.sum(dim=1) == keep).all()
 
 
-@score_kinds
 @pytest.mark.parametrize("keep", [0, 1, 50, 99, 100])
-def test_topk_mask_gives_ties_to_the_lower_index(subject: Subject, rng: torch.Generator, kind: str, keep: int) -> None:
-    subject.check("topk_mask", make_score(rng, (63, 100), kind), keep)
+def test_topk_mask_gives_ties_to_the_lower_index(subject: Subject, rng: torch.Generator, keep: int) -> None:
+    subject.check("topk_mask", make_scores(rng, (63, 100)), keep)
 
 
 @layouts
@@ -51,12 +50,9 @@ def test_nm_mask_keeps_exactly_n_of_every_m(
     assert (mask.view(-1, m).sum(dim=-1) == n).all()
 
 
-@score_kinds
 @pytest.mark.parametrize(("n", "m"), PATTERNS)
-def test_nm_mask_gives_ties_to_the_lower_index(
-    subject: Subject, rng: torch.Generator, kind: str, n: int, m: int
-) -> None:
-    subject.check("nm_mask", make_score(rng, (63, 96), kind), n, m)
+def test_nm_mask_gives_ties_to_the_lower_index(subject: Subject, rng: torch.Generator, n: int, m: int) -> None:
+    subject.check("nm_mask", make_scores(rng, (63, 96)), n, m)
 
 
 @layouts

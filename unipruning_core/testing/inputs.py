@@ -37,6 +37,11 @@ def make_score(rng: torch.Generator, shape: Shape, kind: str = "distinct") -> Te
     }[kind]
 
 
+def make_scores(rng: torch.Generator, shape: Shape) -> Tensor:
+    """Scores of every kind, one kind below the other: for operations whose rows do not know of each other."""
+    return torch.cat([make_score(rng, shape, kind) for kind in SCORES])
+
+
 def make_weight(rng: torch.Generator, shape: Shape, dtype: torch.dtype, kind: str = "normal") -> Tensor:
     """Weights, gradients or activations, (out, in) of ``dtype``."""
     normal = torch.randn(shape, generator=rng)
@@ -51,6 +56,11 @@ def make_weight(rng: torch.Generator, shape: Shape, dtype: torch.dtype, kind: st
         "large": normal * 1000.0,
         "tiny": normal * torch.finfo(dtype).smallest_normal,
     }[kind].to(dtype)
+
+
+def make_weights(rng: torch.Generator, shape: Shape, dtype: torch.dtype) -> Tensor:
+    """Weights of every kind, one kind below the other: for operations whose rows do not know of each other."""
+    return torch.cat([make_weight(rng, shape, dtype, kind) for kind in WEIGHTS])
 
 
 def frame(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
