@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -16,6 +16,10 @@ SHAPES = [(1, 4), (3, 8), (5, 17), (64, 64), (130, 33), (257, 1028), (40000, 4)]
 LARGE = (520, 1028)  # large enough for a bracket instead of ranking everything, and for more than one thread
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SUM_TOLERANCE = {"rtol": 1e-6, "atol": 0.0}
+
+
+def as_is(x: Tensor) -> Tensor:
+    return x
 
 
 def as_made(x: Tensor) -> Tensor:
@@ -36,7 +40,8 @@ def shifted(x: Tensor) -> Tensor:
     return torch.cat([x.new_full((1,), 7.0), x.flatten()])[1:].view(x.shape)
 
 
-LAYOUTS = [as_made, transposed, every_second, shifted]
+Layout = Callable[[Tensor], Tensor]
+LAYOUTS: list[Layout] = [as_made, transposed, every_second, shifted]
 VALUES: dict[str, Callable[[Tensor], Tensor]] = {
     "distinct": lambda x: x,
     "ties": lambda x: x.mul(2.0).round(),
@@ -60,22 +65,17 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def factors(shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    return random(shape[0], seed=1).abs(), random(shape[1], seed=2).abs(), random(shape[1], seed=3).abs()
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [*SHAPES, (0, 8)])
-def test_sums_agree_to_a_millionth(backend, shape, dtype, layout):
-    weight, factor = layout(random(*shape).to(dtype)), random(shape[1], seed=1).abs()
+def test_sums_agree_to_a_millionth(backend, shape, dtype):
+    weight, factor = random(*shape).to(dtype), random(shape[1], seed=1).abs()
     magnitude = weight.double().abs()
-    wanted = magnitude.sum(1), magnitude.sum(0), (magnitude * factor).sum(1)
-    for found, exact in zip(backend.abs_sums(weight, factor), wanted, strict=True):
-        torch.testing.assert_close(found, exact.float(), **SUM_TOLERANCE)
-    out = torch.zeros(shape[1])
-    backend.accumulate_sumsq(weight, out)
-    torch.testing.assert_close(out, weight.double().square().sum(0).float(), **SUM_TOLERANCE)
+    wanted = magnitude.sum(1), magnitude.sum(0), (magnitude * factor).sum(1), magnitude.square().sum(0)
+    for layout in LAYOUTS:
+        out = torch.zeros(shape[1])
+        backend.accumulate_sumsq(layout(weight), out)
+        for found, exact in zip([*backend.abs_sums(layout(weight), factor), out], wanted, strict=True):
+            torch.testing.assert_close(found, exact.float(), **SUM_TOLERANCE)
 
 
 def test_sumsq_is_added_to_what_is_there(backend):
@@ -84,14 +84,13 @@ def test_sumsq_is_added_to_what_is_there(backend):
     assert out.tolist() == [6.0, 13.0, 15.0]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_mirror_step_equals_the_definition_bit_for_bit(backend, shape, dtype, with_gradient, layout):
-    dual, weight = layout(random(*shape)), layout(random(*shape, seed=4).to(dtype))
-    gradient = layout(random(*shape, seed=5).to(dtype)) if with_gradient else None
-    compare_steps(backend, dual, weight, gradient, rank=max(1, dual.numel() // 3))
+def test_mirror_step_equals_the_definition_bit_for_bit(backend, shape, dtype, with_gradient):
+    dual, weight = random(*shape), random(*shape, seed=4).to(dtype)
+    gradient = random(*shape, seed=5).to(dtype) if with_gradient else None
+    compare_steps(backend, dual, weight, gradient, max(1, dual.numel() // 3), LAYOUTS)
 
 
 @pytest.mark.parametrize("share", [None, 0.0, 1e-9, 0.001, 0.3, 0.5, 0.999, 1.0])
@@ -121,17 +120,28 @@ def test_a_bracket_that_misses_is_noticed(backend, values, seed):
         compare_steps(backend, dual, torch.zeros(LARGE), None, int(share * dual.numel()))
 
 
-def compare_steps(backend: CpuBackend, dual: Tensor, weight: Tensor, gradient: Tensor | None, rank: int | None) -> None:
-    r, p, q = factors(tuple(dual.shape))
-    wanted, wanted_threshold, threshold = dual.clone(), torch.tensor(0.3), torch.tensor(0.3)
-    options = {"step_size": 0.01, "rank": rank, "gradient": gradient, "phi": 0.7}
+def compare_steps(
+    backend: CpuBackend,
+    dual: Tensor,
+    weight: Tensor,
+    gradient: Tensor | None,
+    rank: int | None,
+    layouts: Sequence[Layout] = (as_is,),
+) -> None:
+    """Two steps in each layout against two of the definition."""
+    factors = random(dual.shape[0], seed=1).abs(), *(random(dual.shape[1], seed=seed).abs() for seed in (2, 3))
+    options = {"step_size": 0.01, "rank": rank, "phi": 0.7}
+    duals = [layout(dual) for layout in layouts]
+    storages, thresholds = [moved.data_ptr() for moved in duals], [torch.tensor(0.3) for _ in layouts]
+    wanted, wanted_threshold = dual.clone(), torch.tensor(0.3)
     for _ in range(2):
-        storage = dual.data_ptr()
-        backend.mirror_step(dual, weight, r, p, q, threshold, **options)
-        reference.mirror_step(wanted, weight, r, p, q, wanted_threshold, **options)
-        assert dual.data_ptr() == storage
-        assert torch.equal(dual, wanted)
-        assert torch.equal(threshold, wanted_threshold)
+        reference.mirror_step(wanted, weight, *factors, wanted_threshold, gradient=gradient, **options)
+        for layout, storage, moved, threshold in zip(layouts, storages, duals, thresholds, strict=True):
+            pull = None if gradient is None else layout(gradient)
+            backend.mirror_step(moved, layout(weight), *factors, threshold, gradient=pull, **options)
+            assert moved.data_ptr() == storage, layout
+            assert torch.equal(moved, wanted), layout
+            assert torch.equal(threshold, wanted_threshold), layout
 
 
 @pytest.mark.parametrize("shape", [(5, 17), (257, 1028)])
@@ -143,57 +153,66 @@ def test_a_step_leaves_the_gaps_of_a_strided_dual_alone(backend, shape):
     assert (space == 7.0).all()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("values", VALUES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_selection_equals_the_definition(backend, shape, values, layout):
-    score = layout(VALUES[values](random(*shape)))
+def test_selection_equals_the_definition(backend, shape, values):
+    score = VALUES[values](random(*shape))
+    scores = {layout: layout(score) for layout in LAYOUTS}
     for keep in {0, 1, shape[1] // 2, shape[1]}:
-        assert torch.equal(backend.topk_mask(score, keep), reference.topk_mask(score, keep))
+        wanted = reference.topk_mask(score, keep)
+        for layout, moved in scores.items():
+            assert torch.equal(backend.topk_mask(moved, keep), wanted), layout
     for threshold in (0.0, 1.0, 1.5, float(score.flatten()[-1].abs())):
         for ties in (0, 1, 7, 10**6):
-            arguments = score, torch.tensor(threshold), torch.tensor(ties)
-            assert torch.equal(backend.threshold_mask(*arguments), reference.threshold_mask(*arguments))
+            cut = torch.tensor(threshold), torch.tensor(ties)
+            wanted = reference.threshold_mask(score, *cut)
+            for layout, moved in scores.items():
+                assert torch.equal(backend.threshold_mask(moved, *cut), wanted), layout
     for level in range(len(DIGIT_BITS)):
         prefix = torch.tensor((0, 1016, 1016 << DIGIT_BITS[1])[level], dtype=torch.int32)
-        found, wanted = (torch.ones(2 ** DIGIT_BITS[level], dtype=torch.int64) for _ in range(2))
-        backend.magnitude_histogram(score, prefix, level, found)
+        wanted = torch.ones(2 ** DIGIT_BITS[level], dtype=torch.int64)
         reference.magnitude_histogram(score, prefix, level, wanted)
-        assert torch.equal(found, wanted)
+        for layout, moved in scores.items():
+            found = torch.ones(2 ** DIGIT_BITS[level], dtype=torch.int64)
+            backend.magnitude_histogram(moved, prefix, level, found)
+            assert torch.equal(found, wanted), layout
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("values", ["distinct", "ties", "negative_zeros"])
 @pytest.mark.parametrize("m", [2, 3, 4, 5, 8, 12, 16, 31, 32])
-def test_every_pattern_keeps_what_the_definition_keeps(backend, m, values, layout):
-    score = layout(VALUES[values](random(7, 19 * m)))
+def test_every_pattern_keeps_what_the_definition_keeps(backend, m, values):
+    score = VALUES[values](random(7, 19 * m))
     for n in {1, m // 2, m - 1}:
-        assert torch.equal(backend.nm_mask(score, n, m), reference.nm_mask(score, n, m))
+        wanted = reference.nm_mask(score, n, m)
+        for layout in LAYOUTS:
+            assert torch.equal(backend.nm_mask(layout(score), n, m), wanted), layout
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0, 0.7])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_blended_scores_agree(backend, layout, dtype, exponent):
-    feedback, local = layout(random(257, 1028).clamp_min(0.0)), layout(random(257, 1028, seed=1).clamp_min(0.0))
-    weight, drift = layout(random(257, 1028, seed=2).to(dtype)), layout(random(257, 1028, seed=3).to(dtype))
+def test_blended_scores_agree(backend, dtype, exponent):
+    feedback, local = (random(257, 1028, seed=seed).clamp_min(0.0) for seed in (0, 1))
+    weight, drift = (random(257, 1028, seed=seed).to(dtype) for seed in (2, 3))
     for more in ((), (weight,), (weight, drift, 0.7)):
-        found = backend.blend_scores(feedback, local, exponent, *more)
-        assert found.is_contiguous()
         wanted = reference.blend_scores(feedback, local, exponent, *more)
-        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0.0)
+        for layout in LAYOUTS:
+            moved = [layout(part) if isinstance(part, Tensor) else part for part in more]
+            found = backend.blend_scores(layout(feedback), layout(local), exponent, *moved)
+            assert found.is_contiguous()
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0.0)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strength", [0.0, 0.001, 0.2, 5.0])
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (1, 4), (3, 4)])
-def test_the_proximal_step_on_short_groups_equals_the_definition(backend, n, m, strength, dtype, layout):
-    found = layout(random(33, 37 * m).to(dtype))
-    wanted = found.clone()
-    backend.nm_prox(found, strength, n, m)
+def test_the_proximal_step_on_short_groups_equals_the_definition(backend, n, m, strength, dtype):
+    before = random(33, 37 * m).to(dtype)
+    wanted = before.clone()
     reference.nm_prox(wanted, strength, n, m)
-    assert torch.equal(found, wanted)
+    for layout in LAYOUTS:
+        found = layout(before)
+        backend.nm_prox(found, strength, n, m)
+        assert torch.equal(found, wanted), layout
 
 
 @pytest.mark.parametrize("strength", [0.001, 0.2, 5.0])
@@ -217,6 +236,8 @@ def objective(w: Tensor, before: Tensor, strength: float, n: int, m: int) -> Ten
 
 
 def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
+    r, p, q = random(LARGE[0], seed=1).abs(), random(LARGE[1], seed=2).abs(), random(LARGE[1], seed=3).abs()
+
     def everything() -> list[Tensor]:
         weight, dual, threshold, sumsq = (
             random(*LARGE).bfloat16(),
@@ -224,7 +245,6 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
             torch.tensor(0.1),
             random(1028),
         )
-        r, p, q = factors(LARGE)
         backend.accumulate_sumsq(weight, sumsq)
         backend.mirror_step(dual, weight, r, p, q, threshold, step_size=0.01, rank=5000)
         prox = weight.clone()
