@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -21,22 +23,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--npusim", help="the folder into which build.sh has built the simulation")
 
 
-@pytest.fixture(scope="module")
-def simulated(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Run Python code on the simulation in a process of its own, and return what it wrote to the file ``OUT``."""
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
     folder = request.config.getoption("--npusim")
     if folder is None:
         raise pytest.UsageError("these tests need the folder that build.sh has built; give it with --npusim")
-    out = tmp_path_factory.mktemp("simulated") / "out"
+    command = [sys.executable, str(HERE / "_server.py"), folder]
+    environment = {**os.environ, "ASCEND_LAUNCH_BLOCKING": "1"}
+    with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def simulated(server: subprocess.Popen[str], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Run Python code on the simulation in a process of its own, and return what it wrote to the file ``OUT``."""
+    folder = tmp_path_factory.mktemp("simulated")
+    out, printed = folder / "out", folder / "printed"
 
     def run(code: str, **knobs: str) -> str:
-        script = (
-            f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom pathlib import Path\nOUT = Path({str(out)!r})\n"
-            f"from preload import preload\npreload({folder!r})\nimport torch\n{code}"
-        )
-        environment = {**os.environ, "ASCEND_LAUNCH_BLOCKING": "1", **knobs}
-        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
+        script = f"from pathlib import Path\nimport torch\nOUT = Path({str(out)!r})\n{code}"
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps({"code": script, "knobs": knobs, "output": str(printed)}) + "\n")
+        status = server.stdout.readline()
+        assert status == "0\n", status + printed.read_text(encoding="utf-8")
         return out.read_text(encoding="utf-8")
 
     return run
