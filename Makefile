@@ -7,6 +7,9 @@ TORCH   := 2.13.0
 # two OpenMP pools on few cores are far slower than one thread each
 WORKERS ?= 2
 ONE     := OMP_NUM_THREADS=1
+# how many processes share one stage; make test has one a stage, and WORKERS stages at once
+SPLIT   ?= $(WORKERS)
+STAGE   := @$(ONE) tests/stage.sh
 
 # a layer is an environment that sees everything in $(VENV) and adds one package that must not be there
 TRITON  := .venv-triton
@@ -16,29 +19,33 @@ NPUSIM  := build/npusim
 NPU_ODD := .venv-npu-odd
 ASCEND  := .venv-ascend
 
-.PHONY: demo test environments lint unit conformance slow gpu-sim npu-sim installs ascend-compile conform \
-	conform-cpu conform-cuda conform-npu bench certify-cuda certify-npu clean
+# after what fails soonest the longest first, so that no core waits at the end
+STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
+	npu-conformance installs conformance
+
+.PHONY: help demo test environments lint fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
+	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile conform conform-cpu conform-cuda \
+	conform-npu bench certify-cuda certify-npu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-.PHONY: help fix
-
 demo: $(VENV)/.ready  ## prune a small model at three sparsities and show what it costs
 	$(BIN)/unipruning demo
 
-# the environments are fetched and built beside each other, while the code is read
+# every check, in environments that are made on the way; what each stage said is printed when it ends
 test:  ## run everything that continuous integration runs
-	$(MAKE) -j 3 -Otarget lint environments
-	$(MAKE) conformance unit gpu-sim npu-sim installs slow
+	@rm -f build/stages
+	@$(MAKE) --no-print-directory -j $(WORKERS) -Otarget SPLIT=0 $(STAGES); \
+	status=$$?; sort -rnk 3 build/stages; exit $$status
 
-environments: $(TRITON)/.ready $(NPU)/.ready $(NPU_ODD)/.ready $(NPUSIM)/.ready  ## make the environments that the tests need
+environments: $(VENV)/.ready $(TRITON)/.ready $(NPU)/.ready $(NPU_ODD)/.ready $(NPUSIM)/.ready  ## make the environments that the tests need
 
 lint: $(VENV)/.ready  ## check style, spelling and types
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/typos
-	$(BIN)/mypy
+	$(STAGE) ruff $(BIN)/ruff check .
+	$(STAGE) format $(BIN)/ruff format --check .
+	$(STAGE) typos $(BIN)/typos
+	$(STAGE) mypy $(BIN)/mypy
 
 fix: $(VENV)/.ready  ## format, and apply the fixes that ruff and typos know
 	$(BIN)/ruff check --fix .
@@ -46,45 +53,62 @@ fix: $(VENV)/.ready  ## format, and apply the fixes that ruff and typos know
 	$(BIN)/typos --write-changes
 
 unit: $(VENV)/.ready  ## run the quick tests
-	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) -m "not e2e and not packaging"
+	$(STAGE) unit $(BIN)/python -m pytest -q -n $(SPLIT) -m "not e2e and not packaging"
 
 conformance: $(VENV)/.ready  ## check the CPU backend against the contract, with and without C
-	$(ONE) $(BIN)/unipruning conform --backend cpu -- -q -n $(WORKERS)
-	$(ONE) UNIPRUNING_CPU_NATIVE=0 $(BIN)/unipruning conform --backend cpu -- -q -n $(WORKERS)
+	$(STAGE) native $(BIN)/unipruning conform --backend cpu -- -q -n $(SPLIT)
+	$(STAGE) portable env UNIPRUNING_CPU_NATIVE=0 $(BIN)/unipruning conform --backend cpu -- -q -n $(SPLIT)
+
+slow: e2e packaging  ## test the pretrained model and the wheels
+
+e2e packaging: assets
+	$(STAGE) $@ $(BIN)/python -m pytest -q -n $(SPLIT) --dist loadfile -m $@
 
 # Triton's kernels without a GPU: in its interpreter, then through its compiler; never both in one process
-gpu-sim: conform-cuda  ## test the Triton kernels without a GPU
-	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/kernels
-	$(ONE) $(TRITON)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/kernels/test_triton_compile.py
+gpu-sim: gpu-conformance gpu-interpret gpu-compile  ## test the Triton kernels without a GPU
+
+gpu-conformance: $(TRITON)/.ready $(VENV)/.ready
+	$(STAGE) $@ env TRITON_INTERPRET=1 $(TRITON)/bin/python -m unipruning_core.cli conform --backend cuda -- -q -n $(SPLIT)
+
+gpu-interpret: $(TRITON)/.ready $(VENV)/.ready
+	$(STAGE) $@ env TRITON_INTERPRET=1 $(TRITON)/bin/python -m pytest -q -n $(SPLIT) tests/kernels
+
+gpu-compile: $(TRITON)/.ready $(VENV)/.ready
+	$(STAGE) $@ $(TRITON)/bin/python -m pytest -q tests/kernels/test_triton_compile.py
 
 # the real torch_npu on a simulated CANN; conform-npu holds every simulated chip, which takes minutes more
-npu-sim: $(NPU)/.ready $(NPUSIM)/.ready  ## test the NPU backend on a simulated CANN
-	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python --soc Ascend910B2
-	# fetched outside the simulation, where nothing else is loaded
-	$(BIN)/python -c 'from unipruning_core.tools.demo.assets import demo_model, demo_texts; demo_model(); demo_texts()'
-	$(ONE) TORCH_DEVICE_BACKEND_AUTOLOAD=0 $(NPU)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile tests/npusim --npusim $(NPUSIM)
+npu-sim: npu-conformance npu-tests  ## test the NPU backend on a simulated CANN
+
+npu-conformance: $(NPUSIM)/.ready
+	$(STAGE) $@ tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python --soc Ascend910B2 --processes $(SPLIT)
+
+npu-tests: $(NPUSIM)/.ready assets
+	$(STAGE) $@ env TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
+		$(NPU)/bin/python -m pytest -q -n $(SPLIT) --dist loadfile tests/npusim --npusim $(NPUSIM)
 
 # what is said where torch_npu is broken: without CANN, beside another torch, or not there
-installs: $(NPU)/.ready $(NPU_ODD)/.ready  ## test the messages about broken installations of torch_npu
-	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) tests/installs --no-cann $(NPU)/bin/python --other-torch $(NPU_ODD)/bin/python
+installs: $(VENV)/.ready $(NPU)/.ready $(NPU_ODD)/.ready  ## test the messages about broken installations of torch_npu
+	$(STAGE) $@ $(BIN)/python -m pytest -q -n $(SPLIT) \
+		tests/installs --no-cann $(NPU)/bin/python --other-torch $(NPU_ODD)/bin/python
+
+# the pretrained model and its texts, fetched once and where no simulation is loaded
+assets: $(VENV)/.ready
+	$(STAGE) $@ $(BIN)/python -c 'from unipruning_core.tools.demo.assets import demo_model, demo_texts; demo_model(); demo_texts()'
 
 # the optional kernels for Ascend through their own compiler and its interpreter; 215 MB to fetch, not part of test
-ascend-compile: $(ASCEND)/.ready  ## compile and test the optional Triton kernels for Ascend
+ascend-compile: $(ASCEND)/.ready $(VENV)/.ready  ## compile and test the optional Triton kernels for Ascend
 	$(ONE) $(ASCEND)/bin/python -m pytest -q tests/ascend
 	$(ONE) TRITON_INTERPRET=1 $(ASCEND)/bin/python -m pytest -q tests/kernels/test_triton_interpret_ascend.py
-
-slow: $(VENV)/.ready  ## test the pretrained model and the wheels
-	$(ONE) $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "e2e or packaging"
 
 conform: conform-$(BACKEND)  ## check one backend against the contract: make conform BACKEND=cpu
 
 conform-cpu: $(VENV)/.ready
 	$(ONE) $(BIN)/unipruning conform --backend cpu
 
-conform-cuda: $(TRITON)/.ready
+conform-cuda: $(TRITON)/.ready $(VENV)/.ready
 	$(ONE) TRITON_INTERPRET=1 $(TRITON)/bin/python -m unipruning_core.cli conform --backend cuda -- -q -n $(WORKERS)
 
-conform-npu: $(NPU)/.ready $(NPUSIM)/.ready
+conform-npu: $(NPUSIM)/.ready
 	$(ONE) tests/npusim/conform.sh $(NPUSIM) $(NPU)/bin/python
 
 # on a machine with a card: chip, versions, the whole suite and timings in certificate.json
@@ -99,46 +123,32 @@ bench: $(VENV)/.ready  ## time the CPU backend and whole searches
 certify-cuda: $(VENV)/.ready  ## run the tests and timings on a GPU
 	$(BIN)/python benchmarks/certify_gpu.py
 
-# a machine with npu-smi brings its own torch and torch_npu, which must match its CANN; one with nvidia-smi takes the
-# CUDA build and triton; any other takes the CPU build where the package index offers it
-$(VENV)/.ready: setup.py pyproject.toml
-	if command -v npu-smi >/dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); else $(PYTHON) -m venv $(VENV); fi
-	$(BIN)/python -m pip install --quiet --upgrade pip setuptools wheel
-	if command -v npu-smi >/dev/null; then true; \
-	elif command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet torch==$(TORCH); \
-	else $(BIN)/python -m pip install --quiet torch==$(TORCH)+cpu || $(BIN)/python -m pip install --quiet torch==$(TORCH); fi
-	if command -v nvidia-smi >/dev/null; then $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,demo,cuda]'; \
-	else $(BIN)/python -m pip install --quiet --no-build-isolation -e '.[dev,demo]'; fi
-	touch $@
+$(VENV)/.ready: setup.py pyproject.toml tests/environment.sh
+	$(STAGE) $(@D) tests/environment.sh $(PYTHON) $(VENV) $(TORCH)
+	@touch $@
 
-LAYER = $(PYTHON) -m venv $(1) && printf 'import site; site.addsitedir("%s")\n' \
-	"$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	> "$$($(1)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+LAYER = $(STAGE) $(@D) tests/layer.sh $(PYTHON) $(abspath $(VENV)) $(@D)
 
-$(TRITON)/.ready: $(VENV)/.ready
-	$(call LAYER,$(TRITON))
-	$(TRITON)/bin/python -m pip install --quiet --no-deps triton==3.7.1
-	touch $@
+$(TRITON)/.ready: tests/layer.sh
+	$(LAYER) triton==3.7.1
+	@touch $@
 
-$(NPU)/.ready: $(VENV)/.ready
-	$(call LAYER,$(NPU))
-	$(NPU)/bin/python -m pip install --quiet --no-deps torch-npu==$(TORCH) pyyaml
-	touch $@
+$(NPU)/.ready: tests/layer.sh
+	$(LAYER) torch-npu==$(TORCH) pyyaml
+	@touch $@
+
+$(NPU_ODD)/.ready: tests/layer.sh
+	$(LAYER) torch-npu==2.14.0
+	@touch $@
 
 # it takes the place of triton, and wants Python 3.11 or older and, for its interpreter, numpy before 2.4
-$(ASCEND)/.ready: $(VENV)/.ready
-	$(call LAYER,$(ASCEND))
-	$(ASCEND)/bin/python -m pip install --quiet --no-deps triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 "numpy<2.4"
-	touch $@
+$(ASCEND)/.ready: tests/layer.sh
+	$(LAYER) triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 "numpy<2.4"
+	@touch $@
 
-$(NPU_ODD)/.ready: $(VENV)/.ready
-	$(call LAYER,$(NPU_ODD))
-	$(NPU_ODD)/bin/python -m pip install --quiet --no-deps torch-npu==2.14.0
-	touch $@
-
-$(NPUSIM)/.ready: $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/operators/*) tests/npusim/build.sh
-	tests/npusim/build.sh $(NPUSIM) $(NPU)/bin/python
-	touch $@
+$(NPUSIM)/.ready: $(VENV)/.ready $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/operators/*) tests/npusim/build.sh
+	$(STAGE) $(@D) tests/npusim/build.sh $(NPUSIM) $(NPU)/bin/python
+	@touch $@
 
 clean:  ## remove the environments and what was built
 	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) $(ASCEND) build dist *.egg-info
