@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
 import torch
+from _ranks import select
 
 SHAPES = ((3, 5), (1, 1), (7, 4), (2, 8), (5, 6), (1, 9))
 # which rank holds which tensors; with four ranks the third holds none
@@ -21,67 +23,32 @@ KINDS = {
 }
 COUNTERS = [2048, 1024, 1024]  # of each pass, for one number to keep
 
-# the work of one rank: every kind and number in one process, since starting a process takes seconds
-RANK = """
-import sys
-import torch
-import torch.distributed as dist
-from unipruning_core.selection.ranks import kth_largest_over_ranks
-from unipruning_cpu.backend import CpuBackend
-
-rank, world, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
-sent, passes = [], []
-plain = dist.all_reduce
-dist.all_reduce = lambda tensor, **options: (sent.append(tensor.numel()), plain(tensor, **options))
-backend, masks = CpuBackend(), {}
-for kind, scores in torch.load(f"{folder}/{rank}.pt").items():
-    stream = lambda: (passes.append(kind), scores)[1]
-    keeps = list(range(100))
-    masks[kind] = [
-        [
-            backend.threshold_mask(score, each.threshold, torch.tensor(ties))
-            for score, ties in zip(scores, each.ties_per_tensor, strict=True)
-        ]
-        for each in kth_largest_over_ranks(stream, keeps, backend)
-    ]
-sent.clear(), passes.clear()
-kth_largest_over_ranks(stream, [50], backend)
-try:
-    kth_largest_over_ranks(stream, [100], backend)
-    refused = None
-except ValueError as error:
-    refused = str(error)
-torch.save({"masks": masks, "sent": sent, "passes": len(passes), "refused": refused}, f"{folder}/{rank}.out")
-dist.destroy_process_group()
-"""
-
 
 def scores_of(kind: str) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [KINDS[kind](torch.randn(shape, generator=generator)) for shape in SHAPES]
 
 
+@pytest.fixture(scope="module")
+def forks() -> BaseContext:
+    """Processes forked from one that has imported torch, which takes seconds, and has started no thread."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["unipruning_core.selection.ranks", "unipruning_cpu.backend"])
+    return context
+
+
 @pytest.fixture(scope="module", params=SHARDS, ids=lambda world: f"{world} ranks")
-def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def outcomes(
+    request: pytest.FixtureRequest, forks: BaseContext, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict]:
     """Return the results of each rank, after all have succeeded."""
     folder: Path = tmp_path_factory.mktemp("ranks")
     shards = SHARDS[request.param]
     for rank, (start, end) in enumerate(shards):
         torch.save({kind: scores_of(kind)[start:end] for kind in KINDS}, folder / f"{rank}.pt")
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, str(rank), str(len(shards)), str(folder)], stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(len(shards))
-    ]
-    try:
-        for child in children:
-            _, error = child.communicate(timeout=120)
-            assert child.returncode == 0, error
-    finally:
-        for child in children:
-            child.kill()
+    with ProcessPoolExecutor(len(shards), mp_context=forks) as pool:
+        for rank in [pool.submit(select, rank, len(shards), folder) for rank in range(len(shards))]:
+            rank.result()
     return [torch.load(folder / f"{rank}.out") for rank in range(len(shards))]
 
 
