@@ -15,11 +15,11 @@ STAGE   := @$(ONE) tests/stage.sh
 TRITON  := .venv-triton
 NPU     := .venv-npu
 NPUSIM  := build/npusim
-# a torch_npu that is made for another torch
+# a torch_npu built for another torch
 NPU_ODD := .venv-npu-odd
 ASCEND  := .venv-ascend
 
-# after what fails soonest the longest first, so that no core waits at the end
+# what fails soonest first, then the longest, so that no core is idle at the end
 STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
 	npu-conformance installs conformance
 
@@ -33,7 +33,7 @@ help:  ## list the targets
 demo: $(VENV)/.ready  ## prune a small model at three sparsities and show what it costs
 	$(BIN)/unipruning demo
 
-# every check, in environments that are made on the way; what each stage said is printed when it ends
+# every check, in environments made on the way; the output of a stage is printed when it ends
 test:  ## run everything that continuous integration runs
 	@rm -f build/stages
 	@$(MAKE) --no-print-directory -j $(WORKERS) -Otarget SPLIT=0 $(STAGES); \
@@ -76,7 +76,7 @@ gpu-interpret: $(TRITON)/.ready $(VENV)/.ready
 gpu-compile: $(TRITON)/.ready $(VENV)/.ready
 	$(STAGE) $@ $(TRITON)/bin/python -m pytest -q tests/kernels/test_triton_compile.py
 
-# the real torch_npu on a simulated CANN; conform-npu holds every simulated chip, which takes minutes more
+# the real torch_npu on a simulated CANN; conform-npu checks every simulated chip, which takes minutes more
 npu-sim: npu-conformance npu-tests  ## test the NPU backend on a simulated CANN
 
 npu-conformance: $(NPUSIM)/.ready
@@ -86,7 +86,7 @@ npu-tests: $(NPUSIM)/.ready assets
 	$(STAGE) $@ env TORCH_DEVICE_BACKEND_AUTOLOAD=0 \
 		$(NPU)/bin/python -m pytest -q -n $(SPLIT) --dist loadfile tests/npusim --npusim $(NPUSIM)
 
-# what is said where torch_npu is broken: without CANN, beside another torch, or not there
+# the messages where torch_npu is broken: without CANN, built for another torch, or missing
 installs: $(VENV)/.ready $(NPU)/.ready $(NPU_ODD)/.ready  ## test the messages about broken installations of torch_npu
 	$(STAGE) $@ $(BIN)/python -m pytest -q -n $(SPLIT) \
 		tests/installs --no-cann $(NPU)/bin/python --other-torch $(NPU_ODD)/bin/python
@@ -119,7 +119,7 @@ bench: $(VENV)/.ready  ## time the CPU backend and whole searches
 	$(ONE) $(BIN)/unipruning bench --backend cpu --baseline released
 	$(ONE) $(BIN)/python benchmarks/search_cost.py --samples 4 --seq-len 1024
 
-# for whoever has a GPU: the tests that need one, doctor and bench, into build/certificate
+# for anyone with a GPU: the tests that need one, doctor and bench, into build/certificate
 certify-cuda: $(VENV)/.ready  ## run the tests and timings on a GPU
 	$(BIN)/python benchmarks/certify_gpu.py
 
@@ -141,7 +141,7 @@ $(NPU_ODD)/.ready: tests/layer.sh
 	$(LAYER) torch-npu==2.14.0
 	@touch $@
 
-# it takes the place of triton, and wants Python 3.11 or older and, for its interpreter, numpy before 2.4
+# it takes the place of triton, and needs Python 3.11 or older and, for its interpreter, numpy before 2.4
 $(ASCEND)/.ready: tests/layer.sh
 	$(LAYER) triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 "numpy<2.4"
 	@touch $@

@@ -21,7 +21,7 @@ collect_ignore_glob: list[str] = []
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-cann", help="the Python of an environment with torch_npu and no CANN")
-    parser.addoption("--other-torch", help="the Python of an environment with a torch_npu made for another torch")
+    parser.addoption("--other-torch", help="the Python of an environment with a torch_npu built for another torch")
 
 
 def pytest_configure(config: pytest.Config) -> None:
