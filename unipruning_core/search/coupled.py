@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.search.loss import LossSearch, on_gradient
+from unipruning_core.search.loss import LossSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,11 +34,7 @@ class CoupledSearch(LossSearch):
         return zero + self.settings.soft_threshold
 
     def step(self, sample: int, input_ids: Tensor) -> float:
-        loss, seen = self._loss(input_ids)
-        with on_gradient(self.layers, lambda position: self._step(position, sample, seen)) as reached:
-            loss.backward()
-        self._refuse_without_gradient(seen, reached)
-        return float(loss.detach())
+        return self._backward(input_ids, lambda position, seen: self._step(position, sample, seen))
 
     @torch.no_grad()
     def _step(self, position: int, sample: int, seen: dict[str, InputStatistics]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.search.adamw import AdamW
-from unipruning_core.search.loss import LossSearch, on_gradient
+from unipruning_core.search.loss import LossSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,22 +29,19 @@ class DriftSearch(LossSearch):
         super().prepare()
         rate = self.settings.learning_rate
         parameters = [layer.parameter for layer in self.layers]
+        self.unclipped = torch.ones((), device=self.layers[0].weight.device)
         # no moments if the weights are fixed
         self.adamw = AdamW(parameters, rate, self.samples, self.backend) if rate else None
 
     def step(self, sample: int, input_ids: Tensor) -> float:
+        if not self.settings.max_grad_norm:
+            return self._backward(input_ids, lambda position, seen: self._step(position, sample, seen, self.unclipped))
         loss, seen = self._loss(input_ids)
-        if self.settings.max_grad_norm:
-            loss.backward()
-            self._refuse_without_gradient(seen, [layer.parameter.grad is not None for layer in self.layers])
-            scale = self._clipping_factor()
-            for position in range(len(self.layers)):
-                self._step(position, sample, seen, scale)
-        else:
-            unclipped = torch.ones((), device=loss.device)
-            with on_gradient(self.layers, lambda position: self._step(position, sample, seen, unclipped)) as reached:
-                loss.backward()
-            self._refuse_without_gradient(seen, reached)
+        loss.backward()
+        self._refuse_without_gradient(seen, [layer.parameter.grad is not None for layer in self.layers])
+        scale = self._clipping_factor()
+        for position in range(len(self.layers)):
+            self._step(position, sample, seen, scale)
         return float(loss.detach())
 
     def _clipping_factor(self) -> Tensor:

@@ -33,7 +33,7 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -42,16 +42,13 @@ import torch
 from unipruning_core.models.substituted_weights import substituted_weights
 from unipruning_core.search.adamw import BETAS, AdamW
 from unipruning_core.search.base import Outcome
-from unipruning_core.search.loss import LossSearch, on_gradient
+from unipruning_core.search.loss import LossSearch
 from unipruning_core.selection.radix import kth_largest
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
 
-    from unipruning_core.backend import Backend
     from unipruning_core.models.activations import InputStatistics
-    from unipruning_core.models.targets import Layer
     from unipruning_core.search.modes.feedback import FeedbackSettings
 
 PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps at any sparsity
@@ -65,25 +62,14 @@ class FeedbackSearch(LossSearch):
 
     settings: FeedbackSettings
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        settings: FeedbackSettings,
-        backend: Backend,
-        samples: int,
-    ) -> None:
-        super().__init__(model, layers, settings, backend, samples)
+    def prepare(self) -> None:
+        super().prepare()
         self.total = sum(dual.numel() for dual in self.duals)
 
     def step(self, sample: int, input_ids: Tensor) -> float:
         threshold = self._ramp_threshold(sample)
         with substituted_weights(self.layers, lambda position: self._masked(position, threshold)):
-            loss, seen = self._loss(input_ids)
-            with on_gradient(self.layers, lambda position: self._step(position, sample, seen)) as reached:
-                loss.backward()
-        self._refuse_without_gradient(seen, reached)
-        return float(loss.detach())
+            return self._backward(input_ids, lambda position, seen: self._step(position, sample, seen))
 
     @torch.no_grad()
     def _step(self, position: int, sample: int, seen: dict[str, InputStatistics]) -> None:
@@ -157,15 +143,8 @@ class FeedbackSearch(LossSearch):
 class DriftingFeedback(FeedbackSearch):
     """``feedback`` with a drift D beside the weights, and v kept by the AdamW that moves it."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        settings: FeedbackSettings,
-        backend: Backend,
-        samples: int,
-    ) -> None:
-        super().__init__(model, layers, settings, backend, samples)
+    def prepare(self) -> None:
+        super().prepare()
         self.drift = [torch.zeros_like(layer.parameter) for layer in self.layers]
         rate, betas = self.settings.learning_rate, (BETAS[0], 1.0 - self.settings.second_moment_rate)
         # no decay: the last samples are those at full sparsity, and the drifting weights are never kept
@@ -202,15 +181,8 @@ class DriftingFeedback(FeedbackSearch):
 class StillFeedback(FeedbackSearch):
     """``feedback`` without drift (learning rate 0): F is a separate dual, with S = (W0 g)^2 and tau = 0."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        settings: FeedbackSettings,
-        backend: Backend,
-        samples: int,
-    ) -> None:
-        super().__init__(model, layers, settings, backend, samples)
+    def prepare(self) -> None:
+        super().prepare()
         self.fisher = [torch.zeros_like(dual) for dual in self.duals]
 
     def _follow(self, position: int, sample: int, gradient: Tensor) -> None:

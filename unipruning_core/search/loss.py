@@ -34,6 +34,14 @@ class LossSearch(Search):
             loss = self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
         return loss, seen
 
+    def _backward(self, input_ids: Tensor, use: Callable[[int, dict[str, InputStatistics]], None]) -> float:
+        """Run one forward and backward, call ``use`` as soon as a layer's gradient is complete, and return the loss."""
+        loss, seen = self._loss(input_ids)
+        with on_gradient(self.layers, lambda position: use(position, seen)) as reached:
+            loss.backward()
+        self._refuse_without_gradient(seen, reached)
+        return float(loss.detach())
+
     def _refuse_without_gradient(self, seen: dict[str, InputStatistics], reached: Sequence[bool]) -> None:
         """Refuse, after a sample's backward pass, a layer that saw tokens but got no gradient."""
         missing = [
