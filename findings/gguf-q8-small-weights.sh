@@ -5,7 +5,7 @@
 # Seen: the scale is a float16 and is the block's largest weight divided by 127 in Q8_0, by 8 in Q4_0. So Q8_0's
 # scale falls under float16's smallest step 16 times earlier: with weights of spread 1e-5 the two err alike
 # (9 % each), at 1e-6 Q4_0 errs by 11 % and Q8_0 by 100 %: its weights are exactly zero, so the layer is pruned away
-# and nothing says so. Adapters near their zero start, and weights beside a large norm gain, are that small.
+# and nothing says so. Adapters near their zero start, and weights beside a large norm gain, can be that small.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

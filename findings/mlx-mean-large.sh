@@ -3,9 +3,9 @@
 #
 # Expected: numpy and torch both give 1.0 for a flat float32 array, as they add in parts; a mean over a weight
 # matrix of 8192 x 4096 is off in the last digits at most.
-# Seen: `mx.sum` over a whole float32 array stops at 2^24 = 16,777,216, so mean, and any mean square or norm
-# by it, is wrong by the ratio; a sum along the last axis first and over the rows next is right. bool and
-# integer sums are exact, so counting zeros is safe; the mean magnitude of the weights is not.
+# Seen: `mx.sum` over a whole float32 array stops at 2^24 = 16,777,216, so the mean, and any mean
+# square by it, is wrong by the ratio; the mean along the last axis first and over the rows next is right.
+# The mean of a bool mask is exact, so the share of zeros is right; the mean magnitude of the weights is not.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
