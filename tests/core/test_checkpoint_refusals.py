@@ -7,6 +7,7 @@ import os
 import shutil
 
 import pytest
+import torch
 from _checkpoints import write_raw
 
 from unipruning_core.errors import CheckpointError
@@ -89,6 +90,11 @@ def test_a_damaged_index_is_refused(text, fault, copy_of_shards):
     assert fault in refusal_of(copy_of_shards)
 
 
+def test_the_scales_of_a_quantised_checkpoint_are_copied_as_they_are(copy):
+    write_raw(copy / "model.safetensors", {"a": {**entry(0, 3, (3,)), "dtype": "F8_E8M0"}}, b"\x7f\x80\x00")
+    assert Checkpoint.open(copy).read("a").view(torch.uint8).tolist() == [127, 128, 0]
+
+
 def entry(start, end, shape=(1,), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
 
@@ -105,7 +111,7 @@ def entry(start, end, shape=(1,), dtype="F32"):
         pytest.param({"a": entry(-4, 0)}, 0, "'a' of shape", id="negative offset"),
         pytest.param({"a": entry(0, 4, (-1, -1))}, 4, "has the shape [-1, -1]", id="negative side"),
         pytest.param({"a": entry(0, 4, ("1",))}, 4, "has the shape ['1']", id="side that is text"),
-        pytest.param({"a": entry(0, 4, dtype="F33")}, 4, "of type 'F33'", id="unknown type"),
+        pytest.param({"a": entry(0, 4, dtype="F33")}, 4, "stored as 'F33', which is not supported", id="unknown type"),
         pytest.param({"a": {"dtype": "F32"}}, 0, "lacks its dtype, shape or data_offsets", id="entry cut short"),
         pytest.param({"a": 3}, 0, "lacks its dtype, shape or data_offsets", id="entry that is a number"),
         pytest.param([], 0, "not a JSON object", id="list"),

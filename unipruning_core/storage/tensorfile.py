@@ -32,6 +32,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+# block scales of quantised checkpoints, from torch 2.7 on
+DTYPES |= {"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {}
 LENGTH_BYTES = 8  # a little-endian count of the JSON bytes that follow
 LARGEST_HEADER = 100_000_000  # the format's own limit: a larger number is garbage, not a header
 GIT_LFS = b"version "  # start of the text file that stands in for a file not yet fetched
@@ -141,7 +143,10 @@ def _tensor_info(name: str, entry: Any, path: Path, base: int) -> TensorInfo:
     match entry:
         case {"dtype": str(type_name), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             if type_name not in DTYPES:
-                raise ValueError(f"tensor {name!r} is of type {type_name!r}, not one of {', '.join(DTYPES)}")
+                raise CheckpointError(
+                    f"tensor {name!r} in {str(path)!r} is stored as {type_name!r}, which is not supported; use a "
+                    "checkpoint in bfloat16, float16 or float32"
+                )
             dtype = DTYPES[type_name]
             if not all(isinstance(side, int) and side >= 0 for side in shape):
                 raise ValueError(f"tensor {name!r} has the shape {shape!r}")
