@@ -107,6 +107,15 @@ def test_scores_are_projected_again_and_again_but_not_on_other_weights(place):
         unipruning.project(model, scores, sparsity="80%", progress=False)
 
 
+def test_scores_that_are_not_finite_leave_the_model_as_it_was(place):
+    model, tokenizer = loaded(place)
+    scores, before = unipruning.search(model, tokenizer, mode="frozen", **named(place)), state(model)
+    scores.duals[scores.targets[-1].name][0, 0] = float("nan")
+    with pytest.raises(unipruning.UnipruningError, match="NaN or infinite"):
+        unipruning.project(model, scores, sparsity="50%/row", progress=False)
+    assert all(torch.equal(weight, now) for (weight, *_), (now, *_) in zip(before, state(model), strict=True))
+
+
 def test_the_fingerprint_in_memory_is_that_of_the_saved_checkpoint(place):
     model, tokenizer = loaded(place)
     saved = Checkpoint.open(place / "model")

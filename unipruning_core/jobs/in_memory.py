@@ -212,11 +212,12 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target, model.backend)
                 (mask,) = masks_of(score, position, target.name, decided, model.backend)
-                layer = by_name[target.name]
-                kept = mask.t() if target.transposed else mask
-                layer.parameter.masked_fill_(~kept.to(layer.parameter.device), 0.0)
-                masks[target.name] = kept.cpu().contiguous()
+                masks[target.name] = (mask.t() if target.transposed else mask).cpu().contiguous()
                 task.advance()
+        # only now: a score that is refused leaves the model as it was
+        for name, kept in masks.items():
+            parameter = by_name[name].parameter
+            parameter.masked_fill_(~kept.to(parameter.device), 0.0)
     if isinstance(scores, FoundScores):
         scores.masked.add(model.fingerprint())
     return masks
