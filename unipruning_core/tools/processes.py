@@ -6,15 +6,17 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TypeVar
 
 from unipruning_core.errors import UnipruningError
-from unipruning_core.progress import Progress
+from unipruning_core.progress import Bars, Progress
 
 MIB = 2**20
 
@@ -37,30 +39,34 @@ def run_in_subprocess(work: Callable[[], Result]) -> Result:
 
 
 def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequence[int] = ()) -> Stage:
-    """Run one of our commands; its progress goes to the terminal as usual.
+    """Run one of our commands; its progress goes to the terminal as usual where this one's does, else nowhere.
 
     ``keep_open`` are file descriptors that it inherits, such as that of a lock to hold until it ends.
 
     Raises:
-        UnipruningError: it failed, after printing its own message on standard error.
+        UnipruningError: it failed, with its own message here or already on standard error.
     """
     progress.note(f"$ unipruning {shlex.join(arguments)}")
     began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "unipruning_core.cli", *arguments],
-        stdout=subprocess.PIPE,
-        text=True,
-        pass_fds=tuple(keep_open),
-    )
-    assert process.stdout is not None
-    with process.stdout as pipe:
-        output = pipe.read()
-    # not wait(), which does not return the child's peak memory
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise UnipruningError(
-            f"'unipruning {arguments[0]}' failed with exit code {process.returncode}; the reason is above"
+    with nullcontext() if isinstance(progress, Bars) else tempfile.TemporaryFile("w+", encoding="utf-8") as messages:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unipruning_core.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=messages,
+            text=True,
+            pass_fds=tuple(keep_open),
         )
+        assert process.stdout is not None
+        with process.stdout as pipe:
+            output = pipe.read()
+        # not wait(), which does not return the child's peak memory
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            reason = "the reason is above"
+            if messages:
+                messages.seek(0)
+                reason = messages.read().strip().rpartition("\n")[2].removeprefix("error: ")
+            raise UnipruningError(f"'unipruning {arguments[0]}' failed with exit code {process.returncode}; {reason}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
