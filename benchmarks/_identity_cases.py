@@ -33,6 +33,7 @@ MODELS = {
     "gpt2": Model("tiny", "text.txt", 6, 16),  # weights stored as (in, out)
     "smollm2": Model("smollm2", "c4.utf8", 4, 128),
 }
+# in the oldest spelling of each flag, which every version understands
 CASES = {
     "drift": Case("--mode drift"),
     "drift-prox": Case("--mode drift --prox-strength 0.05"),

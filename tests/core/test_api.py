@@ -162,6 +162,10 @@ def test_progress_is_shown_on_standard_error_unless_it_is_turned_off(place, capf
     [
         ({"out": "there"}, "out=... is for a model on disk; omit it for a model in memory"),
         ({"run": "there"}, "run=... is for a model on disk"),
+        ({"dtype": "float16"}, "dtype=... is for a model on disk"),
+        ({"overwrite": True}, "overwrite=... is for a model on disk"),
+        ({"trust_remote_code": True}, "trust_remote_code=... is for a model on disk"),
+        ({"save_every": 1.0}, "save_every=... is for a model on disk"),
         ({"sparsity": ["50%", "60%"]}, "a model in memory takes one sparsity, not 2"),
         ({"sparsity": "0.6"}, "sparsity '0.6' is neither"),
         ({"sparsity": "3:16"}, "needs a multiple of 16 inputs"),
@@ -190,6 +194,21 @@ def test_a_model_on_disk_needs_a_place_for_what_is_written(place):
         words = {"sparsity": "50%"} if call is unipruning.prune else {}
         with pytest.raises(unipruning.UnipruningError, match="pass out="):
             call(str(place / "model"), **words, **named(place))
+
+
+def test_a_keyword_that_would_do_nothing_is_refused_by_every_function(place):
+    model, tokenizer = loaded(place)
+    text = {"data": str(place / "text.txt")}
+    with pytest.raises(unipruning.UnipruningError, match=r"overwrite=... is for a model on disk"):
+        unipruning.search(model, tokenizer, overwrite=True, **text)
+    with pytest.raises(unipruning.UnipruningError, match=r"dtype=... is for a model on disk"):
+        unipruning.perplexity(model, tokenizer, dtype="float16", **text)
+    scores = unipruning.search(model, tokenizer, mode="frozen", **named(place))
+    with pytest.raises(unipruning.UnipruningError, match=r"overwrite=... is for a model on disk"):
+        unipruning.project(model, scores, sparsity="50%", overwrite=True)
+    for call, words in ((unipruning.search, {"out": place / "run"}), (unipruning.perplexity, {})):
+        with pytest.raises(unipruning.UnipruningError, match=r"tokenizer=... is for a model in memory"):
+            call(place / "model", tokenizer, **words, **text)
 
 
 def test_a_model_that_is_not_finite_is_refused_before_its_first_sample(place):

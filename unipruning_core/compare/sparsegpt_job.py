@@ -57,11 +57,7 @@ def run_sparsegpt(
         masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
     provenance: dict[str, object] = {
         "settings": settings.to_json(),
-        "data": {
-            **calibrated.described,
-            "tokens": calibrated.samples.tokens,
-            "fingerprint": calibrated.samples.fingerprint,
-        },
+        "data": calibrated.record,
         "versions": versions(),
     }
     return write_changed(model.checkpoint, layers, masks, cut, out, backend, provenance, overwrite, progress)

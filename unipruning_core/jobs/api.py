@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from unipruning_core.data.calibration import DataChoice
 from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
 from unipruning_core.jobs import in_memory, on_disk
+from unipruning_core.jobs.arguments import (
+    as_scores,
+    as_settings,
+    as_sparsities,
+    open_on_disk,
+    refuse_on_disk_options,
+    single,
+)
 from unipruning_core.jobs.in_memory import FoundScores, InMemory
-from unipruning_core.jobs.prepared import OnDisk
-from unipruning_core.models.loading import ModelChoice
 from unipruning_core.progress import Progress, as_progress
-from unipruning_core.search.choice import settings_of
 from unipruning_core.search.loop import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.settings import Settings
-from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,13 +30,9 @@ if TYPE_CHECKING:
 
     from unipruning_core.data.calibration import Packing
     from unipruning_core.data.perplexity import Perplexity
+    from unipruning_core.jobs.arguments import Named, Ratios, Texts
     from unipruning_core.projection.decide import Scores
     from unipruning_core.projection.project import Projected
-    from unipruning_core.sparsity.parse import Sparsity
-
-    Named: TypeAlias = "str | os.PathLike[str]"  # a folder, or a hub id
-    Texts: TypeAlias = "str | os.PathLike[str] | Sequence[str]"  # a file, a data set on the hub, or texts in memory
-    Ratios: TypeAlias = "str | Sparsity | Sequence[str | Sparsity]"
 
 
 @overload
@@ -97,18 +96,18 @@ def prune(
 
     Source: mirror descent on one dual variable per weight (UniPruning, arXiv 2510.03291); see ``docs/using.md``.
     """
-    chosen, shown, sparsities = _settings(mode, settings), as_progress(progress), _sparsities(sparsity)
+    chosen, shown, sparsities = as_settings(mode, settings), as_progress(progress), as_sparsities(sparsity)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     if not isinstance(model, str | os.PathLike):
-        _only_on_disk(out=out, run=run)
-        single, live = _single(sparsities), InMemory(model, tokenizer, backend, shown)
+        refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, run=run)
+        one, live = single(sparsities), InMemory(model, tokenizer, backend, shown)
         live.check(sparsities)
-        return in_memory.project_in_memory(live, in_memory.search_in_memory(live, text, chosen), single)
+        return in_memory.project_in_memory(live, in_memory.search_in_memory(live, text, chosen), one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     folder = Path(out)
     return on_disk.prune_on_disk(
-        OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, shown),
+        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code),
         text,
         chosen,
         sparsities,
@@ -156,15 +155,15 @@ def search(
     Raises:
         UnipruningError: says in one sentence what is wrong, before any expensive work if possible.
     """
-    chosen, shown = _settings(mode, settings), as_progress(progress)
+    chosen, shown = as_settings(mode, settings), as_progress(progress)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     if not isinstance(model, str | os.PathLike):
-        _only_on_disk(out=out)
+        refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every)
         return in_memory.search_in_memory(InMemory(model, tokenizer, backend, shown), text, chosen)
     if out is None:
         raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
     return on_disk.search_on_disk(
-        OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, shown),
+        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code),
         text,
         chosen,
         Path(out),
@@ -219,15 +218,15 @@ def project(
     Raises:
         UnipruningError: the scores are for another model, a sparsity does not fit, or the output cannot be written.
     """
-    sparsities, shown = _sparsities(sparsity), as_progress(progress)
+    sparsities, shown = as_sparsities(sparsity), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
-        _only_on_disk(out=out)
-        single, live = _single(sparsities), InMemory(model, None, backend, shown)
-        return in_memory.project_in_memory(live, _scores(scores), single)
+        refuse_on_disk_options(out, trust_remote_code=trust_remote_code, overwrite=overwrite)
+        one, live = single(sparsities), InMemory(model, None, backend, shown)
+        return in_memory.project_in_memory(live, as_scores(scores), one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
-    disk = OnDisk(ModelChoice(os.fspath(model), trust_remote_code=trust_remote_code), backend, shown)
-    return on_disk.project_on_disk(disk, _scores(scores), sparsities, Path(out), overwrite=overwrite)
+    disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code)
+    return on_disk.project_on_disk(disk, as_scores(scores), sparsities, Path(out), overwrite=overwrite)
 
 
 def perplexity(
@@ -262,38 +261,8 @@ def perplexity(
     """
     text, shown = TextChoice(data, split, text_column), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
+        refuse_on_disk_options(dtype=dtype, trust_remote_code=trust_remote_code)
         live = InMemory(model, tokenizer, backend, shown)
         return in_memory.perplexity_in_memory(live, text, seq_len=seq_len, windows=windows)
-    disk = OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, shown)
+    disk = open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code)
     return on_disk.perplexity_on_disk(disk, text, seq_len=seq_len, windows=windows)
-
-
-def _settings(mode: str | Settings | None, values: dict[str, Any]) -> Settings:
-    if not isinstance(mode, Settings):
-        return settings_of(mode, values)
-    if values:
-        raise ConfigError(f"settings belong inside the {type(mode).__name__} passed as mode: {', '.join(values)}")
-    return mode
-
-
-def _sparsities(given: Ratios) -> list[Sparsity]:
-    several = [given] if isinstance(given, str) or not isinstance(given, Sequence) else given
-    parsed = [parse_sparsity(sparsity) if isinstance(sparsity, str) else sparsity for sparsity in several]
-    check_distinct(parsed)
-    return parsed
-
-
-def _single(sparsities: list[Sparsity]) -> Sparsity:
-    if len(sparsities) > 1:
-        n = len(sparsities)
-        raise ConfigError(f"a model in memory takes one sparsity, not {n}; call search() once and project() for each")
-    return sparsities[0]
-
-
-def _scores(scores: Named | Scores) -> Scores:
-    return Run.open(scores) if isinstance(scores, str | os.PathLike) else scores
-
-
-def _only_on_disk(**folders: object) -> None:
-    if given := [name for name, folder in folders.items() if folder is not None]:
-        raise ConfigError(f"{given[0]}=... is for a model on disk; omit it for a model in memory")

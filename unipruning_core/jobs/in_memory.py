@@ -172,11 +172,7 @@ def search_in_memory(model: InMemory, data: DataChoice, settings: Settings) -> F
     provenance: dict[str, object] = {
         "settings": settings.to_json(),
         "model": {"name": model.name, "fingerprint": fingerprint},
-        "data": {
-            **calibrated.described,
-            "tokens": calibrated.samples.tokens,
-            "fingerprint": calibrated.samples.fingerprint,
-        },
+        "data": calibrated.record,
         "backend": backend.name,
         "versions": versions(),
     }

@@ -43,6 +43,11 @@ class Calibrated:
     samples: Calibration
     described: dict[str, Any]
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """The description with what was drawn: tokens and their fingerprint."""
+        return {**self.described, "tokens": self.samples.tokens, "fingerprint": self.samples.fingerprint}
+
 
 class Prepared(ABC):
     """A model and the parts of it that a job needs, each opened on first use and only once.
@@ -189,7 +194,8 @@ class OnDisk(Prepared):
         """Load the weights onto the first device, or over several with so many bytes of weights on each."""
         if len(bytes_per_device) > 1:
             self.progress.note(f"spreading the model over {len(bytes_per_device)} devices")
-        else:
+        # what a job has planned its memory for is checked already
+        elif not bytes_per_device:
             check_model_fits(self.checkpoint, self.dtype, self.backend)
         return load_model(
             self.checkpoint.folder,

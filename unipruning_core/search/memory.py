@@ -51,7 +51,7 @@ def check_memory(
     """
     needed, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type)
     if free is None or needed <= free:
-        return [needed]
+        return [loaded_bytes(checkpoint, dtype)]
     each = free_bytes_each(backend.device_type)
     if needed <= sum(each):
         check_can_spread(len(each), backend.name)

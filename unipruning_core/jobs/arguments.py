@@ -1,0 +1,87 @@
+"""What Python users may pass, checked: settings, sparsities and scores in several forms, and keywords that apply."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.jobs.prepared import OnDisk
+from unipruning_core.models.loading import ModelChoice
+from unipruning_core.search.choice import settings_of
+from unipruning_core.search.loop import SAVE_EVERY
+from unipruning_core.search.run_folder import Run
+from unipruning_core.search.settings import Settings
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+
+if TYPE_CHECKING:
+    from unipruning_core.progress import Progress
+    from unipruning_core.projection.decide import Scores
+    from unipruning_core.sparsity.parse import Sparsity
+
+    Named: TypeAlias = "str | os.PathLike[str]"  # a folder, or a hub id
+    Texts: TypeAlias = "str | os.PathLike[str] | Sequence[str]"  # a file, a data set on the hub, or texts in memory
+    Ratios: TypeAlias = "str | Sparsity | Sequence[str | Sparsity]"
+
+
+def as_settings(mode: str | Settings | None, values: dict[str, Any]) -> Settings:
+    """Return the settings of a mode, given by name with values, or as they are."""
+    if not isinstance(mode, Settings):
+        return settings_of(mode, values)
+    if values:
+        raise ConfigError(f"settings belong inside the {type(mode).__name__} passed as mode: {', '.join(values)}")
+    return mode
+
+
+def as_sparsities(given: Ratios) -> list[Sparsity]:
+    """Parse one sparsity or several, each once."""
+    several = [given] if isinstance(given, str) or not isinstance(given, Sequence) else given
+    parsed = [parse_sparsity(sparsity) if isinstance(sparsity, str) else sparsity for sparsity in several]
+    check_distinct(parsed)
+    return parsed
+
+
+def single(sparsities: list[Sparsity]) -> Sparsity:
+    """Return the only sparsity that a model in memory can take."""
+    if len(sparsities) > 1:
+        n = len(sparsities)
+        raise ConfigError(f"a model in memory takes one sparsity, not {n}; call search() once and project() for each")
+    return sparsities[0]
+
+
+def as_scores(scores: Named | Scores) -> Scores:
+    """Open a run folder, or return other scores as they are."""
+    return Run.open(scores) if isinstance(scores, str | os.PathLike) else scores
+
+
+def refuse_on_disk_options(
+    out: object = None,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    overwrite: bool = False,
+    save_every: float = SAVE_EVERY,
+    *,
+    run: object = None,
+) -> None:
+    """Refuse what a model in memory has no use for, where it differs from the default."""
+    given = {
+        "out": out is not None,
+        "run": run is not None,
+        "dtype": dtype != "auto",
+        "trust_remote_code": trust_remote_code,
+        "overwrite": overwrite,
+        "save_every": save_every != SAVE_EVERY,
+    }
+    if any(given.values()):
+        name = next(name for name, differs in given.items() if differs)
+        raise ConfigError(f"{name}=... is for a model on disk; omit it for a model in memory")
+
+
+def open_on_disk(
+    model: Named, tokenizer: Any, backend: str | None, progress: Progress, dtype: str, trust_remote_code: bool
+) -> OnDisk:
+    """A model on disk, which brings its own tokenizer."""
+    if tokenizer is not None:
+        raise ConfigError("tokenizer=... is for a model in memory; a model on disk brings its own")
+    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, progress)
