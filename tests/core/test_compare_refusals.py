@@ -1,9 +1,11 @@
 """A comparison that cannot be made: one sentence, before any command runs."""
 
+import re
 import sys
 
 import pytest
 
+import unipruning
 from unipruning_core.cli.main import main
 
 
@@ -56,3 +58,20 @@ def test_a_plot_that_cannot_be_drawn_is_refused_before_any_command_runs(words, c
     assert main([*words, "--methods", "wanda", "--sparsity", "50%", "--plot"]) == 2
     assert "--plot needs matplotlib" in capsys.readouterr().err
     assert commands == []
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"keep": "everything"}, "keep must be one of results, runs, checkpoints, not 'everything'"),
+        ({"data": ["a text"]}, "data of a comparison must be a name or a path, not a list"),
+        ({"model": object()}, "model of a comparison must be a name or a path, not a object"),
+    ],
+    ids=lambda value: str(*value) if isinstance(value, dict) else "",
+)
+def test_what_no_command_can_be_given_is_refused_from_python(home, tmp_path, commands, options, says):
+    given = {"model": home / "model", "methods": "wanda", "sparsity": "50%", "out": tmp_path / "out", **options}
+    with pytest.raises(unipruning.UnipruningError, match=re.escape(says)):
+        unipruning.compare(**given)
+    assert commands == []
+    assert not (tmp_path / "out").exists()

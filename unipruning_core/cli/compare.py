@@ -17,7 +17,7 @@ from unipruning_core.cli.arguments import (
     given,
     loading_from,
 )
-from unipruning_core.compare.methods import PRESETS, SPECS
+from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Bars
@@ -85,7 +85,7 @@ def _add_compare(command: Command) -> None:
     add_backend(machine)
     machine.add_argument(
         "--keep",
-        choices=("results", "runs", "checkpoints"),
+        choices=KEEPS,
         default="runs",
         help="what to keep on disk: results only, also run folders, or also pruned checkpoints (default: %(default)s)",
     )

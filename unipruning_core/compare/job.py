@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.compare.methods import parse_methods, parse_ratios
+from unipruning_core.compare.methods import KEEPS, parse_methods, parse_ratios
 from unipruning_core.compare.plan import CompareChoice, ComparisonPlan, make_plan
 from unipruning_core.compare.runner import ComparisonRunner, lines_of, locked
 from unipruning_core.compare.table import Row, rows_of, to_text, write_csv, write_results
@@ -47,13 +47,13 @@ def compare(
     sparsity: str | Sequence[str],
     out: str | os.PathLike[str],
     seeds: Sequence[int] = (0,),
-    data: str = "c4",
+    data: str | os.PathLike[str] = "c4",
     split: str | None = None,
     text_column: str | None = None,
     samples: int = 128,
     seq_len: int | None = None,
     packing: Packing = "packed",
-    eval_data: str = "wikitext2",
+    eval_data: str | os.PathLike[str] = "wikitext2",
     eval_split: str | None = None,
     eval_text_column: str | None = None,
     windows: int | None = None,
@@ -83,6 +83,11 @@ def compare(
     Raises:
         UnipruningError: anything wrong, found before anything expensive; or a stage failed, with its message above.
     """
+    for name, value in {"model": model, "data": data, "eval_data": eval_data}.items():
+        if not isinstance(value, str | os.PathLike):
+            raise ConfigError(f"{name} of a comparison must be a name or a path, not a {type(value).__name__}")
+    if keep not in KEEPS:
+        raise ConfigError(f"keep must be one of {', '.join(KEEPS)}, not {keep!r}")
     parsed, remarks = parse_methods(_as_list(methods), _as_list(presets))
     choice = CompareChoice(
         model=ModelChoice(os.fspath(model), dtype, trust_remote_code),
@@ -90,8 +95,8 @@ def compare(
         methods=parsed,
         sparsities=parse_ratios(_as_list(sparsity)),
         seeds=seeds,
-        data=DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing),
-        eval_text=TextChoice(eval_data, eval_split, eval_text_column),
+        data=DataChoice(TextChoice(os.fspath(data), split, text_column), samples, seq_len, packing),
+        eval_text=TextChoice(os.fspath(eval_data), eval_split, eval_text_column),
         windows=windows,
         eval_seq_len=eval_seq_len,
         out=Path(out),

@@ -15,6 +15,7 @@ from unipruning_core.sparsity.forms import SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
 
 BUDGETS = ("matrix", "row", "global")
+KEEPS = ("results", "runs", "checkpoints")  # what stays on disk, each including those before it
 CALIBRATION_KEYS = ("samples", "seq_len")
 ALLOCATION_KEYS = ("spread", "outlier_multiple")
 

@@ -32,8 +32,6 @@ from unipruning_core.tools.processes import Stage, run_command
 if TYPE_CHECKING:
     from unipruning_core.data.text import TextChoice
 
-KEEPS = ("results", "runs", "checkpoints")
-
 
 @dataclass(frozen=True)
 class SearchJob:
