@@ -35,7 +35,10 @@ OPERATIONS = (
     "accumulate_sumsq",
     "abs_sums",
     "mirror_step",
-    "blend_scores",
+    "feedback_scores",
+    "mask_weight",
+    "remask_weight",
+    "feedback_step",
     "magnitude_histogram",
     "threshold_mask",
     "topk_mask",
@@ -72,7 +75,7 @@ class BackendSpec:
 
 
 class Backend(ABC):
-    """The ten operations, which ``conformance`` in ``unipruning_core.testing`` checks."""
+    """The thirteen operations, which ``conformance`` in ``unipruning_core.testing`` checks."""
 
     name: ClassVar[str]
     device_type: ClassVar[str]
@@ -96,11 +99,13 @@ class Backend(ABC):
     def abs_sums(
         self,
         weight: Tensor,  # (out, in), any float
-        input_factor: Tensor,  # (in,), float32
-    ) -> tuple[Tensor, Tensor, Tensor]:  # float32: rows (out,), columns (in,), weighted rows (out,)
-        r"""Sum abs(W) in one pass: :math:`\sum_j |W_{ij}|`, :math:`\sum_i |W_{ij}|` and :math:`\sum_j |W_{ij}| f_j`.
+        input_factors: Tensor,  # (k, in), float32, f >= 0; k may be 0
+        output_factors: Tensor,  # (l, out), float32, h >= 0; l may be 0
+    ) -> tuple[Tensor, Tensor]:  # float32: rows (k, out), columns (l, in)
+        r"""Sum abs(W) with weights, all in one pass: :math:`\sum_j |W_{ij}| f_{kj}` and :math:`\sum_i |W_{ij}| h_{li}`.
 
-        The last gives the normaliser of a rank-2 saliency, so that S has mean one without being formed.
+        Factors of one give plain sums, of zero and one the sums over a subset, and of a saliency's vectors its mean,
+        without the saliency being formed.
         """
 
     @abstractmethod
@@ -130,18 +135,78 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def blend_scores(
+    def feedback_scores(
         self,
-        feedback: Tensor,  # (out, in), float32, F >= 0
-        local: Tensor,  # (out, in), float32, V >= 0
+        weight: Tensor,  # (out, in), any float, W
+        second: Tensor,  # (out, in), bfloat16, v >= 0
+        drift: Tensor | None,  # (out, in), float16, U; None counts as zero
+        r: Tensor,  # (out,), float32, row factor
+        p: Tensor,  # (in,), float32, column factor
+        q: Tensor,  # (in,), float32, column offset
+        *,
+        learning_rate: float,  # eta
         exponent: float,  # a >= 0
-        weight: Tensor | None = None,  # (out, in), any float, W; None counts as one
-        drift: Tensor | None = None,  # (out, in), any float, D; None counts as zero
-        pull: float = 0.0,  # b
+        pull: float,  # b
     ) -> Tensor:  # (out, in), float32
-        r"""Blend the scores of the loss and of the local metric.
+        r"""Score weights by the loss, the local metric and the direction of their drift.
 
-        .. math:: |W|\, F^{1/2}\, V^a\, e^{b D \operatorname{sign}(W)}, \qquad 0^0 = 1
+        .. math:: |W|\, v^{1/2}\, \bigl(|W + \eta U| (r_i p_j + q_j)\bigr)^a e^{b U \operatorname{sign}(W)},
+                  \qquad 0^0 = 1
+        """
+
+    @abstractmethod
+    def mask_weight(
+        self,
+        weight: Tensor,  # W, as in feedback_scores; so are second, drift, r, p, q and the three numbers
+        second: Tensor,
+        drift: Tensor | None,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,  # 0-D, float32, >= 0
+        sample: Tensor,  # (ceil(out * in / stride),), float32; written
+        *,
+        learning_rate: float,
+        exponent: float,
+        pull: float,
+        stride: int,  # >= 1
+        pattern: tuple[int, int] | None,  # n and m, as in nm_mask
+    ) -> tuple[Tensor, Tensor]:  # (out, in), the weight's dtype; (out, ceil(in / 8)), uint8
+        r"""Mask the drifting weight where its score is low, and draw scores for the next threshold, in one pass.
+
+        .. math:: W \leftarrow (W + \eta U)\,[\text{score} \ge \text{threshold}]
+
+        A weight that the pattern keeps has the largest float32 as its score.  ``sample`` gets the scores at the
+        row-major indices 0, stride, 2 stride and so on.  The second result is the mask: bit k of byte j, counted from
+        the lowest, is set if input 8 j + k is kept, and bits past the last input are zero.  What is not kept is +0.
+        """
+
+    @abstractmethod
+    def remask_weight(
+        self,
+        weight: Tensor,  # (out, in), any float, W
+        drift: Tensor | None,  # (out, in), float16, U
+        kept: Tensor,  # (out, ceil(in / 8)), uint8, contiguous, the mask from mask_weight
+        *,
+        learning_rate: float,  # eta
+    ) -> Tensor:  # (out, in), the weight's dtype
+        r"""Make the weight of ``mask_weight`` once more, bit for bit, from its mask."""
+
+    @abstractmethod
+    def feedback_step(
+        self,
+        second: Tensor,  # (out, in), bfloat16, v; updated in place
+        drift: Tensor | None,  # (out, in), float16, U; updated in place
+        gradient: Tensor,  # (out, in), any float, g
+        rate: Tensor,  # 0-D, float32, rho
+        *,
+        decay: float,  # gamma
+    ) -> None:
+        r"""Take a step of the second moment and of the drift; a drift with v = 0 stays.
+
+        .. math:: v \leftarrow v + \gamma (g^2 - v), \qquad U \leftarrow U - \rho \frac{g}{v^{1/2}}
+
+        U is updated with v in fp32, before v is rounded to nearest bfloat16.
         """
 
     @abstractmethod

@@ -17,9 +17,9 @@ def accumulate_sumsq(x: Tensor, out: Tensor) -> None:
     out += x.float().square().sum(dim=0)
 
 
-def abs_sums(weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def abs_sums(weight: Tensor, input_factors: Tensor, output_factors: Tensor) -> tuple[Tensor, Tensor]:
     magnitude = weight.float().abs()
-    return magnitude.sum(dim=1), magnitude.sum(dim=0), (magnitude * input_factor).sum(dim=1)
+    return input_factors @ magnitude.t(), output_factors @ magnitude
 
 
 def mirror_step(
@@ -46,20 +46,64 @@ def mirror_step(
         threshold.copy_(dual.abs().flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
 
 
-def blend_scores(
-    feedback: Tensor,
-    local: Tensor,
+def feedback_scores(
+    weight: Tensor,
+    second: Tensor,
+    drift: Tensor | None,
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    *,
+    learning_rate: float,
     exponent: float,
-    weight: Tensor | None = None,
-    drift: Tensor | None = None,
-    pull: float = 0.0,
+    pull: float,
 ) -> Tensor:
-    score = feedback.sqrt() * local.pow(exponent)
-    if weight is not None:
-        score = score * weight.float().abs()
-        if drift is not None:
-            score = score * (pull * drift.float() * weight.float().sign()).exp()
+    w = weight.float()
+    local = _drifted(weight, drift, learning_rate).abs() * (r[:, None] * p + q)
+    score = w.abs() * second.float().sqrt() * local.pow(exponent)
+    if drift is not None:
+        score = score * (pull * drift.float() * w.sign()).exp()
     return score.contiguous()
+
+
+def mask_weight(
+    weight: Tensor,
+    second: Tensor,
+    drift: Tensor | None,
+    r: Tensor,
+    p: Tensor,
+    q: Tensor,
+    threshold: Tensor,
+    sample: Tensor,
+    *,
+    learning_rate: float,
+    exponent: float,
+    pull: float,
+    stride: int,
+    pattern: tuple[int, int] | None,
+) -> tuple[Tensor, Tensor]:
+    numbers = {"learning_rate": learning_rate, "exponent": exponent, "pull": pull}
+    score = feedback_scores(weight, second, drift, r, p, q, **numbers)
+    if pattern is not None:
+        score = score.masked_fill(nm_mask(score, *pattern), torch.finfo(torch.float32).max)
+    sample.copy_(score.flatten()[::stride])
+    kept = score >= threshold
+    padded = torch.nn.functional.pad(kept, (0, -weight.shape[1] % 8)).view(len(weight), -1, 8)
+    bits = (padded << torch.arange(8, device=weight.device)).sum(dim=2).to(torch.uint8)
+    return _masked(weight, drift, learning_rate, kept), bits
+
+
+def remask_weight(weight: Tensor, drift: Tensor | None, kept: Tensor, *, learning_rate: float) -> Tensor:
+    bits = (kept[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=kept.device)) & 1
+    return _masked(weight, drift, learning_rate, bits.flatten(1)[:, : weight.shape[1]].bool())
+
+
+def feedback_step(second: Tensor, drift: Tensor | None, gradient: Tensor, rate: Tensor, *, decay: float) -> None:
+    g, old = gradient.float(), second.float()
+    v = old + decay * (g * g - old)
+    if drift is not None:
+        drift.copy_(drift.float() - rate * torch.where(v > 0, g / v.sqrt(), 0.0))
+    second.copy_(v)
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
@@ -136,18 +180,30 @@ def adamw_step(
 
 
 class Operations:
-    """All ten as a base class: ``class MyBackend(reference.Operations, Backend)`` overrides what it speeds up."""
+    """All thirteen as a base class: ``class MyBackend(reference.Operations, Backend)`` overrides what it speeds up."""
 
     accumulate_sumsq = staticmethod(accumulate_sumsq)
     abs_sums = staticmethod(abs_sums)
     mirror_step = staticmethod(mirror_step)
-    blend_scores = staticmethod(blend_scores)
+    feedback_scores = staticmethod(feedback_scores)
+    mask_weight = staticmethod(mask_weight)
+    remask_weight = staticmethod(remask_weight)
+    feedback_step = staticmethod(feedback_step)
     magnitude_histogram = staticmethod(magnitude_histogram)
     threshold_mask = staticmethod(threshold_mask)
     topk_mask = staticmethod(topk_mask)
     nm_mask = staticmethod(nm_mask)
     nm_prox = staticmethod(nm_prox)
     adamw_step = staticmethod(adamw_step)
+
+
+def _drifted(weight: Tensor, drift: Tensor | None, learning_rate: float) -> Tensor:
+    """Return W + eta U in fp32; the product is rounded before the sum."""
+    return weight.float() if drift is None else weight.float() + learning_rate * drift.float()
+
+
+def _masked(weight: Tensor, drift: Tensor | None, learning_rate: float, kept: Tensor) -> Tensor:
+    return torch.where(kept, _drifted(weight, drift, learning_rate), 0.0).to(weight.dtype).contiguous()
 
 
 def _descend(w: Tensor, z: Tensor, strength: float, n: int) -> None:

@@ -5,10 +5,11 @@ import weakref
 
 import pytest
 import torch
-from _modes import batches, keep_largest, run, start
-from transformers import AutoModelForCausalLM, get_constant_schedule_with_warmup
+from _modes import batches, run, start
+from transformers import AutoModelForCausalLM
 
 from unipruning_core.models.substituted_weights import substituted_weights
+from unipruning_core.search.feedback import DRAWN, stride_for
 
 DRIFT_WEIGHT = 0.3
 RAMP = {"ramp_sparsity": 0.6, "ramp_fraction": 0.5, "second_moment_rate": 0.2, "drift_weight": DRIFT_WEIGHT}
@@ -29,57 +30,54 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
     }
     turned = {layer.name: layer.target.transposed for layer in reader.layers}
     modules = {name: model.get_submodule(path) for name, path in paths.items()}
-    parameters = [module.weight for module in modules.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.8), eps=1e-10, weight_decay=0.0)
-    schedule = get_constant_schedule_with_warmup(optimizer, math.ceil(0.1 * len(data)))
 
     def facing(name, x):
         return x.t() if turned[name] else x
 
     W0 = {name: facing(name, module.weight.detach().clone()) for name, module in modules.items()}
-    V = {name: torch.zeros_like(w) for name, w in W0.items()}
-    G = {name: torch.zeros_like(w) for name, w in W0.items()}
-    F = {name: torch.zeros_like(w) for name, w in W0.items()}
-    seen, losses = {}, []
+    v, U = ({name: torch.zeros_like(w) for name, w in W0.items()} for _ in range(2))
+    inputs = {name: [] for name in W0}
     for name, module in modules.items():
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.__setitem__(name, args[0].detach()))
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: inputs[name].append(args[0].detach().flatten(0, -2))
+        )
     sizes = [w.numel() for w in W0.values()]
+    drawn, losses = None, []
+
+    def moved(name):
+        return W0[name] + learning_rate * U[name]
 
     def score_of(name):
-        score = F[name].sqrt() * V[name] ** exponent
-        drift = facing(name, modules[name].weight.detach()) - W0[name]
-        return score * torch.exp(DRIFT_WEIGHT * W0[name].sign() * drift / learning_rate) if learning_rate else score
+        n = torch.cat(inputs[name]).square().mean(0).sqrt() if inputs[name] else torch.zeros(W0[name].shape[1])
+        S = moved(name).abs() * n / ((W0[name].abs() * n).mean() or 1.0)
+        score = W0[name].abs() * v[name].sqrt() * S**exponent
+        return score * torch.exp(DRIFT_WEIGHT * W0[name].sign() * U[name])
 
     for t, ids in enumerate(data):
         most = min(0.6, 1 - pattern[0] / pattern[1]) if pattern else 0.6
         sparsity = most * min(1.0, t / (0.5 * len(data)))
-        full = {name: module.weight.detach().clone() for name, module in modules.items()}
-        if t:
-            scores = [score_of(name) for name in W0]
-            if pattern:
-                scores = [s.masked_fill(keep_in_groups(s, *pattern), torch.inf) for s in scores]
-            score = torch.cat([s.flatten() for s in scores])
-            keep = sum(sizes) - round(sparsity * sum(sizes))
-            mask = keep_largest(score, keep / sum(sizes)).split(sizes)
-            for (name, module), part in zip(modules.items(), mask, strict=True):
-                module.weight.data.mul_(facing(name, part.view_as(W0[name])))
-        optimizer.zero_grad()
+        scores = {name: score_of(name) for name in W0}
+        if pattern:
+            scores = {name: s.masked_fill(keep_in_groups(s, *pattern), 3e38) for name, s in scores.items()}
+        flat = torch.cat([s.flatten() for s in scores.values()])
+        # the threshold comes from the scores of the sample before, but for sample 1, which has none
+        ranked = (flat if t <= 1 else drawn).sort().values
+        growth = math.sqrt((1 - 0.8**t) / (1 - 0.8 ** max(1, t - 1)))
+        threshold = min(ranked[round(sparsity * sum(sizes))] * growth, 3e38) if t else 0.0
+        drawn = flat
+        for name, module in modules.items():
+            module.weight.data.copy_(facing(name, moved(name) * (scores[name] >= threshold)))
+        model.zero_grad()
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
         losses.append(loss.item())
+        rate = min(1.0, t / math.ceil(0.1 * len(data)))
         for name, module in modules.items():
-            module.weight.data.copy_(full[name])
             g = facing(name, module.weight.grad)
-            F[name] = F[name] + 0.2 * ((W0[name] * g) ** 2 - F[name])
-        for name, module in modules.items():
-            W = facing(name, module.weight.detach())
-            S = W.abs() * seen[name].flatten(0, -2).square().mean(0).sqrt()
-            V[name] = V[name] + 0.01 * (S / S.mean() - G[name])
-            k = int(0.001 * W.numel())
-            tau = V[name].flatten().sort().values[k - 1] if k else 0.0
-            G[name] = (V[name] - tau).clamp_min(0)
-        optimizer.step()
-        schedule.step()
+            v[name] = v[name] + 0.2 * (g**2 - v[name])
+            if learning_rate:
+                U[name] = (U[name] - rate * g / (v[name] / (1 - 0.8 ** (t + 1))).sqrt()).half().float()
+            v[name] = v[name].bfloat16().float()
     return {name: score_of(name) for name in W0}, losses
 
 
@@ -96,8 +94,10 @@ def test_feedback_equals_a_plain_transcription(folder, exponent, learning_rate, 
     assert losses == pytest.approx(expected_losses, rel=1e-5)
     for name, outcome in actual.items():
         assert float(outcome.threshold) == 0.0
-        torch.testing.assert_close(outcome.dual, expected[name], rtol=1e-3, atol=1e-8)
-        assert torch.equal(keep_largest(outcome.dual, 0.5), keep_largest(expected[name], 0.5))
+        # a value between two of half precision may round to either
+        torch.testing.assert_close(outcome.dual, expected[name], rtol=2e-2, atol=1e-8)
+        close = (outcome.dual - expected[name]).abs() <= 1e-3 * expected[name]
+        assert close.float().mean() > 0.98
 
 
 def zeros_seen(search):
@@ -115,29 +115,50 @@ def zeros_seen(search):
     return zeros
 
 
-def test_each_sample_is_seen_at_exactly_the_sparsity_of_the_ramp(folder):
-    search = start(folder, mode="feedback", **RAMP)
-    zeros = zeros_seen(search)
-    wanted = [round(search.sparsity_at(sample) * search.total) for sample in range(len(batches()))]
-    assert wanted[0] == 0
-    assert wanted[-1] == round(0.6 * search.total)
-    already = sum(int((layer.weight == 0).sum()) for layer in search.layers)
-    assert all(abs(zero - want) <= already for zero, want in zip(zeros, wanted, strict=True))
-
-
 @pytest.mark.parametrize("pattern", ["", "2:4"])
-def test_the_threshold_of_a_large_model_is_that_of_some_rows_drawn_anew_for_each_sample(folder, monkeypatch, pattern):
-    monkeypatch.setattr("unipruning_core.search.modes.feedback.LEAST_WEIGHTS", 1)
-    monkeypatch.setattr("unipruning_core.search.modes.feedback.ROWS_FRACTION", 0.5)
+def test_each_sample_is_seen_near_the_sparsity_of_the_ramp(folder, pattern):
     search = start(folder, mode="feedback", pattern=pattern, **RAMP)
-    drawn = [search._drawn_rows(0, sample).tolist() for sample in range(3)]
-    assert all(len(set(rows)) == len(search.duals[0]) / 2 for rows in drawn)
-    assert drawn[0] != drawn[1] != drawn[2]
     zeros = zeros_seen(search)
     wanted = [search.sparsity_at(sample) * search.total for sample in range(len(batches()))]
-    assert zeros != [round(want) for want in wanted]
-    assert all(abs(zero - want) <= 0.05 * search.total for zero, want in zip(zeros, wanted, strict=True))
-    assert zeros == zeros_seen(start(folder, mode="feedback", pattern=pattern, **RAMP))
+    assert wanted[0] == 0
+    assert wanted[-1] == pytest.approx((0.5 if pattern else 0.6) * search.total)
+    already = sum(int((layer.weight == 0).sum()) for layer in search.layers)
+    assert zeros[0] == already
+    # few samples with large steps: a real search comes closer
+    assert all(abs(zero - want) <= already + 0.07 * search.total for zero, want in zip(zeros, wanted, strict=True))
+
+
+def test_the_first_threshold_comes_from_scores_drawn_for_it(folder):
+    search = start(folder, mode="feedback", **RAMP)
+    zeros = zeros_seen(search)
+    assert zeros[1] == pytest.approx(search.sparsity_at(1) * search.total, abs=2)
+
+
+@pytest.mark.parametrize("shapes", [[(576, 576), (1536, 576), (576, 1536)], [(4096, 4096), (11008, 4096)]], ids=str)
+def test_drawn_scores_are_enough_and_lie_in_every_column(shapes):
+    shapes = shapes * 30
+    stride = stride_for(shapes)
+    total = sum(rows * columns for rows, columns in shapes)
+    assert DRAWN <= total // stride <= 1.3 * DRAWN
+    for rows, columns in shapes[:3]:
+        assert len({index % columns for index in range(0, rows * columns, stride)}) == min(
+            columns, -(-rows * columns // stride)
+        )
+
+
+def test_a_small_model_draws_every_score(folder):
+    search = start(folder, mode="feedback")
+    assert search.stride == 1
+    assert sum(len(drawn) for drawn in search.drawn) == search.total
+
+
+def test_the_state_is_four_bytes_a_weight(folder):
+    search = start(folder, mode="feedback")
+    held = sum(tensor.nbytes for name, tensor in search.tensors().items() if "second" in name or "drift" in name)
+    assert held == 4 * search.total
+    held = start(folder, mode="feedback", learning_rate=0.0).tensors()
+    assert sum(tensor.nbytes for name, tensor in held.items() if "second" in name) == 2 * search.total
+    assert not any("drift" in name for name in held)
 
 
 @pytest.mark.parametrize("learning_rate", [1e-4, 0.0])
@@ -175,7 +196,7 @@ def test_one_substitute_is_held_at_a_time_and_the_backward_pass_sees_it_too(fold
         return weight
 
     ids = batches()[0]
-    with substituted_weights(search.layers, make):
+    with substituted_weights(search.layers, make, make):
         loss = search.model(input_ids=ids, labels=ids).loss
         assert all(
             layer.parameter.data_ptr() == data.data_ptr() for layer, data in zip(search.layers, originals, strict=True)

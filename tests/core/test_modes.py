@@ -11,7 +11,7 @@ from _modes import SAMPLES, batches, gamma, keep_largest, run, start
 from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
 
 from unipruning_core.errors import DataError
-from unipruning_core.models.activations import watch_inputs
+from unipruning_core.models.activations import InputSums, norms_of
 from unipruning_core.models.targets import find_targets
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
@@ -240,16 +240,46 @@ def test_a_layer_that_no_token_reaches_is_an_error_not_a_dense_layer(tmp_path, m
         list(search.outcomes())
 
 
+class Counting(CpuBackend):
+    """A backend that counts the inputs it sums up."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def accumulate_sumsq(self, x, out):
+        self.calls += 1
+        super().accumulate_sumsq(x, out)
+
+
+def seen_by_hooks(search):
+    """Keep every input of every layer, by position."""
+    seen = [[] for _ in search.layers]
+    for inputs, layer in zip(seen, search.layers, strict=True):
+        layer.module.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].flatten(0, -2)))
+    return seen
+
+
 def test_layers_that_read_one_tensor_share_one_sum(tmp_path):
     search = start(save_llama(tmp_path / "m", dtype=torch.float32), mode="frozen")
-    calls = []
+    seen, backend = seen_by_hooks(search), Counting()
+    inputs = InputSums(search.layers, backend)
+    for ids in batches()[:2]:  # the second forgets the first
+        with torch.no_grad(), inputs.watched():
+            search.model(ids)
+    assert backend.calls == 2 * 2 * 4  # q k v, o, gate up, down
+    norms = norms_of(inputs.sums, inputs.counts)
+    for position, xs in enumerate(seen):
+        torch.testing.assert_close(norms[position, : xs[1].shape[1]], xs[1].square().mean(0).sqrt())
+        assert not norms[position, xs[1].shape[1] :].any()
 
-    class Counting(CpuBackend):
-        def accumulate_sumsq(self, x, out):
-            calls.append(x.shape)
-            CpuBackend.accumulate_sumsq(self, x, out)
 
-    with torch.no_grad(), watch_inputs(search.layers, Counting()) as seen:
-        search.model(batches()[0])
-    assert len(seen) == 14
-    assert len(calls) == 2 * 4  # q k v, o, gate up, down
+def test_a_layer_that_runs_twice_in_a_pass_sums_up_both_inputs(tmp_path):
+    search = start(save_llama(tmp_path / "m", dtype=torch.float32), mode="frozen")
+    seen, inputs = seen_by_hooks(search), InputSums(search.layers, Counting())
+    with torch.no_grad(), inputs.watched():
+        for ids in batches()[:3]:
+            search.model(ids)
+    assert inputs.counts.flatten().tolist() == [3 * 16] * 14
+    for position, xs in enumerate(seen):
+        torch.testing.assert_close(inputs.sums[position, : xs[0].shape[1]], torch.cat(xs).square().sum(0))

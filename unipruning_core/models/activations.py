@@ -4,67 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from unipruning_core.backend import Backend
     from unipruning_core.models.targets import Layer
 
+NOTHING = 0  # the row of a layer that saw no token; it stays zero
 
-@dataclass
-class InputStatistics:
-    """The inputs that one layer has seen so far."""
 
-    sumsq: Tensor  # (in,), float32, sum over tokens of x_j**2
-    tokens: int
+class InputSums:
+    """The inputs of some layers of one device, over one forward pass: one row of sums for each distinct input.
 
-    def add(self, other: InputStatistics) -> None:
-        """Pool with the statistics of other tokens; ``other`` may be shared by several layers and is not changed."""
-        self.sumsq = self.sumsq + other.sumsq
-        self.tokens += other.tokens
+    Layers that read the same tensor, such as the query, key and value projections of one block, share a row, so each
+    input is read once and no other operator touches it.
+    """
+
+    def __init__(self, layers: Sequence[Layer], backend: Backend) -> None:
+        self.layers, self.backend = layers, backend
+        self.width = max(layer.target.shape[1] for layer in layers)
+        self.device = layers[0].weight.device
+        self.rows = torch.zeros(len(layers) + 1, self.width, device=self.device)  # float32
+        self.tokens = [0] * len(layers)  # seen by each layer
+        self._used = NOTHING + 1
+        self._reads: list[list[int]] = [[] for _ in layers]
+        self._copied: dict[str, tuple[tuple[int, ...], Tensor]] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Sum up the inputs of the forward passes made inside, and forget those of earlier ones."""
+        self.rows.zero_()
+        self.tokens = [0] * len(self.layers)
+        self._used = NOTHING + 1
+        self._reads = [[] for _ in self.layers]
+        last: list[Any] = [None, NOTHING]  # the latest input and its row
+
+        def hook_for(position: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                x: Tensor = args[0] if args else next(iter(kwargs.values()))
+                if x is not last[0]:
+                    last[:] = x, self._add(x.detach().flatten(0, -2))
+                self._reads[position].append(last[1])
+                self.tokens[position] += x.shape[:-1].numel()
+
+            return hook
+
+        handles = [
+            layer.module.register_forward_pre_hook(hook_for(position), with_kwargs=True)
+            for position, layer in enumerate(self.layers)
+        ]
+        try:
+            yield
+        finally:
+            last.clear()
+            for handle in handles:
+                handle.remove()
+
+    def _add(self, x: Tensor) -> int:
+        """Sum up one input, (tokens, in) any float, and return its row."""
+        row, self._used = self._used, self._used + 1
+        if row == len(self.rows):  # only where layers run several times in one pass
+            self.rows = torch.cat([self.rows, torch.zeros_like(self.rows)])
+        self.backend.accumulate_sumsq(x, self.rows[row, : x.shape[1]])
+        return row
 
     @property
-    def norm(self) -> Tensor:
-        """n, the root mean square of each input feature, (in,) float32; zero before any token."""
-        return (self.sumsq / max(self.tokens, 1)).sqrt()
+    def sums(self) -> Tensor:
+        """The sum of squares of each layer's inputs, (layers, width) float32, zero past its last input."""
+        index = tuple(reads[0] if reads else NOTHING for reads in self._reads)
+        sums = self.rows.index_select(0, self._on_device("rows", index))
+        for position, reads in enumerate(self._reads):
+            for row in reads[1:]:
+                sums[position] += self.rows[row]
+        return sums
+
+    @property
+    def counts(self) -> Tensor:
+        """The tokens that each layer saw, (layers, 1) int64."""
+        return self._on_device("tokens", tuple(self.tokens))[:, None]
+
+    def _on_device(self, name: str, numbers: tuple[int, ...]) -> Tensor:
+        """Copy whole numbers to the device, unless they are there from the sample before, as in most models."""
+        if name not in self._copied or self._copied[name][0] != numbers:
+            self._copied[name] = numbers, torch.tensor(numbers, device=self.device)
+        return self._copied[name][1]
 
 
-@contextmanager
-def watch_inputs(layers: Sequence[Layer], backend: Backend) -> Iterator[dict[str, InputStatistics]]:
-    """Yield a mapping by layer name that the forward passes made inside fill.
-
-    Layers that read the same tensor, such as the query, key and value projections of one block, share one sum.
-    """
-    import torch
-
-    seen: dict[str, InputStatistics] = {}
-    last: list[Any] = [None, None]  # the latest input and its statistics
-
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
-            if x is not last[0]:
-                flat = x.detach().flatten(0, -2)
-                statistics = InputStatistics(
-                    torch.zeros(flat.shape[1], dtype=torch.float32, device=x.device), len(flat)
-                )
-                backend.accumulate_sumsq(flat, statistics.sumsq)
-                last[:] = x, statistics
-            if name in seen:
-                seen[name].add(last[1])
-            else:
-                seen[name] = InputStatistics(last[1].sumsq, last[1].tokens)
-
-        return hook
-
-    handles = [layer.module.register_forward_pre_hook(hook_for(layer.name), with_kwargs=True) for layer in layers]
-    try:
-        yield seen
-    finally:
-        last.clear()
-        for handle in handles:
-            handle.remove()
+def norms_of(sums: Tensor, counts: Tensor) -> Tensor:
+    """Return n, the root mean square of each input feature, float32; zero without a token."""
+    return (sums / counts.clamp_min(1)).sqrt()

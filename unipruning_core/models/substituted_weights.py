@@ -17,20 +17,24 @@ if TYPE_CHECKING:
 @contextmanager
 def substituted_weights(
     layers: Sequence[Layer],
-    make: Callable[[int], Tensor],  # a layer's substitute by its position, as its module stores it; always the same
+    make: Callable[[int], Tensor],  # a layer's substitute by its position, as its module stores it
+    remake: Callable[[int], Tensor],  # the same once more, bit for bit
 ) -> Iterator[None]:
     """Compute with substitute weights inside; their gradients arrive on the model's own parameters.
 
     A layer has its substitute while its module runs.  Autograd would hold all of them until the backward pass, for the
     gradients of the layers' inputs; it gets a placeholder instead, and the substitute is made again when needed.
-    A parameter's gradient is complete only after that, so its use may change what ``make`` returns next time.
+    A parameter's gradient is complete only after that, so its use may change what ``remake`` would return later.
     """
     originals = [layer.parameter.data for layer in layers]
     running: dict[int, int] = {}  # the storage of a substitute in use -> its layer's position
+    made: set[int] = set()
 
     def put_in(position: int) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any) -> None:
-            layers[position].parameter.data = weight = make(position)
+            # a layer may run again: where blocks share it, or where activations are recomputed
+            layers[position].parameter.data = weight = (remake if position in made else make)(position)
+            made.add(position)
             running[weight.untyped_storage().data_ptr()] = position
 
         return hook
@@ -50,7 +54,7 @@ def substituted_weights(
         if isinstance(packed, torch.Tensor):
             return packed
         position, *view = packed
-        return make(position).as_strided(*view)
+        return remake(position).as_strided(*view)
 
     handles = [layer.module.register_forward_pre_hook(put_in(position)) for position, layer in enumerate(layers)]
     handles += [layer.module.register_forward_hook(take_out(position)) for position, layer in enumerate(layers)]

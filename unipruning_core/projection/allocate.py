@@ -102,9 +102,7 @@ def outlier_ratios(
                 task.advance()
 
         for block in blocks_of(targets):
-            summed = sum(
-                float(backend.abs_sums(a, a.new_ones(a.shape[1]))[0].cpu().double().sum()) for a in scores(block)
-            )
+            summed = sum(float(_row_sums(a, backend).cpu().double().sum()) for a in scores(block))
             threshold = torch.tensor(multiple * summed / block.size, dtype=torch.float32, device=backend.device_type)
             no_ties = torch.tensor(0, device=backend.device_type)
             above = sum(int(backend.threshold_mask(a, threshold, no_ties).sum()) for a in scores(block))
@@ -199,7 +197,7 @@ def _row_rules(
     with progress.task("summing rows", len(scores.targets), "matrix") as task:
         for target, total in zip(scores.targets, totals, strict=True):
             score = checked_score(scores, target, backend)
-            masses = backend.abs_sums(score * score, score.new_ones(score.shape[1]))[0].cpu()
+            masses = _row_sums(score * score, backend).cpu()
             yield target.name, KeptRows(tuple(row_budgets(masses, total, score.shape[1], ratio, spread)))
             task.advance()
 
@@ -219,6 +217,12 @@ def row_budgets(
     lowest, highest = max(Fraction(0), 1 - share - spread), min(Fraction(1), 1 - share + spread)
     low, high = floor(lowest * columns), ceil(highest * columns)
     return apportion(proportions, total, [low] * len(proportions), [high] * len(proportions))
+
+
+def _row_sums(matrix: Tensor, backend: Backend) -> Tensor:  # (out,), float32
+    """Return the sum of abs(matrix) along each row."""
+    rows, columns = matrix.shape
+    return backend.abs_sums(matrix, matrix.new_ones(1, columns), matrix.new_ones(0, rows))[0][0]
 
 
 def _wanda_score(weight: Tensor, norm: Tensor, backend: Backend) -> Tensor:  # (out, in), float32

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from unipruning_core.errors import DataError
+from unipruning_core.models.activations import InputSums
 from unipruning_core.search.metrics import METRICS
-from unipruning_core.search.saliency import Factors, saliency_factors
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
-    from unipruning_core.models.activations import InputStatistics
     from unipruning_core.models.targets import Layer
-    from unipruning_core.search.saliency import Sums
     from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Target
+
+    Vectors: TypeAlias = tuple[Tensor, Tensor, Tensor]  # r, (out,), p and q, (in,), float32, of one layer
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ class Search(ABC):
 
     def prepare(self) -> None:
         """Allocate what the mode holds besides the model, once at the start."""
-        self.steps = torch.zeros(len(self.layers), dtype=torch.int64)  # mirror steps taken by each layer
+        self.steps = torch.zeros(len(self.layers), dtype=torch.int64)  # samples that each layer has learnt from
+        # layers of one device together
+        self.positions = by_device(self.layers)
+        self.inputs = [
+            InputSums([self.layers[position] for position in positions], self.backend) for positions in self.positions
+        ]
 
     @abstractmethod
     def step(self, sample: int, input_ids: Tensor) -> float | None:
@@ -74,44 +80,21 @@ class Search(ABC):
             DataError: no calibration token reached a target.
         """
 
-    def _mirror_step(
-        self,
-        position: int,
-        sample: int,
-        statistics: InputStatistics,
-        dual: Tensor,
-        threshold: Tensor,
-        sums: Sums | None = None,
-    ) -> None:
-        """Update one layer: V += kappa (S - Gamma), and the next exact tau."""
-        weight = self._weight(position)
-        factors = self._factors(position, sample, statistics, weight, sums)
-        self.backend.mirror_step(
-            dual,
-            weight,
-            factors.r,
-            factors.p,
-            factors.q,
-            threshold,
-            step_size=self.settings.step_size,
-            rank=self.settings.threshold_rank(dual.numel()),
-        )
-        self.steps[position] += 1
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Sum up the inputs of every layer over the forward passes made inside."""
+        with ExitStack() as stack:
+            for inputs in self.inputs:
+                stack.enter_context(inputs.watched())
+            yield
 
-    def _weight(self, position: int) -> Tensor:
-        """Return the weight that S is computed from, (out, in), any float."""
-        return self.layers[position].weight
-
-    def _factors(
-        self, position: int, sample: int, statistics: InputStatistics, weight: Tensor, sums: Sums | None = None
-    ) -> Factors:
-        generator = self._generator(position, sample)
-        return saliency_factors(self.metric, weight, statistics.norm, self.backend, generator, sums)
-
-    def _generator(self, position: int, sample: int) -> torch.Generator:
-        """Return a separate stream for every matrix and sample, so that resuming needs no random state."""
-        stream = (self.settings.seed * 1_000_003 + sample) * 1_000_003 + position
-        return torch.Generator().manual_seed(stream % 2**63)
+    def _heard(self) -> list[bool]:
+        """Return which layers' saliency is known from this sample: those with a token, or all if none is needed."""
+        heard = [not self.metric.uses_inputs] * len(self.layers)
+        for positions, inputs in zip(self.positions, self.inputs, strict=True):
+            for position, tokens in zip(positions, inputs.tokens, strict=True):
+                heard[position] |= tokens > 0
+        return heard
 
     def _refuse_unreached(self, reached: Sequence[bool]) -> None:
         missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]
@@ -126,3 +109,11 @@ def zero_dual(layer: Layer) -> tuple[Tensor, Tensor]:
     """Return V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device."""
     device = layer.weight.device
     return torch.zeros(layer.target.shape, device=device), torch.zeros((), device=device)
+
+
+def by_device(layers: Sequence[Layer]) -> list[list[int]]:
+    """Return the positions of the layers on each device, devices in the order of their first layer."""
+    positions: dict[torch.device, list[int]] = {}
+    for position, layer in enumerate(layers):
+        positions.setdefault(layer.weight.device, []).append(position)
+    return list(positions.values())

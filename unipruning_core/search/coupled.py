@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.search.loss import LossSearch
+from unipruning_core.search.dual import DualSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.models.activations import InputStatistics
     from unipruning_core.search.modes.coupled import CoupledSettings
 
 TILE = 1 << 18  # elements of a temporary in the weight step
 
 
-class CoupledSearch(LossSearch):
+class CoupledSearch(DualSearch):
     r"""Gradient descent of the weights on the loss plus the pull, and a true soft threshold for Gamma.
 
     .. math:: W \leftarrow W - \alpha\kappa\,\nabla_W\bigl[L + \tfrac{\rho}{2}\|\Gamma - S(W)\|^2\bigr], \qquad
@@ -34,27 +33,29 @@ class CoupledSearch(LossSearch):
         return zero + self.settings.soft_threshold
 
     def step(self, sample: int, input_ids: Tensor) -> float:
-        return self._backward(input_ids, lambda position, seen: self._step(position, sample, seen))
+        loss = self._sample_loss(sample, input_ids)
+        self._backward(loss, self._step)
+        return float(loss.detach())
 
     @torch.no_grad()
-    def _step(self, position: int, sample: int, seen: dict[str, InputStatistics]) -> None:
-        layer, statistics = self.layers[position], self._statistics(position, seen)
+    def _step(self, position: int) -> None:
+        layer, factors = self.layers[position], self.factors[position]
         gradient = layer.parameter.grad
         layer.parameter.grad = None
-        if statistics is None or gradient is None:
+        if factors is None or gradient is None:
             return
         weight, dual, threshold = layer.weight, self.duals[position], self.thresholds[position]
         gradient = gradient.t() if layer.target.transposed else gradient
-        f = self._factors(position, sample, statistics, weight)
+        r, p, q = factors
         moved = torch.empty_like(weight)
         rows = max(1, TILE // weight.shape[1])
         for start in range(0, weight.shape[0], rows):
             part = slice(start, start + rows)
-            w, slope = weight[part].float(), f.r[part, None] * f.p + f.q
+            w, slope = weight[part].float(), r[part, None] * p + q
             gamma = torch.nn.functional.softshrink(dual[part], self.settings.soft_threshold)
             pull = (w.abs() * slope - gamma) * w.sign() * slope
             moved[part] = w - self.settings.learning_rate * (gradient[part].float() + self.settings.coupling * pull)
-        self.backend.mirror_step(dual, weight, f.r, f.p, f.q, threshold, step_size=self.settings.step_size, rank=None)
+        self.backend.mirror_step(dual, weight, r, p, q, threshold, step_size=self.settings.step_size, rank=None)
         weight.copy_(moved)
         self.steps[position] += 1
 

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.search.adamw import AdamW
-from unipruning_core.search.loss import LossSearch
+from unipruning_core.search.dual import DualSearch, mirror_step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.models.activations import InputStatistics
     from unipruning_core.search.modes.drift import DriftSettings
 
 
-class DriftSearch(LossSearch):
+class DriftSearch(DualSearch):
     """Search that moves the weights by AdamW, with clipping over all targets together, and computes S from them.
 
     The clipping factor is known only after the whole backward pass, so this mode holds all gradients, in the weights'
@@ -34,14 +33,15 @@ class DriftSearch(LossSearch):
         self.adamw = AdamW(parameters, rate, self.samples, self.backend) if rate else None
 
     def step(self, sample: int, input_ids: Tensor) -> float:
+        loss = self._sample_loss(sample, input_ids)
         if not self.settings.max_grad_norm:
-            return self._backward(input_ids, lambda position, seen: self._step(position, sample, seen, self.unclipped))
-        loss, seen = self._loss(input_ids)
-        loss.backward()
-        self._refuse_without_gradient(seen, [layer.parameter.grad is not None for layer in self.layers])
-        scale = self._clipping_factor()
-        for position in range(len(self.layers)):
-            self._step(position, sample, seen, scale)
+            self._backward(loss, lambda position: self._step(position, sample, self.unclipped))
+        else:
+            loss.backward()
+            self._refuse_without_gradient([layer.parameter.grad is not None for layer in self.layers])
+            scale = self._clipping_factor()
+            for position in range(len(self.layers)):
+                self._step(position, sample, scale)
         return float(loss.detach())
 
     def _clipping_factor(self) -> Tensor:
@@ -53,10 +53,12 @@ class DriftSearch(LossSearch):
         return scale.clamp(max=1.0)
 
     @torch.no_grad()
-    def _step(self, position: int, sample: int, seen: dict[str, InputStatistics], scale: Tensor) -> None:
+    def _step(self, position: int, sample: int, scale: Tensor) -> None:
         layer, settings = self.layers[position], self.settings
-        if (statistics := self._statistics(position, seen)) is not None:
-            self._mirror_step(position, sample, statistics, self.duals[position], self.thresholds[position])
+        if (factors := self.factors[position]) is not None:
+            dual, threshold = self.duals[position], self.thresholds[position]
+            mirror_step(self.backend, settings, layer.weight, factors, dual, threshold)
+            self.steps[position] += 1
         if (gradient := layer.parameter.grad) is not None:
             if self.adamw:
                 self.adamw.step(position, layer.parameter.detach(), gradient, sample, scale)

@@ -1,28 +1,36 @@
 r"""The search whose saliency contains the loss, measured at the masked weights.
 
 At sample t the mask M_t of the current score, at a sparsity that rises from 0 to ``ramp_sparsity``, is applied to the
-drifting weights W0 + D_t under one budget for all matrices, and one gradient g_t is taken there.  A weight that was
-masked early can come back, because its gradient is still measured.  The threshold of M_t is a quantile of the scores
-of some rows of every matrix, drawn anew for each sample: in a large model M_t meets the sparsity of the ramp to a few
-tenths of a percent, in a fraction of the time.  The final masks are exact.
+drifting weights W0 + eta U_t under one budget for all matrices, and one gradient g_t is taken there.  A weight that was
+masked early can come back, because its gradient is still measured.
 
-.. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad D \leftarrow D - \eta_t \frac{m}{v^{1/2}}, \qquad
-          V \leftarrow V + \kappa (S - \Gamma), \qquad
-          \text{score} = |W^0|\, v^{1/2}\; V^{a}\; e^{b \operatorname{sign}(W^0) D / \eta}
+.. math:: v \leftarrow v + \gamma (g_t^2 - v), \qquad
+          U \leftarrow U - \lambda_t \frac{g_t}{\hat v^{1/2}}, \qquad \hat v = \frac{v}{1 - (1 - \gamma)^{t + 1}}
 
-**How much.**  Removing weight w changes the loss by about w g to first order; the mean square :math:`F = (W^0)^2 v` is
-the diagonal Fisher term (Theis et al., arXiv 1801.05787).  Its root has the unit of the loss, so scores are comparable
-between matrices and the budget may be global.  v is the second moment that AdamW keeps to drift the weights, and
-``second_moment_rate`` is 1 - beta_2; no gradient is clipped, since AdamW is invariant to scale.  Its first moment is m.
+.. math:: \text{score} = |W^0|\, v^{1/2}\; \bigl(|W^0 + \eta U|\, (r p + q)\bigr)^{a}\;
+          e^{b\, U \operatorname{sign}(W^0)}
+
+**How much.**  Removing weight w changes the loss by about w g to first order; the mean square :math:`(W^0)^2 v` is the
+diagonal Fisher term (Theis et al., arXiv 1801.05787).  Its root has the unit of the loss, so scores are comparable
+between matrices and the budget may be global.  v is a second moment as Adam keeps it, and ``second_moment_rate`` is
+gamma; no gradient is clipped, since the step is invariant to its scale.
 
 **Which way.**  Let a mask entry be a number from 0 to 1: the derivative of the loss with respect to it is W0 g.  One
-step of exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b W0 g / F^(1/2)), which
-is exp(-b sign(W0) g / v^(1/2)).  AdamW accumulates these steps in D: a weight that the loss drives away from zero is
-kept, one that it drives to zero is pruned.  ``drift_weight`` is b; a large one overshoots, since weights that pull the
-same way are then pruned together.  The logarithm of the product of all factors is a sum, the dual of that mirror map.
+step of exponentiated gradient, mirror descent under the entropy, multiplies the entry by exp(-b sign(W0) g / v^(1/2)).
+U accumulates these steps: a weight that the loss drives away from zero is kept, one that it drives to zero is pruned.
+``drift_weight`` is b; a large one overshoots, since weights that pull the same way are then pruned together.  The
+logarithm of the product of all factors is a sum, U, the dual of that mirror map; times the learning rate eta, the same
+U is how far the weights drift.  lambda_t rises from 0 to 1 over the first tenth of the samples.
 
-Only D is held: W0 is the model's weight and does not change, and D in half precision keeps steps that W0 + D would
-round away.  If nothing drifts (``learning_rate`` 0), F is a separate dual, with S = (W0 g)^2 and tau = 0.
+**Where.**  r, p and q are the vectors of the local metric (``saliency.py``), from sums over W0 and the input norms over
+all samples so far.  |W0 + eta U| (r p + q) is a product of what is there, so it needs no dual of its own.
+
+**What is held.**  U in float16 and v in bfloat16, 4 bytes per weight besides the model's own.  U is in units of the
+learning rate, so its increments are about one and float16 holds them; those of v are a twentieth of it.
+
+**The threshold** of M_t is a quantile of scores that the pass of sample t - 1 drew, every so-manieth of each matrix; v
+has since grown by a known factor while it is young.  So M_t meets the sparsity of the ramp to a few tenths of a percent
+without a pass of its own.  The final masks are exact.
 
 Along the ramp each weight is judged near the sparsity at which it would be pruned, as on the regularisation path of
 split linearised Bregman iteration (Huang et al., NeurIPS 2016).  The measured effect is a trade-off: low sparsities
@@ -32,185 +40,214 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator
-from math import ceil
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from math import gcd
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unipruning_core.models.activations import norms_of
 from unipruning_core.models.substituted_weights import substituted_weights
-from unipruning_core.search.adamw import BETAS, AdamW
+from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.loss import LossSearch
-from unipruning_core.selection.radix import kth_largest
+from unipruning_core.search.saliency import FixedSaliency
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.models.activations import InputStatistics
+    from unipruning_core.search.base import Vectors
     from unipruning_core.search.modes.feedback import FeedbackSettings
 
-PROTECTED = torch.finfo(torch.float32).max  # the score of a weight that the pattern keeps at any sparsity
+DRAWN = 1 << 18  # scores at least, if there are as many: their quantile is good to a tenth of a percent
 
 
 class FeedbackSearch(LossSearch):
     """Search that takes gradients at the masked weights along the ramp, and scores the weights by them.
 
-    Scores, masks and masked weights are made one matrix at a time and never held.
+    Scores and masked weights are made one matrix at a time and never held; of the masks, one bit a weight is, from a
+    layer's forward pass to its backward pass.
     """
 
     settings: FeedbackSettings
 
     def prepare(self) -> None:
         super().prepare()
-        self.total = sum(dual.numel() for dual in self.duals)
+        parameters = [layer.parameter.detach() for layer in self.layers]
+        self.total = sum(parameter.numel() for parameter in parameters)
+        self.originals = [layer.weight for layer in self.layers]  # W0, (out, in), also while a substitute is in place
+        # v and U, as the module stores its weight
+        self.second = [torch.zeros_like(parameter, dtype=torch.bfloat16) for parameter in parameters]
+        self.drift = [
+            torch.zeros_like(parameter, dtype=torch.float16) if self.settings.learning_rate else None
+            for parameter in parameters
+        ]
+        self.saliencies = [
+            FixedSaliency(
+                self.metric,
+                [self.layers[position].weight for position in positions],
+                positions,
+                self.backend,
+                self.settings.seed,
+            )
+            for positions in self.positions
+        ]
+        # over all samples so far: the sum of squares of each layer's inputs, and its tokens
+        self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
+        self.counts = [torch.zeros_like(inputs.counts) for inputs in self.inputs]
+        self.factors: dict[int, Vectors] = {}
+        self.kept: dict[int, Tensor] = {}  # the masks of this sample, by position
+        self.stride = stride_for([layer.target.shape for layer in self.layers])
+        self.drawn = [
+            torch.zeros(-(-parameter.numel() // self.stride), device=parameter.device) for parameter in parameters
+        ]
+        # what differs between samples lies on the device, so that a recorded sample can be replayed
+        device = parameters[0].device
+        self.rank = torch.zeros(1, dtype=torch.int64, device=device)  # of the threshold among the drawn scores
+        self.growth = torch.zeros((), device=device)  # of the scores since they were drawn; at 0 no weight is masked
+        self.rates = {parameter.device: torch.zeros((), device=parameter.device) for parameter in parameters}
+        self.threshold: dict[torch.device, Tensor] = dict(self.rates)
 
     def step(self, sample: int, input_ids: Tensor) -> float:
-        threshold = self._ramp_threshold(sample)
-        with substituted_weights(self.layers, lambda position: self._masked(position, threshold)):
-            return self._backward(input_ids, lambda position, seen: self._step(position, sample, seen))
+        self._set_numbers(sample)
+        if sample == 1:  # sample 0 had no gradients to score the weights by
+            self._draw()
+        loss = self._sample(input_ids)
+        for position, heard in enumerate(self._heard()):
+            self.steps[position] += heard
+        return float(loss)
 
-    @torch.no_grad()
-    def _step(self, position: int, sample: int, seen: dict[str, InputStatistics]) -> None:
-        if (statistics := self._statistics(position, seen)) is not None:
-            self._mirror_step(position, sample, statistics, self.duals[position], self.thresholds[position])
-        parameter = self.layers[position].parameter
-        assert parameter.grad is not None
-        self._follow(position, sample, parameter.grad)
-        parameter.grad = None
-
-    @abstractmethod
-    def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
-        """Use a layer's gradient at the masked weights, as the module stores it."""
-
-    @abstractmethod
-    def _unmasked(self, position: int) -> Tensor:
-        """Return the weight to mask, as the module stores it, in memory of its own."""
-
-    @abstractmethod
-    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
-        """Return the score of a matrix, or of some ``rows`` of it, (out or rows, in) float32."""
+    def _set_numbers(self, sample: int) -> None:
+        """Copy this sample's numbers to the device: the threshold's rank, the growth of v, and the rate of U's step."""
+        rank = round(self.sparsity_at(sample) * sum(len(drawn) for drawn in self.drawn))
+        # v reaches a fraction 1 - (1 - gamma)^t of a constant g^2 in t steps
+        drawn, now, then = (
+            1 - (1 - self.settings.second_moment_rate) ** steps for steps in (max(1, sample - 1), sample, sample + 1)
+        )
+        self.rank.fill_(rank)
+        self.growth.fill_((now / drawn) ** 0.5 if rank else 0.0)
+        for rate in self.rates.values():
+            rate.fill_(schedule(sample, self.samples, decay=False) * then**0.5)
 
     def sparsity_at(self, sample: int) -> float:
         """Return the model's sparsity ratio at this sample: a linear rise from 0, then constant from the ramp's end."""
         rising = max(1.0, self.settings.ramp_fraction * self.samples)
         return self.settings.most_sparse * min(1.0, sample / rising)
 
-    def _ramp_threshold(self, sample: int) -> Tensor | None:
-        """Return the score, 0-D float32, below which weights are masked at this sample; None if all are kept."""
-        if not round(self.sparsity_at(sample) * self.total):
-            return None
-        rows = [self._drawn_rows(position, sample) for position in range(len(self.layers))]
-        seen = sum(len(drawn) * dual.shape[1] for drawn, dual in zip(rows, self.duals, strict=True))
-        keep = seen - round(self.sparsity_at(sample) * seen)
-        return kth_largest(lambda: map(self._ranked, range(len(rows)), rows), keep, self.backend).threshold
-
-    def _drawn_rows(self, position: int, sample: int) -> Tensor:
-        """Draw distinct rows of a matrix, int64 on its device."""
-        dual = self.duals[position]
-        count = ceil(self.settings.rows_fraction(self.total) * len(dual))
-        return torch.randperm(len(dual), generator=self._generator(position, sample))[:count].to(dual.device)
+    def _sample(self, input_ids: Tensor) -> Tensor:
+        """Process one sample, and return its loss; nothing here depends on its number, and no value is read."""
+        self._update_factors()
+        threshold = torch.cat([drawn.to(self.rank.device) for drawn in self.drawn]).sort().values[self.rank]
+        # what a pattern keeps has the largest score that there is, and grows no further
+        threshold = (threshold * self.growth).clamp_max(torch.finfo(torch.float32).max).view(())
+        self.threshold = {device: threshold.to(device) for device in self.rates}
+        with substituted_weights(self.layers, self._masked, self._masked_again):
+            loss = self._loss(input_ids)
+            self._backward(loss, self._follow)
+        self.kept.clear()
+        for sums, counts, inputs in zip(self.sums, self.counts, self.inputs, strict=True):
+            sums += inputs.sums
+            counts += inputs.counts
+        return loss.detach()
 
     @torch.no_grad()
-    def _masked(self, position: int, threshold: Tensor | None) -> Tensor:
-        """Return (W0 + D) * M as the module stores it."""
-        weight = self._unmasked(position)
-        if threshold is not None:
-            score = self._ranked(position)
-            every_tie = torch.tensor(score.numel(), device=score.device)
-            mask = self.backend.threshold_mask(score, threshold.to(score.device), every_tie)
-            weight.mul_(self._turned(mask, position))  # torch does not vectorise masked_fill_ on a CPU
-        return weight
+    def _follow(self, position: int) -> None:
+        """Use a layer's gradient at the masked weights, as the module stores it."""
+        parameter = self.layers[position].parameter
+        assert parameter.grad is not None
+        self.backend.feedback_step(
+            self.second[position],
+            self.drift[position],
+            parameter.grad,
+            self.rates[parameter.device],
+            decay=self.settings.second_moment_rate,
+        )
+        parameter.grad = None
 
-    def _ranked(self, position: int, rows: Tensor | None = None) -> Tensor:
-        """Return the score by which the ramp masks weights: those that the pattern keeps come last."""
-        score = self._score(position, rows)
-        if (pattern := self.settings.ramp_pattern) is None:
-            return score
-        return score.masked_fill_(self.backend.nm_mask(score, pattern.n, pattern.m), PROTECTED)
+    def _update_factors(self) -> None:
+        """Make r, p and q of all layers from the inputs seen so far."""
+        for positions, saliency, sums, counts in zip(
+            self.positions, self.saliencies, self.sums, self.counts, strict=True
+        ):
+            made = saliency.factors(norms_of(sums, counts))
+            for row, position in enumerate(positions):
+                outputs, inputs = self.layers[position].target.shape
+                self.factors[position] = made.r[row, :outputs], made.p[row, :inputs], made.q[row, :inputs]
 
-    def _turned(self, stored: Tensor, position: int) -> Tensor:
+    def _draw(self) -> None:
+        """Draw scores of every matrix for the threshold."""
+        self._update_factors()
+        for position in range(len(self.layers)):
+            self._masked(position)
+        self.kept.clear()
+
+    @torch.no_grad()
+    def _masked(self, position: int) -> Tensor:
+        """Return (W0 + eta U) M as the module stores it, and draw scores for the next sample's threshold."""
+        pattern = self.settings.ramp_pattern
+        masked, self.kept[position] = self.backend.mask_weight(
+            *self._state(position),
+            self.threshold[self.layers[position].parameter.device],
+            self.drawn[position],
+            **self._numbers,
+            stride=self.stride,
+            pattern=(pattern.n, pattern.m) if pattern else None,
+        )
+        return self._turned(masked, position)
+
+    @torch.no_grad()
+    def _masked_again(self, position: int) -> Tensor:
+        weight, _, drift, *_ = self._state(position)
+        kept = self.kept[position]
+        masked = self.backend.remask_weight(weight, drift, kept, learning_rate=self.settings.learning_rate)
+        return self._turned(masked, position)
+
+    def _state(self, position: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+        """Return W0, v, U, r, p and q of a layer, matrices as (out, in)."""
+        drift = self.drift[position]
+        return (
+            self.originals[position],
+            self._turned(self.second[position], position),
+            None if drift is None else self._turned(drift, position),
+            *self.factors[position],
+        )
+
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "learning_rate": settings.learning_rate,
+            "exponent": settings.local_exponent,
+            "pull": settings.drift_weight,
+        }
+
+    def _turned(self, matrix: Tensor, position: int) -> Tensor:
         """Convert a matrix from the module's layout to (out, in), or back."""
-        return stored.t() if self.layers[position].target.transposed else stored
+        return matrix.t() if self.layers[position].target.transposed else matrix
 
+    def tensors(self) -> dict[str, Tensor]:
+        state = {"steps": self.steps} | self._named("second", self.second) | self._named("drawn", self.drawn)
+        if self.settings.learning_rate:
+            state |= self._named("drift", [drift for drift in self.drift if drift is not None])
+        for device, (sums, counts) in enumerate(zip(self.sums, self.counts, strict=True)):
+            state |= {f"sums.{device}": sums, f"counts.{device}": counts}
+        return state
+
+    @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
-        for position, outcome in enumerate(super().outcomes()):
-            score = self._score(position)
-            yield Outcome(outcome.target, score, score.new_zeros(()), outcome.steps)
+        self._refuse_unreached([steps > 0 for steps in self.steps.tolist()])
+        self._update_factors()
+        for position, layer in enumerate(self.layers):
+            score = self.backend.feedback_scores(*self._state(position), **self._numbers)
+            yield Outcome(layer.target, score, score.new_zeros(()), int(self.steps[position]))
 
 
-class DriftingFeedback(FeedbackSearch):
-    """``feedback`` with a drift D beside the weights, and v kept by the AdamW that moves it."""
+def stride_for(shapes: Sequence[tuple[int, int]]) -> int:
+    """Return the distance between drawn scores, in row-major order, that draws at least ``DRAWN`` of them.
 
-    def prepare(self) -> None:
-        super().prepare()
-        self.drift = [torch.zeros_like(layer.parameter) for layer in self.layers]
-        rate, betas = self.settings.learning_rate, (BETAS[0], 1.0 - self.settings.second_moment_rate)
-        # no decay: the last samples are those at full sparsity, and the drifting weights are never kept
-        self.adamw = AdamW(self.drift, rate, self.samples, self.backend, betas=betas, decays=False)
-        self.unclipped = torch.ones((), device=self.layers[0].weight.device)
-
-    def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
-        self.adamw.step(position, self.drift[position], gradient, sample, self.unclipped)
-
-    def _unmasked(self, position: int) -> Tensor:
-        return self.layers[position].parameter + self.drift[position]
-
-    def _weight(self, position: int) -> Tensor:
-        return self.layers[position].weight + self._turned(self.drift[position], position)
-
-    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
-        second, drift = (
-            self._turned(stored, position) for stored in (self.adamw.moments[position].second, self.drift[position])
-        )
-        return self.backend.blend_scores(
-            _rows_of(second, rows),
-            _rows_of(self.duals[position], rows),
-            self.settings.local_exponent,
-            _rows_of(self.layers[position].weight, rows),
-            _rows_of(drift, rows),
-            pull=self.settings.drift_weight / self.settings.learning_rate,
-        )
-
-    def tensors(self) -> dict[str, Tensor]:
-        moments = self.adamw.tensors([layer.name for layer in self.layers])
-        return super().tensors() | self._named("drift", self.drift) | moments
-
-
-class StillFeedback(FeedbackSearch):
-    """``feedback`` without drift (learning rate 0): F is a separate dual, with S = (W0 g)^2 and tau = 0."""
-
-    def prepare(self) -> None:
-        super().prepare()
-        self.fisher = [torch.zeros_like(dual) for dual in self.duals]
-
-    def _follow(self, position: int, sample: int, gradient: Tensor) -> None:
-        layer, dual = self.layers[position], self.fisher[position]
-        zeros = dual.new_zeros(dual.shape[1])
-        self.backend.mirror_step(
-            dual,
-            layer.weight,
-            dual.new_zeros(dual.shape[0]),
-            zeros,
-            zeros,
-            dual.new_zeros(()),
-            step_size=self.settings.second_moment_rate,
-            rank=None,
-            gradient=self._turned(gradient, position),
-            phi=1.0,
-        )
-
-    def _unmasked(self, position: int) -> Tensor:
-        return self.layers[position].parameter.clone()
-
-    def _score(self, position: int, rows: Tensor | None = None) -> Tensor:
-        fisher, local = _rows_of(self.fisher[position], rows), _rows_of(self.duals[position], rows)
-        return self.backend.blend_scores(fisher, local, self.settings.local_exponent)
-
-    def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | self._named("fisher", self.fisher)
-
-
-def _rows_of(tensor: Tensor, rows: Tensor | None) -> Tensor:
-    return tensor if rows is None else tensor.index_select(0, rows)
+    It shares no factor with any width, so that a matrix's drawn scores lie in all of its columns.
+    """
+    stride = max(1, sum(rows * columns for rows, columns in shapes) // DRAWN)
+    while any(gcd(stride, columns) > 1 for _, columns in shapes):
+        stride -= 1
+    return stride

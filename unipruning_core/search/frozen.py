@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.models.activations import InputStatistics, watch_inputs
+from unipruning_core.models.activations import norms_of
 from unipruning_core.search.base import Outcome, Search, zero_dual
-from unipruning_core.search.saliency import whole_sums
+from unipruning_core.search.dual import mirror_step
+from unipruning_core.search.saliency import Saliency
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from unipruning_core.search.modes.frozen import FrozenSettings
 
 
 class FrozenSearch(Search):
@@ -22,37 +25,45 @@ class FrozenSearch(Search):
     exactly.  ``stochria`` takes one per sample, each with its own subsets.  One matrix is held besides the weights.
     """
 
+    settings: FrozenSettings
+
     def prepare(self) -> None:
         super().prepare()
-        self.sumsq = {
-            layer.name: layer.weight.new_zeros(layer.target.shape[1], dtype=torch.float32) for layer in self.layers
-        }
+        # the sum of squares of each layer's inputs, and its tokens, over all samples
+        self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
         self.tokens = torch.zeros(len(self.layers), dtype=torch.int64)
 
     @torch.no_grad()
     def step(self, sample: int, input_ids: Tensor) -> None:
         # the head would take a fifth of a small model's time, and its output is not used
         decoder = getattr(self.model, self.model.base_model_prefix, self.model)
-        with watch_inputs(self.layers, self.backend) as seen:
+        with self._watching():
             decoder(input_ids=input_ids, use_cache=False)
-        for position, layer in enumerate(self.layers):
-            if layer.name in seen:
-                self.sumsq[layer.name] += seen[layer.name].sumsq
-                self.tokens[position] += seen[layer.name].tokens
+        for total, positions, inputs in zip(self.sums, self.positions, self.inputs, strict=True):
+            total += inputs.sums
+            self.tokens[positions] += torch.tensor(inputs.tokens)
 
     def tensors(self) -> dict[str, Tensor]:
-        return {f"{name}.sumsq": sumsq for name, sumsq in self.sumsq.items()} | {"tokens": self.tokens}
+        return {f"sums.{device}": sums for device, sums in enumerate(self.sums)} | {"tokens": self.tokens}
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
         if self.metric.uses_inputs:
             self._refuse_unreached([tokens > 0 for tokens in self.tokens.tolist()])
+        row = {
+            position: sums[index]
+            for positions, sums in zip(self.positions, self.sums, strict=True)
+            for index, position in enumerate(positions)
+        }
         for position, layer in enumerate(self.layers):
-            dual, threshold = zero_dual(layer)
-            statistics = InputStatistics(self.sumsq[layer.name], int(self.tokens[position]))
+            tokens = self.tokens[position]
+            norm = norms_of(row[position][: layer.target.shape[1]], tokens.to(layer.weight.device))
+            saliency = Saliency(self.metric, [layer.weight], [position], self.backend, self.settings.seed)
             # neither weights nor norms change any more, so one pass over W serves all steps
-            sums = whole_sums(self.metric, layer.weight, statistics.norm, self.backend)
-            for step in range(self.settings.steps(self.samples)):
-                self._mirror_step(position, step, statistics, dual, threshold, sums)
-            norm = statistics.norm if statistics.tokens else None
-            yield Outcome(layer.target, dual, threshold, int(self.steps[position]), norm)
+            steps = self.settings.steps(self.samples)
+            factors = saliency.of_steps(0, norm, steps)
+            dual, threshold = zero_dual(layer)
+            for step in range(steps):
+                vectors = factors.r[step], factors.p[step], factors.q[step]
+                mirror_step(self.backend, self.settings, layer.weight, vectors, dual, threshold)
+            yield Outcome(layer.target, dual, threshold, steps, norm if tokens else None)

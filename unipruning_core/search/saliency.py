@@ -1,4 +1,4 @@
-r"""Local saliency: every metric as three vectors, so that S is never formed.
+r"""Local saliency: every metric as three vectors a matrix, so that S is never formed.
 
 .. math:: S_{ij} \propto |W_{ij}| (r_i p_j + q_j), \qquad \operatorname{mean}(S) = 1
 
@@ -13,80 +13,167 @@ stochria    as ria, sums over random subsets  n_j^0.7     n_j^0.7 / (sum over a 
 
 n_j is the root mean square of input feature j.  Sources: Wanda (arXiv 2306.11695), RIA (Zhang et al., ICLR 2024),
 stochRIA (Yi and Richtárik, arXiv 2501.18980).  A subset holds ``SUBSET_FRACTION * min(out, in)`` indices, the same for
-all rows (all columns) of a matrix, and is drawn afresh at every step by a seeded generator on the host, so every device
-sees the same one.
+all rows (all columns) of a matrix, and is drawn afresh for every step (``subsets.py``).
+
+The vectors of all matrices of one device are the rows of one padded tensor each, and are made together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.search.metrics import SUBSET_FRACTION
+from unipruning_core.search.subsets import Draws
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
     from torch import Tensor
 
     from unipruning_core.backend import Backend
     from unipruning_core.search.metrics import Metric
 
-    Sums: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-
 
 @dataclass(frozen=True)
 class Factors:
-    """S as vectors, already divided by its mean."""
+    """S of several matrices, or of several steps of one, as vectors; already divided by its mean."""
 
-    r: Tensor  # (out,), float32
-    p: Tensor  # (in,), float32
-    q: Tensor  # (in,), float32
+    r: Tensor  # (matrices or steps, outputs), float32
+    p: Tensor  # (matrices or steps, inputs), float32
+    q: Tensor  # (matrices or steps, inputs), float32
 
 
-def saliency_factors(
-    metric: Metric,
-    weight: Tensor,  # (out, in), any float
-    input_norm: Tensor,  # (in,), float32, n
-    backend: Backend,
-    generator: torch.Generator,  # on the host; used only by a metric with random subsets
-    sums: Sums | None = None,  # of this weight and norm, if already known
-) -> Factors:
-    """Return the vectors of ``metric`` for one matrix, with mean(S) = 1 (S = 0 if there is nothing to normalise)."""
-    feature, rows, columns, weighted_rows = sums or whole_sums(metric, weight, input_norm, backend)
-    if metric.relative:
-        p = feature
-        if metric.random_subsets:
-            rows, subset_columns = _subset_sums(weight, backend, generator)
+@dataclass(frozen=True)
+class Sums:
+    """Sums of abs(W), each with a row for every matrix or step, or one row for all."""
+
+    rows: Tensor  # (..., outputs): of a row, or of a subset of it
+    weighted: Tensor  # (..., outputs): of a row, times the feature
+    columns: Tensor  # (..., inputs): of a column
+    shares: Tensor  # (..., inputs): of a column, or of a subset of it
+
+
+class Saliency:
+    """The factors of some matrices of one device, for any input norms."""
+
+    def __init__(
+        self,
+        metric: Metric,
+        weights: Sequence[Tensor],  # (out, in) each, any float
+        streams: Sequence[int],  # of random numbers, one a matrix
+        backend: Backend,
+        seed: int,
+    ) -> None:
+        self.metric, self.weights, self.backend = metric, weights, backend
+        device = weights[0].device
+        self.draws = Draws([(weight.shape[0], weight.shape[1]) for weight in weights], streams, seed, device)
+        self.sizes = torch.tensor([float(weight.numel()) for weight in weights], device=device)[:, None]
+
+    def feature(self, norm: Tensor) -> Tensor:
+        """Return the metric's power of n, or ones for a metric that sees no inputs."""
+        return norm.pow(self.metric.exponent) if self.metric.uses_inputs else torch.ones_like(norm)
+
+    def of_sample(self, norm: Tensor, sample: int) -> Factors:
+        """Return the factors of the weights as they are now, with one pass over each.
+
+        Args:
+            norm: (matrices, most inputs), float32, n; anything past a matrix's last input.
+            sample: the number of the random subsets.
+        """
+        feature = self.feature(norm)
+        inputs, outputs = (
+            self.draws.of_sample(sample)
+            if self.metric.random_subsets
+            else (self.draws.every_input, self.draws.every_output)
+        )
+        rows, weighted = (torch.zeros_like(outputs) for _ in range(2))
+        columns, shares = (torch.zeros_like(feature) for _ in range(2))
+        for position, weight in enumerate(self.weights):
+            height, width = weight.shape
+            part = self._sums(
+                weight,
+                feature[position, :width],
+                inputs[position : position + 1, :width],
+                outputs[position : position + 1, :height],
+            )
+            columns[position, :width] = part.columns
+            if self.metric.relative:
+                rows[position, :height], weighted[position, :height] = part.rows[0], part.weighted
+                shares[position, :width] = part.shares[0]
+        return self._factors(feature, Sums(rows, weighted, columns, shares), self.sizes)
+
+    def of_steps(self, position: int, norm: Tensor, steps: int) -> Factors:
+        """Return the factors of one matrix, whose weight and norm, (in,) float32, stay, for all steps in one pass."""
+        weight, feature = self.weights[position], self.feature(norm)
+        sums = self._sums(weight, feature, *self._subsets(position, steps))
+        factors = self._factors(feature, sums, self.sizes[position])
+        return Factors(*(vectors.expand(steps, -1) for vectors in (factors.r, factors.p.unsqueeze(0), factors.q)))
+
+    def _subsets(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Return subsets of a matrix's inputs, (steps or 1, in), and outputs, (steps or 1, out), as zeros and ones."""
+        if self.metric.random_subsets:
+            return self.draws.of_matrix(position, steps)
+        height, width = self.weights[position].shape
+        return self.draws.every_input[position, None, :width], self.draws.every_output[position, None, :height]
+
+    def _sums(self, weight: Tensor, feature: Tensor, inputs: Tensor, outputs: Tensor) -> Sums:
+        """Sum abs(W) over subsets in one pass; only columns where the metric is not relative."""
+        every = torch.ones_like(outputs[:1])
+        if not self.metric.relative:
+            columns = self.backend.abs_sums(weight, inputs[:0], every)[1][0]
+            return Sums(torch.zeros_like(every), torch.zeros_like(every[0]), columns, columns[None])
+        across = torch.cat([every, outputs]) if self.metric.random_subsets else every
+        rows, columns = self.backend.abs_sums(weight, torch.cat([feature[None], inputs]), across)
+        return Sums(rows[1:], rows[0], columns[0], columns[1:] if self.metric.random_subsets else columns)
+
+    def _factors(self, feature: Tensor, sums: Sums, sizes: Tensor) -> Factors:
+        if self.metric.relative:
+            r, q = reciprocal(sums.rows), feature * reciprocal(sums.shares)
         else:
-            subset_columns = columns
-        r, q = _reciprocal(rows), feature * _reciprocal(subset_columns)
-    else:
-        p, r, q = torch.zeros_like(feature), torch.zeros_like(rows), feature
-    # sum(S) = sum_i r_i sum_j |W_ij| p_j + sum_j q_j sum_i |W_ij|
-    scale = _reciprocal((torch.dot(r, weighted_rows) + torch.dot(q, columns)) / weight.numel())
-    return Factors(r * scale, p, q * scale)
+            r, q = torch.zeros_like(sums.rows), feature.expand_as(sums.shares)
+        # sum(S) = sum_i r_i sum_j |W_ij| p_j + sum_j q_j sum_i |W_ij|
+        total = (r * sums.weighted).sum(1, keepdim=True) + (q * sums.columns).sum(1, keepdim=True)
+        scale = reciprocal(total / sizes)
+        return Factors(r * scale, feature, q * scale)
 
 
-def whole_sums(metric: Metric, weight: Tensor, input_norm: Tensor, backend: Backend) -> Sums:
-    """Return the metric's power of n, (in,), and the ``abs_sums`` with it."""
-    feature = input_norm.pow(metric.exponent) if metric.uses_inputs else torch.ones_like(input_norm)
-    return feature, *backend.abs_sums(weight, feature)
+class FixedSaliency(Saliency):
+    """The factors where the weights stay: every pass over them is made here, once.
+
+    Random subsets then depend on nothing, so their average over ``AVERAGED`` samples stands for all.
+    """
+
+    AVERAGED = 64
+
+    def __init__(
+        self, metric: Metric, weights: Sequence[Tensor], streams: Sequence[int], backend: Backend, seed: int
+    ) -> None:
+        super().__init__(metric, weights, streams, backend, seed)
+        self.r = torch.zeros_like(self.draws.every_output)
+        self.shares, self.columns, self.weighted = (torch.zeros_like(self.draws.every_input) for _ in range(3))
+        for position, weight in enumerate(weights):
+            height, width = weight.shape
+            inputs, outputs = self._subsets(position, self.AVERAGED)
+            sums = self._sums(weight, self.draws.every_input[position, :width], inputs, outputs)
+            self.columns[position, :width] = sums.columns
+            if metric.relative:
+                self.r[position, :height] = reciprocal(sums.rows).mean(0)
+                self.shares[position, :width] = reciprocal(sums.shares).mean(0)
+                # sum_i r_i |W_ij|, so that sum(S) is a sum over inputs alone
+                self.weighted[position, :width] = backend.abs_sums(weight, inputs[:0], self.r[position, None, :height])[
+                    1
+                ][0]
+
+    def factors(self, norm: Tensor) -> Factors:
+        """Return the factors for n, (matrices, most inputs) float32, without reading the weights."""
+        feature = self.feature(norm)
+        q = feature * self.shares if self.metric.relative else feature
+        total = (feature * self.weighted + q * self.columns).sum(1, keepdim=True)
+        scale = reciprocal(total / self.sizes)
+        return Factors(self.r * scale, feature, q * scale)
 
 
-def _subset_sums(weight: Tensor, backend: Backend, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    size = max(1, round(SUBSET_FRACTION * min(weight.shape)))
-    columns, rows = (
-        torch.randperm(length, generator=generator)[:size].to(weight.device) for length in weight.shape[::-1]
-    )
-    part = weight.index_select(1, columns)
-    row_sums = backend.abs_sums(part, part.new_ones(size, dtype=torch.float32))[0]
-    part = weight.index_select(0, rows)
-    return row_sums, backend.abs_sums(part, part.new_ones(part.shape[1], dtype=torch.float32))[1]
-
-
-def _reciprocal(x: Tensor) -> Tensor:
-    # a row or column of zeros has no relative importance, not an infinite one
+def reciprocal(x: Tensor) -> Tensor:
+    """Return 1 / x, and 0 for 0: a row or column of zeros has no relative importance, not an infinite one."""
     return torch.where(x > 0, x.reciprocal(), torch.zeros_like(x))

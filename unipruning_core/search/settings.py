@@ -14,7 +14,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
+from unipruning_core.search.metrics import METRICS
 from unipruning_core.sparsity.forms import Scope, SemiStructured, parse_pattern
 
 if TYPE_CHECKING:
@@ -132,7 +132,6 @@ class Settings(ABC):
     memory_remedy: ClassVar[str] = "--mode frozen needs less"  # shown if memory is too small
 
     metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)
-    step_size: float = setting(0.01, "κ, step size of the dual variable", within="(0, 1]", published=0.01)
     seed: int = setting(0, "random seed for the order of the text and for random subsets", within=SEED_RANGE)
 
     def __post_init__(self) -> None:
@@ -156,24 +155,13 @@ class Settings(ABC):
         """
         return {}
 
+    @abstractmethod
     def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
-        """Return the least memory traffic of a step by operation, in bytes per target weight.
-
-        Sums read W; a random subset is read, written and read again; the mirror step reads W and V and writes V.
-        """
-        parts = {"abs_sums": float(width)}
-        if METRICS[self.metric].random_subsets:
-            subsets = sum(max(1, round(SUBSET_FRACTION * min(t.shape))) * sum(t.shape) for t in targets)
-            parts["random subsets"] = 3 * width * subsets / sum(target.size for target in targets)
-        return parts | {"mirror_step": float(8 + width)}
+        """Return the least memory traffic of a step by operation, in bytes per target weight."""
 
     def steps(self, samples: int) -> int:
-        """Return the number of mirror steps of each matrix."""
+        """Return the number of steps of each matrix."""
         return samples
-
-    def threshold_rank(self, numel: int) -> int | None:
-        """Return the rank in |V| of the next threshold τ, or None if τ is fixed."""
-        return None
 
     def patterns(self) -> tuple[SemiStructured, ...]:
         """Return the N:M patterns that the search follows, which every target must fit."""
@@ -194,7 +182,22 @@ class Settings(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantileSettings(Settings):
+class DualSettings(Settings):
+    """Settings shared by the modes that hold a dual variable V, with mirror steps towards the local saliency."""
+
+    step_size: float = setting(0.01, "κ, step size of the dual variable", within="(0, 1]", published=0.01)
+
+    def threshold_rank(self, numel: int) -> int | None:
+        """Return the rank in |V| of the next threshold τ, or None if τ is fixed."""
+        return None
+
+    def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
+        """Return the traffic, where sums read W, and the mirror step reads W and V and writes V."""
+        return {"abs_sums": float(width), "mirror_step": float(8 + width)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantileSettings(DualSettings):
     """Settings shared by the modes whose threshold τ is a quantile of |V|."""
 
     quantile: float = setting(0.001, "λ, fraction of |V| below the threshold τ", within="[0, 1)", published=0.001)

@@ -6,6 +6,7 @@ A backend passes all of it or it is not a backend of this project: there are no 
 """
 
 from unipruning_core.testing.checks_adamw import *  # noqa: F403
+from unipruning_core.testing.checks_feedback import *  # noqa: F403
 from unipruning_core.testing.checks_manifest import *  # noqa: F403
 from unipruning_core.testing.checks_masks import *  # noqa: F403
 from unipruning_core.testing.checks_prox import *  # noqa: F403

@@ -21,10 +21,14 @@ IN_PLACE = {
     "magnitude_histogram": ("counts",),
     "nm_prox": ("weight",),
     "adamw_step": ("weight", "first", "second"),
+    "mask_weight": ("sample",),
+    "feedback_step": ("second", "drift"),
 }
 RESULTS = {
-    "abs_sums": ("rows", "columns", "weighted rows"),
-    "blend_scores": ("score",),
+    "abs_sums": ("rows", "columns"),
+    "feedback_scores": ("score",),
+    "mask_weight": ("masked", "kept"),
+    "remask_weight": ("masked",),
     "threshold_mask": ("mask",),
     "topk_mask": ("mask",),
     "nm_mask": ("mask",),
@@ -102,19 +106,20 @@ class Subject:
         )
         with Watch(forbid_waiting=device != "cpu") if watched else nullcontext():
             returned = getattr(self.backend, operation)(*moved.args, **moved.kwargs)
-        changed = IN_PLACE.get(operation, ())
+        # an optional tensor that was not given is not there to be updated
+        changed = [name for name in IN_PLACE.get(operation, ()) if name in placed]
         for name, argument in placed.items():
             argument.require_kept(f"{operation}: {name}", values=name not in changed, case=case)
-        if changed:
+        outcome = {name: placed[name].view for name in changed}
+        return outcome | self._returned(operation, returned, placed, case)
+
+    def _returned(self, operation: str, returned: object, placed: dict[str, Placed], case: str) -> dict[str, Tensor]:
+        if (names := RESULTS.get(operation, ())) == ():
             if returned is not None:
                 raise AssertionError(
                     f"{operation}: it works in place and must return None, not {type(returned)}; {case}"
                 )
-            return {name: placed[name].view for name in changed}
-        return self._returned(operation, returned, placed, case)
-
-    def _returned(self, operation: str, returned: object, placed: dict[str, Placed], case: str) -> dict[str, Tensor]:
-        names = RESULTS[operation]
+            return {}
         results = returned if isinstance(returned, tuple) else (returned,)
         if len(results) != len(names) or not all(isinstance(result, Tensor) for result in results):
             raise AssertionError(f"{operation}: it must return tensors {names}, not {type(returned)}; {case}")
@@ -126,7 +131,7 @@ class Subject:
                 raise AssertionError(
                     f"{operation}: {name} must be contiguous, not of strides {result.stride()}; {case}"
                 )
-            if result.untyped_storage().data_ptr() in inputs:
+            if result.numel() and result.untyped_storage().data_ptr() in inputs:
                 raise AssertionError(f"{operation}: {name} must be fresh, but shares memory with an input; {case}")
         return dict(zip(names, results, strict=True))
 
@@ -135,9 +140,9 @@ class Subject:
         copies = {k: v.clone().contiguous() if isinstance(v, Tensor) else v for k, v in call.arguments.items()}
         own = inspect.BoundArguments(call.signature, copies)
         returned = getattr(reference, operation)(*own.args, **own.kwargs)
-        if operation in IN_PLACE:
-            return {name: copies[name] for name in IN_PLACE[operation]}
-        return dict(zip(RESULTS[operation], returned if isinstance(returned, tuple) else (returned,), strict=True))
+        results = returned if isinstance(returned, tuple) else (returned,)
+        outcome = {name: copies[name] for name in IN_PLACE.get(operation, ()) if isinstance(copies[name], Tensor)}
+        return outcome | dict(zip(RESULTS.get(operation, ()), results, strict=False))
 
 
 def describe(arguments: dict[str, Any]) -> str:

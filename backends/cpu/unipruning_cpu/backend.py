@@ -56,8 +56,8 @@ class CpuBackend(Backend):
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         self._operations.accumulate_sumsq(x, out)
 
-    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self._operations.abs_sums(weight, input_factor)
+    def abs_sums(self, weight: Tensor, input_factors: Tensor, output_factors: Tensor) -> tuple[Tensor, Tensor]:
+        return self._operations.abs_sums(weight, input_factors, output_factors)
 
     def mirror_step(
         self,
@@ -77,16 +77,56 @@ class CpuBackend(Backend):
             dual, weight, r, p, q, threshold, step_size=step_size, rank=rank, gradient=gradient, phi=phi
         )
 
-    def blend_scores(
+    def feedback_scores(
         self,
-        feedback: Tensor,
-        local: Tensor,
+        weight: Tensor,
+        second: Tensor,
+        drift: Tensor | None,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        *,
+        learning_rate: float,
         exponent: float,
-        weight: Tensor | None = None,
-        drift: Tensor | None = None,
-        pull: float = 0.0,
+        pull: float,
     ) -> Tensor:
-        return self._operations.blend_scores(feedback, local, exponent, weight, drift, pull)
+        return self._operations.feedback_scores(
+            *(weight, second, drift, r, p, q), learning_rate=learning_rate, exponent=exponent, pull=pull
+        )
+
+    def mask_weight(
+        self,
+        weight: Tensor,
+        second: Tensor,
+        drift: Tensor | None,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,
+        sample: Tensor,
+        *,
+        learning_rate: float,
+        exponent: float,
+        pull: float,
+        stride: int,
+        pattern: tuple[int, int] | None,
+    ) -> tuple[Tensor, Tensor]:
+        return self._operations.mask_weight(
+            *(weight, second, drift, r, p, q, threshold, sample),
+            learning_rate=learning_rate,
+            exponent=exponent,
+            pull=pull,
+            stride=stride,
+            pattern=pattern,
+        )
+
+    def remask_weight(self, weight: Tensor, drift: Tensor | None, kept: Tensor, *, learning_rate: float) -> Tensor:
+        return self._operations.remask_weight(weight, drift, kept, learning_rate=learning_rate)
+
+    def feedback_step(
+        self, second: Tensor, drift: Tensor | None, gradient: Tensor, rate: Tensor, *, decay: float
+    ) -> None:
+        self._operations.feedback_step(second, drift, gradient, rate, decay=decay)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         self._operations.magnitude_histogram(score, prefix, level, counts)

@@ -56,14 +56,6 @@ class NativeOperations(PortableOperations):
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         _check(self._library.accumulate_sumsq(_matrix(x), out.data_ptr(), out.stride(0)))
 
-    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, columns = weight.shape
-        # the library reads the factor in whole vectors
-        factor = pad(input_factor, (0, -columns % SUMS)).contiguous()
-        sums = torch.empty(rows), torch.empty(columns), torch.empty(rows)
-        _check(self._library.abs_sums(_matrix(weight), factor.data_ptr(), *(s.data_ptr() for s in sums)))
-        return sums
-
     def mirror_step(
         self,
         dual: Tensor,
@@ -93,20 +85,6 @@ class NativeOperations(PortableOperations):
                 -1 if rank is None else rank,
             )
         )
-
-    def blend_scores(
-        self,
-        feedback: Tensor,
-        local: Tensor,
-        exponent: float,
-        weight: Tensor | None = None,
-        drift: Tensor | None = None,
-        pull: float = 0.0,
-    ) -> Tensor:
-        score = torch.empty(local.shape)
-        optional = (None if given is None else _matrix(given) for given in (weight, drift))
-        self._library.blend_scores(_matrix(feedback), _matrix(local), exponent, *optional, pull, score.data_ptr())
-        return score
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         added = counts.contiguous()

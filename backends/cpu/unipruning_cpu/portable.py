@@ -11,6 +11,7 @@ from torch.nn.functional import softshrink
 from unipruning_cpu.portable_adamw import adamw_step
 from unipruning_cpu.portable_prox import prox_groups
 from unipruning_cpu.portable_rank import Bracket, keys, tiles
+from unipruning_kernels import reference
 from unipruning_kernels.reference import DIGIT_BITS
 
 EVERY = slice(None)
@@ -26,16 +27,7 @@ class PortableOperations:
             total += (square * square).sum(dim=0)
         out += total.float()
 
-    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, columns = weight.shape
-        sums, weighted = torch.empty(rows), torch.empty(rows)
-        total = torch.zeros(columns, dtype=torch.float64)
-        for tile in tiles(weight):
-            magnitude = weight[tile].float().abs()
-            sums[tile] = magnitude.sum(dim=1)
-            total += magnitude.sum(dim=0)
-            weighted[tile] = magnitude.mul_(input_factor).sum(dim=1)
-        return sums, total.float(), weighted
+    abs_sums = staticmethod(reference.abs_sums)
 
     def mirror_step(
         self,
@@ -72,24 +64,10 @@ class PortableOperations:
         elif rank == 0:
             threshold.zero_()
 
-    def blend_scores(
-        self,
-        feedback: Tensor,
-        local: Tensor,
-        exponent: float,
-        weight: Tensor | None = None,
-        drift: Tensor | None = None,
-        pull: float = 0.0,
-    ) -> Tensor:
-        score = torch.empty(local.shape)
-        # products in the order of the definition, so that the same ones overflow
-        for tile in tiles(local):
-            part = torch.pow(local[tile], exponent, out=score[tile]).mul_(feedback[tile].sqrt())
-            if weight is not None:
-                part.mul_(weight[tile].abs())
-            if weight is not None and drift is not None:
-                part.mul_(weight[tile].sign().float().mul_(drift[tile]).mul_(pull).exp_())
-        return score
+    feedback_scores = staticmethod(reference.feedback_scores)
+    mask_weight = staticmethod(reference.mask_weight)
+    remask_weight = staticmethod(reference.remask_weight)
+    feedback_step = staticmethod(reference.feedback_step)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         below, bits = sum(DIGIT_BITS[level + 1 :]), DIGIT_BITS[level]

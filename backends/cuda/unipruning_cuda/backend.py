@@ -6,6 +6,7 @@ from torch import Tensor
 
 from unipruning_core import Backend
 from unipruning_kernels import (
+    reference,
     triton_adamw,
     triton_blend,
     triton_histogram,
@@ -31,8 +32,7 @@ class CudaBackend(Backend):
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         triton_sums.accumulate_sumsq(self.launcher, x, out)
 
-    def abs_sums(self, weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return triton_sums.abs_sums(self.launcher, weight, input_factor)
+    abs_sums = staticmethod(reference.abs_sums)
 
     def mirror_step(
         self,
@@ -56,16 +56,10 @@ class CudaBackend(Backend):
             phi=phi,
         )
 
-    def blend_scores(
-        self,
-        feedback: Tensor,
-        local: Tensor,
-        exponent: float,
-        weight: Tensor | None = None,
-        drift: Tensor | None = None,
-        pull: float = 0.0,
-    ) -> Tensor:
-        return triton_blend.blend_scores(self.launcher, feedback, local, exponent, weight, drift, pull)
+    feedback_scores = staticmethod(reference.feedback_scores)
+    mask_weight = staticmethod(reference.mask_weight)
+    remask_weight = staticmethod(reference.remask_weight)
+    feedback_step = staticmethod(reference.feedback_step)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         triton_histogram.magnitude_histogram(self.launcher, score, prefix, level, counts)

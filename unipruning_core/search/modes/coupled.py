@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from unipruning_core.search.settings import Settings, setting
+from unipruning_core.search.settings import DualSettings, setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoupledSettings(Settings):
+class CoupledSettings(DualSettings):
     """Settings of ``--mode coupled``; here ``step_size`` is alpha * rho and ``learning_rate`` alpha * kappa."""
 
     mode: ClassVar[str] = "coupled"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from unipruning_core.search.metrics import METRICS
-from unipruning_core.search.settings import QuantileSettings, pattern_of, setting
+from unipruning_core.search.settings import Settings, pattern_of, setting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,34 +18,32 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.forms import Scope, SemiStructured
     from unipruning_core.storage.checkpoint import Target
 
-ROWS_FRACTION, LEAST_WEIGHTS = 1 / 32, 1 << 22  # see FeedbackSettings.rows_fraction
-
 
 @dataclass(frozen=True, kw_only=True)
-class FeedbackSettings(QuantileSettings):
+class FeedbackSettings(Settings):
     """Settings of ``--mode feedback``; ``search/feedback.py`` has the mathematics."""
 
     mode: ClassVar[str] = "feedback"
     summary: ClassVar[str] = (
-        "gradients at the masked weights while sparsity rises: the best masks, one budget for all matrices; 14 bytes "
+        "gradients at the masked weights while sparsity rises: the best masks, one budget for all matrices; 6 bytes "
         "per weight in bfloat16"
     )
     # the scores have the unit of the loss, so they are comparable between matrices
     scope: ClassVar[Scope] = "global"
     follows_loss: ClassVar[bool] = True
-    memory_remedy: ClassVar[str] = "--mode frozen needs a seventh of the memory"
+    memory_remedy: ClassVar[str] = "--mode frozen needs a third of the memory"
 
     metric: str = setting("wanda", f"local metric: {', '.join(METRICS)}", choices=METRICS)
-    learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights fixed", within="[0, inf)")
+    learning_rate: float = setting(1e-4, "η, learning rate of the drift; 0 keeps the weights fixed", within="[0, inf)")
     ramp_sparsity: float = setting(0.7, "sparsity ratio at the end of the ramp", within="[0, 1)")
     ramp_fraction: float = setting(
         0.5, "fraction of the samples over which sparsity rises", within="(0, 1]", formerly=["ramp_share"]
     )
     second_moment_rate: float = setting(
-        0.05, "1 - β₂ of AdamW: how fast v follows the squared gradient", within="(0, 1]", formerly=["feedback_step"]
+        0.05, "γ, how fast v follows the squared gradient", within="(0, 1]", formerly=["feedback_step"]
     )
     local_exponent: float = setting(
-        1.0, "a, exponent of the local metric V in the score |W|·√v·Vᵃ", within="[0, inf)", formerly=["exponent"]
+        1.0, "a, exponent of the local metric S in the score |W|·√v·Sᵃ", within="[0, inf)", formerly=["exponent"]
     )
     drift_weight: float = setting(
         0.0075, "b, weight of the drift's direction in the score", within="[0, inf)", formerly=["pull"]
@@ -69,54 +67,35 @@ class FeedbackSettings(QuantileSettings):
         pattern = self.ramp_pattern
         return self.ramp_sparsity if pattern is None else min(self.ramp_sparsity, 1 - pattern.n / pattern.m)
 
-    def rows_fraction(self, weights: int) -> float:
-        """Return the fraction of every matrix's rows that give the ramp's threshold, for ``weights`` in all targets.
-
-        All rows if there are few weights.
-        """
-        return min(1.0, max(ROWS_FRACTION, LEAST_WEIGHTS / weights))
-
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.ramp_pattern,) if self.ramp_pattern else ()
 
     def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
-        from unipruning_core.search.feedback import DriftingFeedback, StillFeedback
+        from unipruning_core.search.feedback import FeedbackSearch
 
-        kind = DriftingFeedback if self.learning_rate else StillFeedback
-        return kind(model, layers, self, backend, samples)
+        return FeedbackSearch(model, layers, self, backend, samples)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
-        """Return V, both moments and the drift, 2 w + 8 bytes per weight, and one matrix more; no gradient is kept.
+        """Return v and U, 4 bytes per weight, or 2 without drift; the masks; and one matrix more, twice.
 
-        With learning rate 0, a second dual replaces moments and drift.
+        No gradient is kept.
         """
         total = sum(sizes)
-        extra = (
-            {"moments": (width + 4) * total, "drift": width * total}
-            if self.learning_rate
-            else {"second dual": 4 * total}
-        )
-        return (
-            {"dual": 4 * total}
-            | extra
-            | {"gradient, masked weights and score of one matrix": (2 * width + 4) * max(sizes)}
-        )
+        parts = {"second moment": 2 * total}
+        if self.learning_rate:
+            parts["drift"] = 2 * total
+        one = max(2 * width, 4) * max(sizes)
+        return parts | {"masks": total // 8, "gradient and masked weight, or score, of one matrix": one}
 
     def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
-        """Return the traffic, where AdamW reads the gradient, and reads and writes the drift and both moments.
+        """Return the traffic: W, v and U are read for the masked weight, W and U once more for the backward pass.
 
-        The score is blended anew for each of three histograms of some rows, and for the masks of both passes.
+        The step reads the gradient, and reads and writes v and U.
         """
-        parts = super().step_bytes(targets, width)
-        drifts = bool(self.learning_rate)
-        if drifts:
-            parts["AdamW"] = float(5 * width + 8)
-        else:
-            parts["mirror_step of the second dual"] = float(8 + 2 * width)
-        terms = 2 if drifts else 0  # the weight and its drift
-        fraction = self.rows_fraction(sum(target.size for target in targets))
-        parts["budget"] = fraction * 3 * (12 + terms * width + 4)
-        parts["masked weights"] = float(2 * (12 + terms * width + 5 + 1 + (terms or 1) * width + width))
-        if drifts:
-            parts["drifting weights"] = float(3 * width)
-        return parts
+        drift = 2 if self.learning_rate else 0
+        mask = 1 / 8
+        return {
+            "mask_weight": width + 2 + drift + width + mask,
+            "remask_weight": width + drift + mask + width,
+            "feedback_step": float(width + 4 + 2 * drift),
+        }

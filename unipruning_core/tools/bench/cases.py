@@ -12,11 +12,13 @@ from torch import Tensor
 
 from unipruning_core.backend import DIGIT_BITS, Backend
 from unipruning_core.search.adamw import BETAS, EPSILON
-from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
-from unipruning_core.search.saliency import saliency_factors
+from unipruning_core.search.metrics import METRICS
+from unipruning_core.search.saliency import Saliency
 
 ADAMW: dict[str, Any] = {"step": 3, "learning_rate": 1e-4, "betas": BETAS, "epsilon": EPSILON}
-STEP_SIZE, QUANTILE, STRENGTH, EXPONENT, PATTERN = 0.01, 0.001, 0.01, 0.7, (2, 4)
+STEP_SIZE, QUANTILE, STRENGTH, PATTERN = 0.01, 0.001, 0.01, (2, 4)
+FEEDBACK: dict[str, Any] = {"learning_rate": 1e-4, "exponent": 1.0, "pull": 0.0075}
+STRIDE = 509  # of the scores drawn for the next threshold
 # operations whose definition is slow on a large matrix and works row by row: the number of rows to check
 SAMPLED_ROWS = {"nm_prox": 256}
 
@@ -90,14 +92,33 @@ def _histogram_call(i: Inputs) -> Call:
     return (i.dual, torch.tensor(0, dtype=torch.int32), 0, counts), {}
 
 
+def _sums_call(i: Inputs) -> Call:
+    return (i.weight, torch.stack([torch.ones_like(i.norm), i.norm]), torch.ones(1, i.rows)), {}
+
+
+def _feedback_state(i: Inputs) -> tuple[Tensor, ...]:
+    """Return W, v, U, r, p and q."""
+    drift = i.dual.flip(1).mul(20.0).half()
+    return i.weight, i.dual.square().bfloat16(), drift, i.row_factor, i.norm, i.norm.flip(0)
+
+
+def _mask_call(i: Inputs) -> Call:
+    sample = torch.empty(-(-i.rows * i.cols // STRIDE))
+    return (*_feedback_state(i), i.threshold, sample), {**FEEDBACK, "stride": STRIDE, "pattern": None}
+
+
+def _remask_call(i: Inputs) -> Call:
+    kept = torch.full((i.rows, -(-i.cols // 8)), 0b01010101, dtype=torch.uint8)
+    return (i.weight, _feedback_state(i)[2], kept), {"learning_rate": FEEDBACK["learning_rate"]}
+
+
+def _feedback_step_call(i: Inputs) -> Call:
+    _, second, drift, *_ = _feedback_state(i)
+    return (second, drift, i.weight.flip(0), torch.tensor(0.5)), {"decay": 0.05}
+
+
 def _step_least(case: Case) -> float:
     return 8.0 + 2 * case.dtype.itemsize
-
-
-def _subset_step_least(case: Case) -> float:
-    size = max(1, round(SUBSET_FRACTION * min(case.rows, case.cols)))
-    # a subset of columns and one of rows: each read, written and read again
-    return _step_least(case) + 3 * case.dtype.itemsize * size * (1 / case.rows + 1 / case.cols)
 
 
 def _adamw_call(i: Inputs) -> Call:
@@ -111,17 +132,20 @@ def _adamw_least(case: Case) -> float:
 
 
 def _drift_least(case: Case) -> float:
-    return _subset_step_least(case) + case.dtype.itemsize + _adamw_least(case)
+    return _step_least(case) + case.dtype.itemsize + _adamw_least(case)
 
 
 OPERATION_KINDS = {
     "step ria": Kind(_step_least, metric="ria"),
-    "step stochria": Kind(_subset_step_least, metric="stochria"),
+    "step stochria": Kind(_step_least, metric="stochria"),
     "step drift": Kind(_drift_least, metric="stochria", drifts=True),
     "accumulate_sumsq": Kind(lambda c: c.dtype.itemsize, lambda i: ((i.weight, torch.zeros(i.cols)), {})),
-    "abs_sums": Kind(lambda c: c.dtype.itemsize, lambda i: ((i.weight, i.norm), {})),
+    "abs_sums": Kind(lambda c: c.dtype.itemsize, _sums_call),
     "mirror_step": Kind(lambda c: 8 + c.dtype.itemsize, _mirror_call),
-    "blend_scores": Kind(lambda _: 12, lambda i: ((i.dual, i.dual, EXPONENT), {})),
+    "feedback_scores": Kind(lambda c: 8 + c.dtype.itemsize, lambda i: (_feedback_state(i), FEEDBACK)),
+    "mask_weight": Kind(lambda c: 4 + 1 / 8 + 2 * c.dtype.itemsize, _mask_call),
+    "remask_weight": Kind(lambda c: 2 + 1 / 8 + 2 * c.dtype.itemsize, _remask_call),
+    "feedback_step": Kind(lambda c: 8 + c.dtype.itemsize, _feedback_step_call),
     "magnitude_histogram": Kind(lambda _: 4, _histogram_call),
     "threshold_mask": Kind(lambda _: 5, lambda i: ((i.dual, i.threshold, torch.tensor(3)), {})),
     "topk_mask": Kind(lambda _: 5, lambda i: ((i.dual, i.cols // 2), {})),
@@ -169,11 +193,14 @@ def ready(operation: str, inputs: Inputs, backend: Backend) -> Callable[[], obje
 
 def _ready_step(name: str, weight: Tensor, inputs: Inputs, backend: Backend) -> Callable[[], object]:
     norm, dual = (t.to(backend.device_type, copy=True) for t in (inputs.norm, inputs.dual))
-    threshold, generator = torch.zeros((), device=backend.device_type), torch.Generator().manual_seed(0)
+    threshold, saliency = (
+        torch.zeros((), device=backend.device_type),
+        Saliency(METRICS[name], [weight], [0], backend, 0),
+    )
 
     def step() -> None:
-        f = saliency_factors(METRICS[name], weight, norm, backend, generator)
-        backend.mirror_step(dual, weight, f.r, f.p, f.q, threshold, step_size=STEP_SIZE, rank=inputs.rank)
+        f = saliency.of_sample(norm[None], 0)
+        backend.mirror_step(dual, weight, f.r[0], f.p[0], f.q[0], threshold, step_size=STEP_SIZE, rank=inputs.rank)
 
     return step
 

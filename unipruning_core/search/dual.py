@@ -1,0 +1,76 @@
+"""The base of the searches whose saliency is computed from moving weights: V and tau of every layer are held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.models.activations import norms_of
+from unipruning_core.search.base import Outcome, zero_dual
+from unipruning_core.search.loss import LossSearch
+from unipruning_core.search.saliency import Saliency
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.search.base import Vectors
+    from unipruning_core.search.settings import DualSettings
+
+
+def mirror_step(
+    backend: Backend, settings: DualSettings, weight: Tensor, factors: Vectors, dual: Tensor, threshold: Tensor
+) -> None:
+    """Update one layer: V += kappa (S - Gamma), and the next exact tau."""
+    rank = settings.threshold_rank(dual.numel())
+    backend.mirror_step(dual, weight, *factors, threshold, step_size=settings.step_size, rank=rank)
+
+
+class DualSearch(LossSearch):
+    """Search with a mirror step per sample towards the saliency of the weights as they are then."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.duals, self.thresholds = map(list, zip(*map(zero_dual, self.layers), strict=True))
+        self.thresholds = [self._first_threshold(threshold) for threshold in self.thresholds]
+        self.saliencies = [
+            Saliency(
+                self.metric,
+                [self.layers[position].weight for position in positions],
+                positions,
+                self.backend,
+                self.settings.seed,
+            )
+            for positions in self.positions
+        ]
+        self.factors: list[Vectors | None] = [None] * len(self.layers)
+
+    def _first_threshold(self, zero: Tensor) -> Tensor:
+        return zero
+
+    def _sample_loss(self, sample: int, input_ids: Tensor) -> Tensor:
+        """Run the forward pass, and make the factors of every layer that saw a token, before any weight moves."""
+        loss = self._loss(input_ids)
+        heard = self._heard()
+        with torch.no_grad():
+            for positions, inputs, saliency in zip(self.positions, self.inputs, self.saliencies, strict=True):
+                made = saliency.of_sample(norms_of(inputs.sums, inputs.counts), sample)
+                for row, position in enumerate(positions):
+                    outputs, width = self.layers[position].target.shape
+                    vectors = made.r[row, :outputs], made.p[row, :width], made.q[row, :width]
+                    self.factors[position] = vectors if heard[position] else None
+        return loss
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"steps": self.steps} | self._named("dual", self.duals) | self._named("threshold", self.thresholds)
+
+    def _scratch(self) -> dict[str, Tensor]:
+        """Return the weights themselves, for a mode that moves them."""
+        return self._named("scratch", [layer.parameter.detach() for layer in self.layers])
+
+    def outcomes(self) -> Iterator[Outcome]:
+        self._refuse_unreached([steps > 0 for steps in self.steps.tolist()])
+        for position, layer in enumerate(self.layers):
+            yield Outcome(layer.target, self.duals[position], self.thresholds[position], int(self.steps[position]))
