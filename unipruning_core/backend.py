@@ -87,6 +87,17 @@ class Backend(ABC):
         """
         return stored
 
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        """Record everything that ``work`` launches, without running it, and return what replays it; None if it cannot.
+
+        Not an operation: override it where the device records graphs.  ``work`` has run before, reads nothing on the
+        host, and finds its inputs in the same memory each time.
+
+        Raises:
+            RuntimeError: the recording failed, and the device is as it was.
+        """
+        return None
+
     @abstractmethod
     def accumulate_sumsq(
         self,

@@ -114,17 +114,18 @@ def test_a_sample_of_rows_has_the_first_and_the_last(row):
 
 def test_the_least_bytes_are_one_read_and_one_write_of_each_tensor():
     inputs = Inputs(64, 128, torch.bfloat16)
-    for name in set(OPERATIONS) - {"mirror_step", "nm_prox", "adamw_step"}:
+    for name in set(OPERATIONS) - {"mirror_step", "nm_prox", "adamw_step", "feedback_step"}:  # these write in place
         ((_, (arguments, options)),) = calls_of(name, inputs)
         returned = getattr(PLAIN, name)(
             *[a.clone() if isinstance(a, torch.Tensor) else a for a in arguments], **options
         )
         results = returned if isinstance(returned, tuple) else (returned,)
-        moved = sum(t.nbytes for t in (*arguments, *results) if isinstance(t, torch.Tensor) and t.dim() == 2)
+        moved = sum(t.nbytes for t in (*arguments, *results) if isinstance(t, torch.Tensor) and t.dim() == 2 and len(t) == 64)
         assert Case(name, 64, 128, torch.bfloat16).least_bytes == moved / (64 * 128)
     assert Case("mirror_step", 64, 128, torch.bfloat16).least_bytes == 10
     assert Case("nm_prox", 64, 128, torch.float16).least_bytes == 4
     assert Case("adamw_step", 64, 128, torch.bfloat16).least_bytes == 18
+    assert Case("feedback_step", 64, 128, torch.bfloat16).least_bytes == 10
     assert Case("step ria", 64, 128, torch.bfloat16).least_bytes == 12
     between = (
         Case("step drift", 64, 128, torch.bfloat16).least_bytes

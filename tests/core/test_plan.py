@@ -112,8 +112,8 @@ def test_the_traced_operations_are_two_a_weight_and_token_and_those_of_attention
         ({"mode": "drift", "metric": "ria"}, 2 + 10 + 2 + 18),
         ({"mode": "drift", "metric": "ria", "max_grad_norm": 0.0}, 2 + 10 + 18),
         ({"mode": "drift", "metric": "ria", "prox_strength": 0.2}, 2 + 10 + 2 + 18 + 4),
-        ({"mode": "feedback"}, 2 + 10 + 18 + 3 * (16 + 4) + 2 * (16 + 5 + 7) + 6),  # all rows of a small model
-        ({"mode": "feedback", "learning_rate": 0.0}, 2 + 10 + 12 + 3 * (12 + 4) + 2 * (12 + 5 + 5)),
+        ({"mode": "feedback"}, (6 + 2) + (4 + 2) + (6 + 4) + 2 / 8),
+        ({"mode": "feedback", "learning_rate": 0.0}, (4 + 2) + (2 + 2) + (4 + 2) + 2 / 8),
     ],
     ids=str,
 )

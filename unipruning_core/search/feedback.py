@@ -40,7 +40,7 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ from unipruning_core.models.substituted_weights import substituted_weights
 from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.loss import LossSearch
+from unipruning_core.search.recording import Recorded
 from unipruning_core.search.saliency import FixedSaliency
 
 if TYPE_CHECKING:
@@ -108,11 +109,20 @@ class FeedbackSearch(LossSearch):
         self.rates = {parameter.device: torch.zeros((), device=parameter.device) for parameter in parameters}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
 
+        self._run: Callable[[Tensor], Tensor] = self._sample
+        if len(self.positions) == 1:  # a recording is of one device
+            self._run = Recorded(self._sample, self.backend, self._note)
+
+    def _note(self, text: str) -> None:
+        for layer in self.layers:
+            layer.parameter.grad = None  # of the sample whose recording failed
+        self.note(text)
+
     def step(self, sample: int, input_ids: Tensor) -> float:
         self._set_numbers(sample)
         if sample == 1:  # sample 0 had no gradients to score the weights by
             self._draw()
-        loss = self._sample(input_ids)
+        loss = self._run(input_ids)
         for position, heard in enumerate(self._heard()):
             self.steps[position] += heard
         return float(loss)

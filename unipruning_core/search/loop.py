@@ -161,6 +161,7 @@ def run_samples(
     """Process every sample in order, from the last saved state on, and return the losses."""
     losses: list[float] = []
     start = 0
+    run.note = progress.note
     if resume and (saved := resume.found()) is not None:
         resume.restore(run.tensors())
         start, losses = saved["sample"], saved["losses"]

@@ -36,7 +36,7 @@ class Watch(TorchDispatchMode):
         if self.forbid_waiting and name in WAITING:
             raise AssertionError(f"no host synchronisation is allowed, but torch's {name} was called")
         result = func(*args, **(kwargs or {}))
-        if self.forbid_waiting and "cpu" in _devices(result) and _devices((args, kwargs)) - {"cpu"}:
+        if self.forbid_waiting and "cpu" in devices_of(result) and devices_of((args, kwargs)) - {"cpu"}:
             raise AssertionError(f"no host synchronisation is allowed, but torch's {name} copied to the host")
         if name in UNINITIALISED:
             poison(result)
@@ -52,5 +52,6 @@ def poison(tensor: Tensor) -> None:
         tensor.fill_(255 if tensor.dtype == torch.uint8 else -1)
 
 
-def _devices(values: object) -> set[str]:
+def devices_of(values: object) -> set[str]:
+    """Return the types of device on which tensors of nested values lie."""
     return {leaf.device.type for leaf in tree_leaves(values) if isinstance(leaf, Tensor)}

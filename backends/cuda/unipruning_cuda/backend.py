@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from unipruning_core import Backend
+from unipruning_cuda import recording
 from unipruning_kernels import (
     reference,
     triton_adamw,
@@ -28,6 +31,9 @@ class CudaBackend(Backend):
 
     def __init__(self) -> None:
         self.launcher = Launcher()
+
+    def recorded(self, work: Callable[[], None]) -> Callable[[], None] | None:
+        return None if self.launcher.interpreted else recording.recorded(work)
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         triton_sums.accumulate_sumsq(self.launcher, x, out)

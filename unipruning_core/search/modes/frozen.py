@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.frozen import FrozenSearch
-    from unipruning_core.storage.checkpoint import Target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +34,6 @@ class FrozenSettings(QuantileSettings):
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual of one matrix": 4 * max(sizes)}
-
-    def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
-        """Return the traffic of a mirror step; the sums of all steps together read W once more."""
-        return {"mirror_step": float(8 + width)}
 
     def steps(self, samples: int) -> int:
         # without random subsets every step is the same, and more would only scale V

@@ -103,7 +103,7 @@ def _feedback_state(i: Inputs) -> tuple[Tensor, ...]:
 
 
 def _mask_call(i: Inputs) -> Call:
-    sample = torch.empty(-(-i.rows * i.cols // STRIDE))
+    sample = torch.zeros(-(-i.rows * i.cols // STRIDE))
     return (*_feedback_state(i), i.threshold, sample), {**FEEDBACK, "stride": STRIDE, "pattern": None}
 
 

@@ -1,0 +1,217 @@
+"""One mode's cost: what ``search_cost.py`` measures in each of its processes."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+MIB, GIB = 2**20, 2**30
+SETTLING = 4  # samples before the first that is timed: the ramp's end, and a recording where there is one
+KERNELS = 8  # listed by time
+
+
+class Device:
+    """Clock and memory of the device a backend works on."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.module = None if kind == "cpu" else torch.get_device_module(kind)
+        self.before = memory("VmRSS")
+
+    @property
+    def name(self) -> str:
+        return "cpu" if self.module is None else str(self.module.get_device_name())
+
+    def settle(self) -> None:
+        gc.collect()
+        if self.module is None:
+            ctypes.CDLL(None).malloc_trim(0)
+        else:
+            self.module.synchronize()
+            self.module.empty_cache()
+            self.module.reset_peak_memory_stats()
+
+    def peak(self) -> int:
+        """Return the most bytes held at once, since ``settle`` on an accelerator, since the start on a CPU."""
+        return memory("VmHWM") - self.before if self.module is None else int(self.module.max_memory_allocated())
+
+    def timed(self, work: Callable[[], object]) -> float:
+        self._wait()
+        began = time.perf_counter()
+        work()
+        self._wait()
+        return time.perf_counter() - began
+
+    def _wait(self) -> None:
+        if self.module is not None:
+            self.module.synchronize()
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the figures of the mode in ``options.child``."""
+    from unipruning_core.registry import Catalogue
+    from unipruning_core.search.modes import MODES
+
+    mode, _, metric = options.child.partition("/")
+    backend = Catalogue().select(options.backend)
+    device = Device(backend.device_type)
+    model, layers = loaded(options, backend)
+    count = SETTLING + options.samples
+    ids = [
+        torch.randint(model.config.vocab_size, (1, options.seq_len), generator=torch.Generator().manual_seed(i)).to(
+            backend.device_type
+        )
+        for i in range(count + 2)
+    ]
+    ramp = {"ramp_fraction": 0.05} if mode == "feedback" else {}
+    search = MODES[mode](metric=metric or "wanda", **ramp).start(model, layers, backend, count + 2)
+    notes: list[str] = []
+    search.note = notes.append
+    weights = sum(layer.weight.numel() for layer in layers)
+
+    device.settle()
+    for sample in range(SETTLING):
+        search.step(sample, ids[sample])
+    peak = device.peak()
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in [*model.parameters(), *search.tensors().values()]}
+    sizes = {"counted": sum(held.values()) / weights, "peak": peak / GIB}
+    if device.kind == "cpu":  # in turns
+        other, other_layers = loaded(options, backend)
+        bare = bare_work(other, other_layers, mode, device)
+        bare(ids[0])
+        times, bare_times = [], []
+        for sample in range(SETTLING, count):
+            bare_times.append(device.timed(lambda sample=sample: bare(ids[sample])))  # type: ignore[misc]
+            times.append(device.timed(lambda sample=sample: search.step(sample, ids[sample])))  # type: ignore[misc]
+        bare_peak = None
+    else:
+        times = [device.timed(lambda s=s: search.step(s, ids[s])) for s in range(SETTLING, count)]  # type: ignore[misc]
+    end = device.timed(lambda: [None for _ in search.outcomes()])
+    counts = counted(search, model, ids[count], count, mode, backend, len(layers))
+    kernels = profiled(lambda: search.step(count + 1, ids[count + 1])) if options.profile and device.module else []
+    recorded = bool(getattr(getattr(search, "_run", None), "recorded", False))
+    if device.kind != "cpu":  # after the search, in the memory that it leaves
+        del search
+        device.settle()
+        bare = bare_work(model, layers, mode, device)
+        bare_times = [device.timed(lambda s=s: bare(ids[s])) for s in range(count)][SETTLING:]  # type: ignore[misc]
+        bare_peak = device.peak()
+    seconds, bare_seconds = statistics.median(times), statistics.median(bare_times)
+    return {
+        "mode": options.child,
+        "model": Path(options.model).name,
+        "device": device.name,
+        "versions": {"torch": torch.__version__},
+        "dtype": str(layers[0].weight.dtype).removeprefix("torch."),
+        "tokens": options.seq_len,
+        "matrices": len(layers),
+        "weights": weights,
+        "ratio": seconds / bare_seconds,
+        "seconds": seconds,
+        "bare_seconds": bare_seconds,
+        "end_seconds": end,
+        "peak_ratio": peak / bare_peak if bare_peak else None,
+        "recorded": str(recorded).lower(),
+        "notes": notes,
+        "kernels": kernels,
+        "threads": torch.get_num_threads(),
+        **sizes,
+        **counts,
+    }
+
+
+def loaded(options: argparse.Namespace, backend: Any) -> tuple[Any, Any]:
+    """Return the model on the backend's device, and its layers."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from unipruning_core.models.loading import build_model
+    from unipruning_core.models.outline import header_of, load_config
+    from unipruning_core.models.targets import find_targets
+    from unipruning_core.storage.checkpoint import Checkpoint
+
+    logging.disable_progress_bar()
+    dtype = backend.loading_dtype(torch.bfloat16)
+    if Path(options.model).is_dir():
+        model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(backend.device_type)
+        return model.eval(), find_targets(model, Checkpoint.open(options.model))[0]
+    config = load_config(options.model)
+    config.num_hidden_layers = options.layers or config.num_hidden_layers
+    torch.manual_seed(0)
+    with torch.device(backend.device_type):
+        model = build_model(options.model, config, trust_remote_code=False, dtype=dtype).eval()
+    return model, find_targets(model, Checkpoint(Path(options.model), (), header_of(model)))[0]
+
+
+def bare_work(model: Any, layers: Any, mode: str, device: Device) -> Callable[[torch.Tensor], None]:
+    model.requires_grad_(False)
+    model.zero_grad(set_to_none=True)
+    if mode == "frozen":
+
+        def forward(batch: torch.Tensor) -> None:
+            with torch.no_grad():
+                model(input_ids=batch, use_cache=False)
+
+        return forward
+    parameters = [layer.parameter.requires_grad_() for layer in layers]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=device.module is not None)
+
+    def train(batch: torch.Tensor) -> None:
+        model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return train
+
+
+def counted(
+    search: Any, model: Any, batch: torch.Tensor, sample: int, mode: str, backend: Any, matrices: int
+) -> dict[str, Any]:
+    """Return launches and operators per matrix beside the model's own, and host reads, of a sample as it is called."""
+    from unipruning_core.testing.tally import Tally
+
+    own = Tally()
+    with own, torch.set_grad_enabled(mode != "frozen"):
+        outcome = model(input_ids=batch, use_cache=False, **({"labels": batch} if mode != "frozen" else {}))
+        if mode != "frozen":
+            outcome.loss.backward()
+    for parameter in model.parameters():
+        parameter.grad = None
+    launcher = getattr(backend, "launcher", None)
+    before = sum(launcher.launches.values()) if launcher else 0
+    with Tally() as tally:
+        search.step(sample, batch)
+    beside = (tally.operators - own.operators).total()
+    return {
+        "launches": (sum(launcher.launches.values()) - before) / matrices if launcher else None,
+        "operators": beside / matrices,
+        "host_reads": tally.host_reads - own.host_reads,
+    }
+
+
+def profiled(work: Callable[[], object]) -> list[tuple[str, float]]:
+    """Return the kernels that took most time, with their share of it."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        work()
+        torch.cuda.synchronize()
+    rows = [(row.key, row.self_device_time_total) for row in profile.key_averages() if row.self_device_time_total]
+    total = sum(spent for _, spent in rows)
+    return [(name[:90], spent / total) for name, spent in sorted(rows, key=lambda row: -row[1])[:KERNELS]]
+
+
+def memory(field: str) -> int:
+    """Return a field of /proc/self/status in bytes."""
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if match is None:
+        raise SystemExit(f"/proc/self/status has no {field}; this benchmark needs Linux")
+    return int(match[1]) * 1024

@@ -1,0 +1,65 @@
+"""A sample's device work, recorded once and replayed, so that the host launches nothing for most samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.errors import first_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.backend import Backend
+
+PLAIN = 2  # samples before one is recorded: libraries and caches set themselves up on the first
+
+
+class Recorded:
+    """Work from token ids to a loss, run plainly until the backend can replay it.
+
+    The work must read no value on the host, take its inputs from tensors that stay where they are, and leave its
+    results in such tensors.  The bytes are the same, replayed or not.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Tensor], Tensor],  # from (1, tokens) int64 to a 0-D loss
+        backend: Backend,
+        note: Callable[[str], None],  # told once if recording fails
+    ) -> None:
+        self.work, self.backend, self.note = work, backend, note
+        self.runs = 0
+        self.possible = True
+        self._replay: Callable[[], None] | None = None
+        self._input = self._loss = torch.empty(0)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether samples are replayed now."""
+        return self._replay is not None
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        self.runs += 1
+        if self._replay is None and self.possible and self.runs > PLAIN:
+            self._record(input_ids)
+        if self._replay is None or self._input.shape != input_ids.shape:
+            return self.work(input_ids)
+        self._input.copy_(input_ids)
+        self._replay()
+        return self._loss
+
+    def _record(self, input_ids: Tensor) -> None:
+        self.possible = False  # whatever comes of it, once is enough
+        self._input, self._loss = input_ids.clone(), torch.zeros((), device=input_ids.device)
+
+        def recorded() -> None:
+            self._loss.copy_(self.work(self._input))
+
+        try:
+            self._replay = self.backend.recorded(recorded)
+        # what a device raises in the middle of a recording differs by device and version
+        except RuntimeError as error:
+            self.note(f"samples run step by step, since one could not be recorded: {first_line(error)}")
