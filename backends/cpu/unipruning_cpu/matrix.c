@@ -4,6 +4,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 #define PIECE 512       /* columns at a time: a handful of such buffers stays in the first-level cache */
 /* one register of fp32; gcc splits comparisons of anything wider into single elements */
@@ -15,6 +18,7 @@
 #define LANES 4
 #endif
 #define SUMS 16         /* running sums of a row: a multiple of LANES, and fixed, since it decides the last bits */
+#define ALIGNED __attribute__((aligned(64))) /* a vector that lies in two cache lines costs two loads */
 #define MAGNITUDE 0x7fffffff
 #define OUT_OF_MEMORY 1
 
@@ -30,6 +34,12 @@ typedef struct {
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 typedef int8_t bytes __attribute__((vector_size(LANES)));
+
+static inline floats get_floats(const float *from) {
+    floats v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
 
 static inline ints get_keys(const void *from) {
     ints v;
@@ -70,12 +80,32 @@ static inline uint16_t to_bfloat16(float value) {
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Adding and taking away a power of two 13 binades up rounds to the ten bits of an fp16, halves to even. */
+/* Adding and taking away a power of two 13 binades up rounds to the ten bits of an fp16, halves to even; the bits of
+   2^16 become those of infinity. */
 static inline uint16_t to_float16(float value) {
     uint32_t bits = as_bits(value), exponent = bits & 0x7f800000;
     float unit = as_float((exponent < 113u << 23 ? 113u << 23 : exponent) + (13u << 23));
-    float rounded = (as_float(bits & MAGNITUDE) + unit) - unit;
-    return (uint16_t)(as_bits(rounded * 0x1p-112f) >> 13 | (bits >> 16 & 0x8000));
+    float magnitude = as_float(bits & MAGNITUDE), rounded = (magnitude + unit) - unit;
+    float finite = magnitude < 0x1p16f ? rounded : 0x1p16f;
+    return (uint16_t)(as_bits(finite * 0x1p-112f) >> 13 | (bits >> 16 & 0x8000));
+}
+
+/* Neighbours in fp16, eight at a time where the processor converts them itself. */
+static void load_float16(const uint16_t *restrict from, int64_t n, float *restrict to) {
+    int64_t j = 0;
+#ifdef __F16C__
+    for (; j + 8 <= n; j += 8) _mm256_storeu_ps(to + j, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + j))));
+#endif
+    for (; j < n; j++) to[j] = from_float16(from[j]);
+}
+
+static void store_float16(const float *restrict from, int64_t n, uint16_t *restrict to) {
+    int64_t j = 0;
+#ifdef __F16C__
+    for (; j + 8 <= n; j += 8)
+        _mm_storeu_si128((__m128i *)(to + j), _mm256_cvtps_ph(_mm256_loadu_ps(from + j), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; j < n; j++) to[j] = to_float16(from[j]);
 }
 
 /* n elements of a row as fp32: the matrix's own memory if it is fp32 and contiguous, else converted into the buffer. */
@@ -93,7 +123,7 @@ static const float *load(const matrix *a, int64_t row, int64_t col, int64_t n, f
     else if (a->type == BFLOAT16)
         for (int64_t j = 0; j < n; j++) buffer[j] = from_bfloat16(from[j * step]);
     else if (step == 1)
-        for (int64_t j = 0; j < n; j++) buffer[j] = from_float16(from[j]);
+        load_float16(from, n, buffer);
     else
         for (int64_t j = 0; j < n; j++) buffer[j] = from_float16(from[j * step]);
     return buffer;
@@ -108,8 +138,12 @@ static void store(const matrix *a, int64_t row, int64_t col, int64_t n, const fl
         return;
     }
     uint16_t *to = (uint16_t *)a->data + start;
-    if (a->type == BFLOAT16)
+    if (a->type == BFLOAT16 && step == 1)
+        for (int64_t j = 0; j < n; j++) to[j] = to_bfloat16(values[j]);
+    else if (a->type == BFLOAT16)
         for (int64_t j = 0; j < n; j++) to[j * step] = to_bfloat16(values[j]);
+    else if (step == 1)
+        store_float16(values, n, to);
     else
         for (int64_t j = 0; j < n; j++) to[j * step] = to_float16(values[j]);
 }
