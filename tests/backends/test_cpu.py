@@ -68,14 +68,25 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [*SHAPES, (0, 8)])
 def test_sums_agree_to_a_millionth(backend, shape, dtype):
-    weight, factor = random(*shape).to(dtype), random(shape[1], seed=1).abs()
+    weight, inputs, outputs = random(*shape).to(dtype), random(3, shape[1], seed=1).abs(), random(2, shape[0]).abs()
+    inputs[0], outputs[0] = 1.0, 1.0
     magnitude = weight.double().abs()
-    wanted = magnitude.sum(1), magnitude.sum(0), (magnitude * factor).sum(1), magnitude.square().sum(0)
+    wanted = inputs.double() @ magnitude.t(), outputs.double() @ magnitude, magnitude.square().sum(0)
     for layout in LAYOUTS:
         out = torch.zeros(shape[1])
         backend.accumulate_sumsq(layout(weight), out)
-        for found, exact in zip([*backend.abs_sums(layout(weight), factor), out], wanted, strict=True):
-            torch.testing.assert_close(found, exact.float(), **SUM_TOLERANCE)
+        found = *backend.abs_sums(layout(weight), layout(inputs), layout(outputs)), out
+        for sums, exact in zip(found, wanted, strict=True):
+            torch.testing.assert_close(sums, exact.float(), **SUM_TOLERANCE)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(0, 0), (0, 9), (9, 0), (17, 33)])
+def test_sums_with_many_factors_agree_to_a_millionth(backend, inputs, outputs):
+    weight, factors = random(*LARGE), (random(inputs, LARGE[1], seed=1).abs(), random(outputs, LARGE[0], seed=2).abs())
+    magnitude = weight.double().abs()
+    wanted = factors[0].double() @ magnitude.t(), factors[1].double() @ magnitude
+    for sums, exact in zip(backend.abs_sums(weight, *factors), wanted, strict=True):
+        torch.testing.assert_close(sums, exact.float(), **SUM_TOLERANCE)
 
 
 def test_sumsq_is_added_to_what_is_there(backend):
@@ -251,8 +262,9 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
         backend.nm_prox(prox, 0.2, 2, 4)
         masks = backend.topk_mask(dual, 500), backend.nm_mask(dual, 2, 4)
         ties = backend.threshold_mask(dual.round(), torch.tensor(1.0), torch.tensor(1234))
+        sums = backend.abs_sums(weight, torch.stack([p, q]), r[None])
         score = backend.blend_scores(dual.square(), dual.abs(), 0.5, weight, weight.flip(0), 0.5)
-        return [*backend.abs_sums(weight, p), sumsq, dual, threshold, prox, *masks, ties, score]
+        return [*sums, sumsq, dual, threshold, prox, *masks, ties, score]
 
     runs = []
     for count in (1, 2, 3, 3):

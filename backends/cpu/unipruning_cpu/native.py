@@ -34,7 +34,7 @@ MATRIX = ctypes.POINTER(Matrix)
 INT, INT64, FLOAT = ctypes.c_int, ctypes.c_int64, ctypes.c_float
 SIGNATURES = {
     "accumulate_sumsq": (MATRIX, POINTER, INT64),
-    "abs_sums": (MATRIX, POINTER, POINTER, POINTER, POINTER),
+    "abs_sums": (MATRIX, INT64, POINTER, INT64, POINTER, POINTER, POINTER),
     "mirror_step": (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INT64),
     "blend_scores": (MATRIX, MATRIX, FLOAT, MATRIX, MATRIX, FLOAT, POINTER),
     "magnitude_histogram": (MATRIX, INT, INT, POINTER),
@@ -55,6 +55,18 @@ class NativeOperations(PortableOperations):
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         _check(self._library.accumulate_sumsq(_matrix(x), out.data_ptr(), out.stride(0)))
+
+    def abs_sums(self, weight: Tensor, input_factors: Tensor, output_factors: Tensor) -> tuple[Tensor, Tensor]:
+        # the library reads a factor of the inputs in whole vectors
+        inputs, outputs = pad(input_factors, (0, -weight.shape[1] % SUMS)).contiguous(), output_factors.contiguous()
+        rows, columns = torch.empty(len(inputs), len(weight)), torch.empty(len(outputs), weight.shape[1])
+        _check(
+            self._library.abs_sums(
+                *(_matrix(weight), len(inputs), inputs.data_ptr(), len(outputs), outputs.data_ptr()),
+                *(rows.data_ptr(), columns.data_ptr()),
+            )
+        )
+        return rows, columns
 
     def mirror_step(
         self,

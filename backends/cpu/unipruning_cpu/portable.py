@@ -27,7 +27,17 @@ class PortableOperations:
             total += (square * square).sum(dim=0)
         out += total.float()
 
-    abs_sums = staticmethod(reference.abs_sums)
+    def abs_sums(self, weight: Tensor, input_factors: Tensor, output_factors: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.empty(len(input_factors), len(weight))
+        columns = torch.zeros(len(output_factors), weight.shape[1], dtype=torch.float64)
+        for tile in tiles(weight):
+            magnitude = weight[tile].float().abs()
+            # one factor at a time: a matrix product's order of additions may change with the number of threads
+            for sums, factor in zip(rows, input_factors, strict=True):
+                sums[tile] = (magnitude * factor).sum(dim=1)
+            for total, factor in zip(columns, output_factors, strict=True):
+                total += (magnitude * factor[tile, None]).sum(dim=0)
+        return rows, columns.float()
 
     def mirror_step(
         self,
