@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCES = ("matrix.c", "sums.c", "select.c", "mirror.c", "groups.c", "blend.c")  # one translation unit, in this order
+# one translation unit, in this order
+SOURCES = ("matrix.c", "sums.c", "select.c", "mirror.c", "groups.c", "powers.c", "feedback.c")
 # every operation rounds once; errno and exception flags, which nothing reads, would prevent vectorised loops
 ARITHMETIC = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 REQUIRED = ("-std=gnu11", "-shared", "-fPIC", *ARITHMETIC, "-fno-strict-aliasing", "-x", "c", "-")

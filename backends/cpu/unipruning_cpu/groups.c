@@ -18,10 +18,23 @@ static inline __attribute__((always_inline)) void rank_piece(const int32_t *key,
     }
 }
 
+static void rank_groups(const int32_t *key, const int32_t *place, uint8_t *mask, int64_t length, int n, int m) {
+    if (m == 4)
+        rank_piece(key, place, mask, length, n, 4);
+    else if (m == 8)
+        rank_piece(key, place, mask, length, n, 8);
+    else
+        rank_piece(key, place, mask, length, n, m);
+}
+
+static void number_places(int32_t place[PIECE], int m) {
+    for (int j = 0; j < PIECE; j++) place[j] = j % m;
+}
+
 int nm_mask(const matrix *score, int n, int m, uint8_t *mask) {
     const int64_t cols = score->cols, piece = PIECE / m * m;
     int32_t place[PIECE];
-    for (int j = 0; j < PIECE; j++) place[j] = j % m;
+    number_places(place, m);
 #pragma omp parallel for schedule(static) num_threads(score->threads)
     for (int64_t i = 0; i < score->rows; i++) {
         int32_t space[MAX_M + PIECE + MAX_M] = {0}, *key = space + MAX_M;
@@ -30,12 +43,7 @@ int nm_mask(const matrix *score, int n, int m, uint8_t *mask) {
             const int64_t length = smaller(piece, cols - col);
             load_padded(score, i, col, length, (float *)key);
             for (int64_t j = 0; j < length; j++) key[j] &= MAGNITUDE;
-            if (m == 4)
-                rank_piece(key, place, kept, length, n, 4);
-            else if (m == 8)
-                rank_piece(key, place, kept, length, n, 8);
-            else
-                rank_piece(key, place, kept, length, n, m);
+            rank_groups(key, place, kept, length, n, m);
             memcpy(mask + i * cols + col, kept, (size_t)length);
         }
     }

@@ -12,6 +12,7 @@ from unipruning_cpu.portable import PortableOperations
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 SUMS = 16  # as in matrix.c
+OCTET = 8  # weights to a byte of a mask
 ALONE = 1 << 15  # elements up to which a second thread costs more than it saves
 
 
@@ -32,11 +33,15 @@ class Matrix(ctypes.Structure):
 POINTER = ctypes.c_void_p
 MATRIX = ctypes.POINTER(Matrix)
 INT, INT64, FLOAT = ctypes.c_int, ctypes.c_int64, ctypes.c_float
+STATE = (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, FLOAT, FLOAT, FLOAT)  # W, v, U, r, p, q, eta, a, b
 SIGNATURES = {
     "accumulate_sumsq": (MATRIX, POINTER, INT64),
     "abs_sums": (MATRIX, INT64, POINTER, INT64, POINTER, POINTER, POINTER),
     "mirror_step": (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INT64),
-    "blend_scores": (MATRIX, MATRIX, FLOAT, MATRIX, MATRIX, FLOAT, POINTER),
+    "feedback_scores": (*STATE, POINTER),
+    "mask_weight": (*STATE, FLOAT, POINTER, INT64, INT64, INT, INT, MATRIX, POINTER),
+    "remask_weight": (MATRIX, MATRIX, POINTER, FLOAT, MATRIX),
+    "feedback_step": (MATRIX, MATRIX, MATRIX, FLOAT, FLOAT),
     "magnitude_histogram": (MATRIX, INT, INT, POINTER),
     "threshold_mask": (MATRIX, FLOAT, INT64, POINTER),
     "topk_mask": (MATRIX, INT64, POINTER),
@@ -46,7 +51,7 @@ SIGNATURES = {
 
 
 class NativeOperations(PortableOperations):
-    """Nine operations in C; ``adamw_step`` stays in torch, whose loops already run at memory bandwidth."""
+    """Twelve operations in C; ``adamw_step`` stays in torch, whose loops already run at memory bandwidth."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -87,7 +92,7 @@ class NativeOperations(PortableOperations):
             self._library.mirror_step(
                 _matrix(dual),
                 _matrix(weight),
-                None if gradient is None else _matrix(gradient),
+                _optional(gradient),
                 r.data_ptr(),
                 p.data_ptr(),
                 q.data_ptr(),
@@ -97,6 +102,63 @@ class NativeOperations(PortableOperations):
                 -1 if rank is None else rank,
             )
         )
+
+    def feedback_scores(
+        self,
+        weight: Tensor,
+        second: Tensor,
+        drift: Tensor | None,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        *,
+        learning_rate: float,
+        exponent: float,
+        pull: float,
+    ) -> Tensor:
+        r, p, q, score = r.contiguous(), p.contiguous(), q.contiguous(), torch.empty(weight.shape)
+        self._library.feedback_scores(
+            *(_matrix(weight), _matrix(second), _optional(drift), r.data_ptr(), p.data_ptr(), q.data_ptr()),
+            *(learning_rate, exponent, pull, score.data_ptr()),
+        )
+        return score
+
+    def mask_weight(
+        self,
+        weight: Tensor,
+        second: Tensor,
+        drift: Tensor | None,
+        r: Tensor,
+        p: Tensor,
+        q: Tensor,
+        threshold: Tensor,
+        sample: Tensor,
+        *,
+        learning_rate: float,
+        exponent: float,
+        pull: float,
+        stride: int,
+        pattern: tuple[int, int] | None,
+    ) -> tuple[Tensor, Tensor]:
+        r, p, q, masked = r.contiguous(), p.contiguous(), q.contiguous(), torch.empty(weight.shape, dtype=weight.dtype)
+        kept = torch.empty(len(weight), -(-weight.shape[1] // OCTET), dtype=torch.uint8)
+        self._library.mask_weight(
+            *(_matrix(weight), _matrix(second), _optional(drift), r.data_ptr(), p.data_ptr(), q.data_ptr()),
+            *(learning_rate, exponent, pull, float(threshold), sample.data_ptr(), sample.stride(0), stride),
+            *(*(pattern or (0, 0)), _matrix(masked), kept.data_ptr()),
+        )
+        return masked, kept
+
+    def remask_weight(self, weight: Tensor, drift: Tensor | None, kept: Tensor, *, learning_rate: float) -> Tensor:
+        masked = torch.empty(weight.shape, dtype=weight.dtype)
+        kept = kept.contiguous()
+        self._library.remask_weight(_matrix(weight), _optional(drift), kept.data_ptr(), learning_rate, _matrix(masked))
+        return masked
+
+    def feedback_step(
+        self, second: Tensor, drift: Tensor | None, gradient: Tensor, rate: Tensor, *, decay: float
+    ) -> None:
+        self._library.feedback_step(_matrix(second), _optional(drift), _matrix(gradient), float(rate), decay)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         added = counts.contiguous()
@@ -127,6 +189,10 @@ def _matrix(tensor: Tensor) -> Matrix:
     rows, cols = tensor.shape
     threads = 1 if tensor.numel() <= ALONE else torch.get_num_threads()
     return Matrix(tensor.data_ptr(), rows, cols, *tensor.stride(), TYPES[tensor.dtype], threads)
+
+
+def _optional(tensor: Tensor | None) -> Matrix | None:
+    return None if tensor is None else _matrix(tensor)
 
 
 def _check(status: int) -> None:

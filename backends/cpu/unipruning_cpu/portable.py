@@ -9,16 +9,17 @@ from torch import Tensor
 from torch.nn.functional import softshrink
 
 from unipruning_cpu.portable_adamw import adamw_step
+from unipruning_cpu.portable_feedback import FeedbackOperations
+from unipruning_cpu.portable_groups import keep_in_groups, keep_largest
 from unipruning_cpu.portable_prox import prox_groups
 from unipruning_cpu.portable_rank import Bracket, keys, tiles
-from unipruning_kernels import reference
 from unipruning_kernels.reference import DIGIT_BITS
 
 EVERY = slice(None)
 
 
-class PortableOperations:
-    """All ten operations."""
+class PortableOperations(FeedbackOperations):
+    """All thirteen operations."""
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         total = torch.zeros(x.shape[1], dtype=torch.float64)
@@ -74,11 +75,6 @@ class PortableOperations:
         elif rank == 0:
             threshold.zero_()
 
-    feedback_scores = staticmethod(reference.feedback_scores)
-    mask_weight = staticmethod(reference.mask_weight)
-    remask_weight = staticmethod(reference.remask_weight)
-    feedback_step = staticmethod(reference.feedback_step)
-
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         below, bits = sum(DIGIT_BITS[level + 1 :]), DIGIT_BITS[level]
         digits, added = int(prefix), np.zeros(1 << bits, dtype=np.int64)
@@ -105,17 +101,13 @@ class PortableOperations:
         if keep in (0, score.shape[1]):
             return mask.fill_(keep > 0)
         for tile in tiles(score):
-            _keep_largest(keys(score[tile]), keep, mask[tile].numpy())
+            keep_largest(keys(score[tile]), keep, mask[tile].numpy())
         return mask
 
     def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
         mask = torch.empty(score.shape, dtype=torch.bool)
         for tile in tiles(score):
-            key, groups = keys(score[tile]).reshape(-1, m), mask[tile].view(-1, m).numpy()
-            if m <= 8:
-                _rank_pairs(np.ascontiguousarray(key.T), n, groups)
-            else:
-                _keep_largest(key, n, groups)
+            keep_in_groups(score[tile], n, m, mask[tile])
         return mask
 
     def nm_prox(self, weight: Tensor, strength: float, n: int, m: int) -> None:
@@ -124,34 +116,3 @@ class PortableOperations:
             weight[tile] = prox_groups(groups, strength, n).view(-1, weight.shape[1])
 
     adamw_step = staticmethod(adamw_step)
-
-
-def _keep_largest(
-    key: np.ndarray,  # (rows, cols), int32, magnitude bits
-    keep: int,  # 0 < keep < cols
-    mask: np.ndarray,  # (rows, cols), bool, written
-) -> None:
-    cut = key.shape[1] - keep
-    bound = np.partition(key, cut, axis=1)[:, cut : cut + 1]
-    np.greater_equal(key, bound, out=mask)
-    # of those equal to the bound, keep only the first
-    surplus = mask.sum(axis=1) != keep
-    if surplus.any():
-        rows, bounds = key[surplus], bound[surplus]
-        above, equal = rows > bounds, rows == bounds
-        mask[surplus] = above | (equal & (equal.cumsum(axis=1) <= keep - above.sum(axis=1, keepdims=True)))
-
-
-def _rank_pairs(
-    key: np.ndarray,  # (m, groups), int32, magnitude bits
-    n: int,
-    mask: np.ndarray,  # (groups, m), bool, written
-) -> None:
-    """Rank each element by the number of elements ahead of it; of equals the earlier one is ahead."""
-    rank = np.zeros(key.shape, dtype=np.int8)
-    for i in range(len(key)):
-        for j in range(i + 1, len(key)):
-            ahead = key[i] >= key[j]
-            rank[j] += ahead
-            rank[i] += ~ahead
-    np.less(rank.T, n, out=mask)

@@ -1,8 +1,9 @@
-/* The blend of two scores: one pass, with an exponential and a power that the compiler turns into vectors. */
+/* An exponential and a power that the compiler turns into vectors. */
 
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.693359375f           /* ten bits, so that its product with any exponent of an fp32 is exact */
 #define LN2_LOW -2.12194440e-4f
+#define NEAR 0.34f                      /* less than ln(2) / 2, beyond which an exponential takes out a power of two */
 #define ROUND_FLOAT 0x1.8p23f           /* adding it leaves the nearest integer in the low bits */
 #define ROUND_DOUBLE 0x1.8p52
 #define ROOT_HALF 0x3fe6a09e667f3bcdu   /* bits of the fp64 sqrt(1/2) */
@@ -19,25 +20,30 @@ static inline uint64_t double_bits(double value) {
     return bits;
 }
 
+/* x, with the sign of y put to its own. */
+static inline float with_sign(float x, float y) { return as_float(as_bits(x) ^ (as_bits(y) & ~(uint32_t)MAGNITUDE)); }
+
 /* 2^n for a normal result. */
 static inline float binade(int32_t n) { return as_float((uint32_t)(n + 127) << 23); }
 
-/* e^x to about an ulp; beyond the bounds it is infinite or zero anyway. */
+/* e^r to two ulps for |r| <= ln(2) / 2: the polynomial of degree 5 with the least relative error. */
+static inline float near_exponential(float r) {
+    float series = 0x1.106206p-7f;
+    series = series * r + 0x1.572b10p-5f;
+    series = series * r + 0x1.5557b2p-3f;
+    series = series * r + 0x1.fffdfap-2f;
+    return (series * r) * r + r + 1.0f;
+}
+
+/* e^x as precisely; beyond the bounds it is infinite or zero anyway. */
 static inline float exponential(float x) {
     x = x > 89.0f ? 89.0f : x;
     x = x < -104.0f ? -104.0f : x;
     const float shifted = x * LOG2_E + ROUND_FLOAT, whole = shifted - ROUND_FLOAT;
-    const float r = (x - whole * LN2_HIGH) - whole * LN2_LOW;
-    float series = 1.0f / 5040.0f;
-    series = series * r + 1.0f / 720.0f;
-    series = series * r + 1.0f / 120.0f;
-    series = series * r + 1.0f / 24.0f;
-    series = series * r + 1.0f / 6.0f;
-    series = series * r + 0.5f;
-    series = (series * r) * r + r + 1.0f;
+    const float rest = (x - whole * LN2_HIGH) - whole * LN2_LOW;
     /* in two halves: 2^n alone may not be normal, and the second product rounds into the denormals once */
     const int32_t n = (int32_t)(as_bits(shifted) - as_bits(ROUND_FLOAT)), half = n >> 1;
-    return (series * binade(half)) * binade(n - half);
+    return (near_exponential(rest) * binade(half)) * binade(n - half);
 }
 
 /* base^exponent, both positive, as 2^(exponent log2(base)) in fp64: there every fp32 is normal, and the error of the
@@ -70,48 +76,15 @@ static inline float positive_power(float base, double exponent) {
     return (float)(power * as_double((double_bits(shifted) + 1023) << 52));
 }
 
-/* Exponents that torch treats specially give the same bits as in torch. */
-static const float *raise(const float *restrict v, float exponent, int64_t n, float *restrict buffer) {
-    if (exponent == 1.0f) return v;
-    if (exponent == 0.0f)
-        for (int64_t j = 0; j < n; j++) buffer[j] = 1.0f;
-    else if (exponent == 0.5f)
-        for (int64_t j = 0; j < n; j++) buffer[j] = sqrtf(v[j]);
+/* Raise to a power in place.  Exponents that torch treats specially give the same bits as in torch. */
+static void raise(float *restrict v, float exponent, int64_t n) {
+    if (exponent == 0.5f)
+        for (int64_t j = 0; j < n; j++) v[j] = sqrtf(v[j]);
     else if (exponent == 2.0f)
-        for (int64_t j = 0; j < n; j++) buffer[j] = v[j] * v[j];
+        for (int64_t j = 0; j < n; j++) v[j] = v[j] * v[j];
     else
         for (int64_t j = 0; j < n; j++) {
             const float power = positive_power(v[j], (double)exponent);
-            buffer[j] = v[j] == 0.0f ? 0.0f : power;
-        }
-    return buffer;
-}
-
-/* Products in the order of the definition, so that the same ones overflow; drift, or both weight and drift, may be
-   absent. */
-void blend_scores(const matrix *feedback, const matrix *local, float exponent, const matrix *weight,
-                  const matrix *drift, float pull, float *out) {
-    const int64_t cols = local->cols;
-#pragma omp parallel for schedule(static) num_threads(local->threads)
-    for (int64_t i = 0; i < local->rows; i++)
-        for (int64_t col = 0; col < cols; col += PIECE) {
-            const int64_t n = smaller(PIECE, cols - col);
-            float buffers[5][PIECE], *restrict score = out + i * cols + col;
-            const float *restrict f = load(feedback, i, col, n, buffers[0]);
-            const float *restrict v = raise(load(local, i, col, n, buffers[1]), exponent, n, buffers[2]);
-            if (!weight) {
-                for (int64_t j = 0; j < n; j++) score[j] = sqrtf(f[j]) * v[j];
-                continue;
-            }
-            const float *restrict w = load(weight, i, col, n, buffers[3]);
-            if (!drift) {
-                for (int64_t j = 0; j < n; j++) score[j] = sqrtf(f[j]) * v[j] * fabsf(w[j]);
-                continue;
-            }
-            const float *restrict d = load(drift, i, col, n, buffers[4]);
-            for (int64_t j = 0; j < n; j++) {
-                const float force = pull * d[j], signed_force = w[j] < 0.0f ? -force : force;
-                score[j] = sqrtf(f[j]) * v[j] * fabsf(w[j]) * exponential(w[j] == 0.0f ? 0.0f : signed_force);
-            }
+            v[j] = v[j] == 0.0f ? 0.0f : power;
         }
 }
