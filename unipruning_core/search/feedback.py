@@ -123,8 +123,7 @@ class FeedbackSearch(LossSearch):
         if sample == 1:  # sample 0 had no gradients to score the weights by
             self._draw()
         loss = self._run(input_ids)
-        for position, heard in enumerate(self._heard()):
-            self.steps[position] += heard
+        self.steps += torch.tensor(self._heard())
         return float(loss)
 
     def _set_numbers(self, sample: int) -> None:

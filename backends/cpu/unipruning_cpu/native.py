@@ -144,7 +144,7 @@ class NativeOperations(PortableOperations):
         kept = torch.empty(len(weight), -(-weight.shape[1] // OCTET), dtype=torch.uint8)
         self._library.mask_weight(
             *(_matrix(weight), _matrix(second), _optional(drift), r.data_ptr(), p.data_ptr(), q.data_ptr()),
-            *(learning_rate, exponent, pull, float(threshold), sample.data_ptr(), sample.stride(0), stride),
+            *(learning_rate, exponent, pull, _number(threshold), sample.data_ptr(), sample.stride(0), stride),
             *(*(pattern or (0, 0)), _matrix(masked), kept.data_ptr()),
         )
         return masked, kept
@@ -158,7 +158,7 @@ class NativeOperations(PortableOperations):
     def feedback_step(
         self, second: Tensor, drift: Tensor | None, gradient: Tensor, rate: Tensor, *, decay: float
     ) -> None:
-        self._library.feedback_step(_matrix(second), _optional(drift), _matrix(gradient), float(rate), decay)
+        self._library.feedback_step(_matrix(second), _optional(drift), _matrix(gradient), _number(rate), decay)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         added = counts.contiguous()
@@ -168,7 +168,7 @@ class NativeOperations(PortableOperations):
 
     def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
         mask = torch.empty(score.shape, dtype=torch.bool)
-        _check(self._library.threshold_mask(_matrix(score), float(threshold), int(ties), mask.data_ptr()))
+        _check(self._library.threshold_mask(_matrix(score), _number(threshold), int(ties), mask.data_ptr()))
         return mask
 
     def topk_mask(self, score: Tensor, keep: int) -> Tensor:
@@ -189,6 +189,11 @@ def _matrix(tensor: Tensor) -> Matrix:
     rows, cols = tensor.shape
     threads = 1 if tensor.numel() <= ALONE else torch.get_num_threads()
     return Matrix(tensor.data_ptr(), rows, cols, *tensor.stride(), TYPES[tensor.dtype], threads)
+
+
+def _number(scalar: Tensor) -> float:
+    """Read a 0-D float32 from its memory, without an operator of torch."""
+    return ctypes.c_float.from_address(scalar.data_ptr()).value
 
 
 def _optional(tensor: Tensor | None) -> Matrix | None:
