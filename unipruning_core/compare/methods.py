@@ -94,10 +94,16 @@ PRESETS: Mapping[str, tuple[tuple[str, str], ...]] = {
         ("feedback", "with its defaults"),
         *((f"feedback:samples={samples}", "samples") for samples in (8, 16, 32, 128)),
         *((f"feedback:seq_len={length}", "tokens per sample") for length in (256, 512)),
-        *((f"feedback:second_moment_rate={rate}", "γ, how fast v follows the squared gradient") for rate in (0.02, 0.1)),
+        *(
+            (f"feedback:second_moment_rate={rate}", "γ, how fast v follows the squared gradient")
+            for rate in (0.02, 0.1)
+        ),
         *((f"feedback:drift_weight={weight}", "weight of the drift's direction") for weight in (0.004, 0.015)),
         *((f"feedback:ramp_sparsity={ratio}", "sparsity at the end of the ramp") for ratio in (0.5, 0.6, 0.8)),
-        *((f"feedback:local_exponent={exponent}", "exponent of the local metric in the score") for exponent in (0.5, 2)),
+        *(
+            (f"feedback:local_exponent={exponent}", "exponent of the local metric in the score")
+            for exponent in (0.5, 2)
+        ),
     ),
 }
 

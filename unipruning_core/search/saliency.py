@@ -44,16 +44,6 @@ class Factors:
     q: Tensor  # (matrices or steps, inputs), float32
 
 
-@dataclass(frozen=True)
-class Sums:
-    """Sums of abs(W), each with a row for every matrix or step, or one row for all."""
-
-    rows: Tensor  # (..., outputs): of a row, or of a subset of it
-    weighted: Tensor  # (..., outputs): of a row, times the feature
-    columns: Tensor  # (..., inputs): of a column
-    shares: Tensor  # (..., inputs): of a column, or of a subset of it
-
-
 class Saliency:
     """The factors of some matrices of one device, for any input norms."""
 
@@ -70,10 +60,6 @@ class Saliency:
         self.draws = Draws([(weight.shape[0], weight.shape[1]) for weight in weights], streams, seed, device)
         self.sizes = torch.tensor([float(weight.numel()) for weight in weights], device=device)[:, None]
 
-    def feature(self, norm: Tensor) -> Tensor:
-        """Return the metric's power of n, or ones for a metric that sees no inputs."""
-        return norm.pow(self.metric.exponent) if self.metric.uses_inputs else torch.ones_like(norm)
-
     def of_sample(self, norm: Tensor, sample: int) -> Factors:
         """Return the factors of the weights as they are now, with one pass over each.
 
@@ -81,61 +67,68 @@ class Saliency:
             norm: (matrices, most inputs), float32, n; anything past a matrix's last input.
             sample: the number of the random subsets.
         """
-        feature = self.feature(norm)
-        inputs, outputs = (
-            self.draws.of_sample(sample)
-            if self.metric.random_subsets
-            else (self.draws.every_input, self.draws.every_output)
+        feature = self._feature(norm)
+        inputs, outputs = self.draws.every_input, self.draws.every_output
+        if self.metric.random_subsets:
+            inputs, outputs = self.draws.of_sample(sample)
+        along, across = self._asked(feature, inputs, outputs)
+        rows, columns = (
+            feature.new_zeros(*of.shape[:2], to.shape[1]) for of, to in ((along, outputs), (across, inputs))
         )
-        rows, weighted = (torch.zeros_like(outputs) for _ in range(2))
-        columns, shares = (torch.zeros_like(feature) for _ in range(2))
         for position, weight in enumerate(self.weights):
             height, width = weight.shape
-            part = self._sums(
-                weight,
-                feature[position, :width],
-                inputs[position : position + 1, :width],
-                outputs[position : position + 1, :height],
-            )
-            columns[position, :width] = part.columns
-            if self.metric.relative:
-                rows[position, :height], weighted[position, :height] = part.rows[0], part.weighted
-                shares[position, :width] = part.shares[0]
-        return self._factors(feature, Sums(rows, weighted, columns, shares), self.sizes)
+            sums = self.backend.abs_sums(weight, along[position, :, :width], across[position, :, :height])
+            rows[position, :, :height], columns[position, :, :width] = sums
+        return self._factors(feature, rows, columns, outputs, self.sizes)
 
     def of_steps(self, position: int, norm: Tensor, steps: int) -> Factors:
         """Return the factors of one matrix, whose weight and norm, (in,) float32, stay, for all steps in one pass."""
-        weight, feature = self.weights[position], self.feature(norm)
-        sums = self._sums(weight, feature, *self._subsets(position, steps))
-        factors = self._factors(feature, sums, self.sizes[position])
-        return Factors(*(vectors.expand(steps, -1) for vectors in (factors.r, factors.p.unsqueeze(0), factors.q)))
+        weight, feature = self.weights[position], self._feature(norm)[None]
+        inputs, outputs = self._subsets(position, steps)
+        if not self.metric.random_subsets:
+            along, across = (part[0] for part in self._asked(feature, inputs[:1], outputs[:1]))
+            rows, columns = self.backend.abs_sums(weight, along, across)
+            made = self._factors(feature, rows[None], columns[None], outputs[:1], self.sizes[position])
+            return Factors(*(vectors.expand(steps, -1) for vectors in (made.r, made.p, made.q)))
+        every = outputs.new_ones(1, len(weight))
+        sums = self.backend.abs_sums(weight, torch.cat([feature, inputs]), torch.cat([every, outputs]))
+        # the whole sums, which stand first, belong to every step
+        rows, columns = (torch.stack([part[:1].expand(steps, -1), part[1:]], 1) for part in sums)
+        made = self._factors(feature, rows, columns, outputs, self.sizes[position])
+        return Factors(made.r, made.p.expand(steps, -1), made.q)
+
+    def _feature(self, norm: Tensor) -> Tensor:
+        """Return the metric's power of n, or ones for a metric that sees no inputs."""
+        return norm.pow(self.metric.exponent) if self.metric.uses_inputs else torch.ones_like(norm)
 
     def _subsets(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Return subsets of a matrix's inputs, (steps or 1, in), and outputs, (steps or 1, out), as zeros and ones."""
+        """Return subsets of a matrix's inputs, (steps, in), and outputs, (steps, out), as zeros and ones."""
         if self.metric.random_subsets:
             return self.draws.of_matrix(position, steps)
         height, width = self.weights[position].shape
-        return self.draws.every_input[position, None, :width], self.draws.every_output[position, None, :height]
+        ones = self.draws.every_input.new_ones(1, 1)
+        return ones.expand(steps, width), ones.expand(steps, height)
 
-    def _sums(self, weight: Tensor, feature: Tensor, inputs: Tensor, outputs: Tensor) -> Sums:
-        """Sum abs(W) over subsets in one pass; only columns where the metric is not relative."""
-        every = torch.ones_like(outputs[:1])
+    def _asked(self, feature: Tensor, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factors of the sums that the metric needs: each (matrices or steps, sums, inputs or outputs)."""
+        every = outputs.new_ones(1, 1).expand_as(outputs)
+        along = (
+            torch.stack([feature, inputs], 1)
+            if self.metric.relative
+            else feature.new_zeros(len(feature), 0, feature.shape[1])
+        )
+        return along, torch.stack([every, outputs], 1) if self.metric.random_subsets else every[:, None]
+
+    def _factors(self, feature: Tensor, rows: Tensor, columns: Tensor, outputs: Tensor, sizes: Tensor) -> Factors:
+        """Return the factors from the sums that were asked for."""
+        whole, share = columns[:, 0], columns[:, -1]
         if not self.metric.relative:
-            columns = self.backend.abs_sums(weight, inputs[:0], every)[1][0]
-            return Sums(torch.zeros_like(every), torch.zeros_like(every[0]), columns, columns[None])
-        across = torch.cat([every, outputs]) if self.metric.random_subsets else every
-        rows, columns = self.backend.abs_sums(weight, torch.cat([feature[None], inputs]), across)
-        return Sums(rows[1:], rows[0], columns[0], columns[1:] if self.metric.random_subsets else columns)
-
-    def _factors(self, feature: Tensor, sums: Sums, sizes: Tensor) -> Factors:
-        if self.metric.relative:
-            r, q = reciprocal(sums.rows), feature * reciprocal(sums.shares)
-        else:
-            r, q = torch.zeros_like(sums.rows), feature.expand_as(sums.shares)
+            return scaled(torch.zeros_like(outputs), feature, feature, (feature * whole).sum(1, keepdim=True), sizes)
+        weighted, chosen = rows.unbind(1)
+        r, q = reciprocal(chosen), feature * reciprocal(share)
         # sum(S) = sum_i r_i sum_j |W_ij| p_j + sum_j q_j sum_i |W_ij|
-        total = (r * sums.weighted).sum(1, keepdim=True) + (q * sums.columns).sum(1, keepdim=True)
-        scale = reciprocal(total / sizes)
-        return Factors(r * scale, feature, q * scale)
+        total = (r * weighted).sum(1, keepdim=True) + (q * whole).sum(1, keepdim=True)
+        return scaled(r, feature, q, total, sizes)
 
 
 class FixedSaliency(Saliency):
@@ -154,24 +147,32 @@ class FixedSaliency(Saliency):
         self.shares, self.columns, self.weighted = (torch.zeros_like(self.draws.every_input) for _ in range(3))
         for position, weight in enumerate(weights):
             height, width = weight.shape
-            inputs, outputs = self._subsets(position, self.AVERAGED)
-            sums = self._sums(weight, self.draws.every_input[position, :width], inputs, outputs)
-            self.columns[position, :width] = sums.columns
-            if metric.relative:
-                self.r[position, :height] = reciprocal(sums.rows).mean(0)
-                self.shares[position, :width] = reciprocal(sums.shares).mean(0)
-                # sum_i r_i |W_ij|, so that sum(S) is a sum over inputs alone
-                self.weighted[position, :width] = backend.abs_sums(weight, inputs[:0], self.r[position, None, :height])[
-                    1
-                ][0]
+            inputs, outputs = self._subsets(position, self.AVERAGED if metric.random_subsets else 1)
+            every = outputs.new_ones(1, height)
+            if not metric.relative:
+                self.columns[position, :width] = backend.abs_sums(weight, inputs[:0], every)[1][0]
+                continue
+            rows, columns = backend.abs_sums(weight, inputs, torch.cat([every, outputs]))
+            self.columns[position, :width] = columns[0]
+            self.r[position, :height] = reciprocal(rows).mean(0)
+            self.shares[position, :width] = reciprocal(columns[1:]).mean(0)
+            # sum_i r_i |W_ij|, so that sum(S) is a sum over inputs alone
+            self.weighted[position, :width] = backend.abs_sums(weight, inputs[:0], self.r[position, None, :height])[1][
+                0
+            ]
 
     def factors(self, norm: Tensor) -> Factors:
         """Return the factors for n, (matrices, most inputs) float32, without reading the weights."""
-        feature = self.feature(norm)
+        feature = self._feature(norm)
         q = feature * self.shares if self.metric.relative else feature
         total = (feature * self.weighted + q * self.columns).sum(1, keepdim=True)
-        scale = reciprocal(total / self.sizes)
-        return Factors(self.r * scale, feature, q * scale)
+        return scaled(self.r, feature, q, total, self.sizes)
+
+
+def scaled(r: Tensor, p: Tensor, q: Tensor, total: Tensor, sizes: Tensor) -> Factors:
+    """Divide S by its mean, given its sum and its elements; S = 0 if there is nothing to normalise."""
+    scale = reciprocal(total / sizes)
+    return Factors(r * scale, p, q * scale)
 
 
 def reciprocal(x: Tensor) -> Tensor:
