@@ -23,56 +23,81 @@ static float add_drift(const float *restrict w, const float *restrict u, float l
     return as_float((uint32_t)largest);
 }
 
-/* Multiply by e^(pull U sign(W)).  Where no exponent is large there is nothing to split, and the bits are the same. */
-static void pull_scores(const float *restrict w, const float *restrict u, float pull, float largest, int64_t n,
-                        float *restrict score) {
-    if (fabsf(pull) * largest <= NEAR)
-        for (int64_t j = 0; j < n; j++) score[j] = score[j] * near_exponential(with_sign(pull * u[j], w[j]));
-    else
-        for (int64_t j = 0; j < n; j++) {
-            const float pulled = score[j] * exponential(with_sign(pull * u[j], w[j]));
-            score[j] = w[j] == 0.0f ? 0.0f : pulled; /* the exponential may be infinite */
-        }
+/* Where to compute what is to be stored in a new matrix. */
+static float *in_place(const matrix *a, int64_t row, int64_t col, float *buffer) {
+    return a->type == FLOAT32 ? (float *)a->data + row * a->row_stride + col : buffer;
+}
+
+/* Ask for the piece after this one, so that memory works while the piece is computed; past the end it does no harm. */
+static void fetch_next(const matrix *a, int64_t row, int64_t col, int64_t n) {
+    const int size = a->type == FLOAT32 ? 4 : 2;
+    const char *next = (const char *)a->data + (row * a->row_stride + (col + n) * a->col_stride) * size;
+    if (a->col_stride == 1)
+        for (int64_t j = 0; j < PIECE * size; j += 64) __builtin_prefetch(next + j);
+}
+
+enum { LOCAL_NONE, LOCAL_FACTORS, LOCAL_POWER };
+
+/* One loop for a root and an exponential, which different units of a processor work out at the same time. */
+static inline __attribute__((always_inline)) void score_loop(
+    const float *restrict w, const float *restrict v, const float *restrict u, const float *restrict x,
+    const float *restrict p, const float *restrict q, const float *restrict power, float r, float pull, int64_t n,
+    float *restrict score, int local, int pulled) {
+    for (int64_t j = 0; j < n; j++) {
+        float product = fabsf(w[j]) * sqrtf(v[j]);
+        if (local == LOCAL_FACTORS) product = product * (fabsf(x[j]) * (r * p[j] + q[j]));
+        if (local == LOCAL_POWER) product = product * power[j];
+        if (pulled) product = product * near_exponential(with_sign(pull * u[j], w[j]));
+        score[j] = product;
+    }
 }
 
 /* n scores of a row, in the order of the definition; returns W + eta U, in the buffer unless it is W in memory. */
 static const float *score_piece(const state *s, int64_t row, int64_t col, int64_t n, float *restrict buffer,
                                 float *restrict score) {
-    ALIGNED float weight[PIECE], second[PIECE], drift[PIECE], local[PIECE];
-    const float *restrict w = load(s->weight, row, col, n, s->drift ? weight : buffer);
-    const float *restrict v = load(s->second, row, col, n, second);
-    const float *restrict p = s->p + col, *restrict q = s->q + col;
-    const float *u = s->drift ? load(s->drift, row, col, n, drift) : NULL, *restrict x = u ? buffer : w;
-    const float r = s->r[row], exponent = s->exponent;
-    const float largest = u ? add_drift(w, u, s->learning_rate, n, buffer) : 0.0f;
-    if (exponent == 0.0f)
-        for (int64_t j = 0; j < n; j++) score[j] = fabsf(w[j]) * sqrtf(v[j]);
-    else if (exponent == 1.0f)
-        for (int64_t j = 0; j < n; j++) score[j] = fabsf(w[j]) * sqrtf(v[j]) * (fabsf(x[j]) * (r * p[j] + q[j]));
+    ALIGNED float weight[PIECE], second[PIECE], drift[PIECE], power[PIECE];
+    const float *w = load(s->weight, row, col, n, s->drift ? weight : buffer), *v = load(s->second, row, col, n, second);
+    const float *u = s->drift ? load(s->drift, row, col, n, drift) : w, *x = s->drift ? buffer : w;
+    const float *p = s->p + col, *q = s->q + col, r = s->r[row], pull = s->pull;
+    fetch_next(s->weight, row, col, n);
+    fetch_next(s->second, row, col, n);
+    if (s->drift) fetch_next(s->drift, row, col, n);
+    const float largest = s->drift ? fabsf(pull) * add_drift(w, u, s->learning_rate, n, buffer) : 0.0f;
+    /* where no exponent of e is large there is nothing to split off it, and the bits are the same */
+    const int pulled = s->drift && largest <= NEAR;
+    if (s->exponent == 0.0f && pulled)
+        score_loop(w, v, u, x, p, q, power, r, pull, n, score, LOCAL_NONE, 1);
+    else if (s->exponent == 0.0f)
+        score_loop(w, v, u, x, p, q, power, r, pull, n, score, LOCAL_NONE, 0);
+    else if (s->exponent == 1.0f && pulled)
+        score_loop(w, v, u, x, p, q, power, r, pull, n, score, LOCAL_FACTORS, 1);
+    else if (s->exponent == 1.0f)
+        score_loop(w, v, u, x, p, q, power, r, pull, n, score, LOCAL_FACTORS, 0);
     else {
-        for (int64_t j = 0; j < n; j++) local[j] = fabsf(x[j]) * (r * p[j] + q[j]);
-        raise(local, exponent, n);
-        for (int64_t j = 0; j < n; j++) score[j] = fabsf(w[j]) * sqrtf(v[j]) * local[j];
+        for (int64_t j = 0; j < n; j++) power[j] = fabsf(x[j]) * (r * p[j] + q[j]);
+        raise(power, s->exponent, n);
+        score_loop(w, v, u, x, p, q, power, r, pull, n, score, LOCAL_POWER, pulled);
     }
-    if (u) pull_scores(w, u, s->pull, largest, n, score);
+    if (s->drift && !pulled)
+        for (int64_t j = 0; j < n; j++) {
+            const float product = score[j] * exponential(with_sign(pull * u[j], w[j]));
+            score[j] = w[j] == 0.0f ? 0.0f : product; /* the exponential may be infinite */
+        }
     return x;
 }
 
 void feedback_scores(const matrix *weight, const matrix *second, const matrix *drift, const float *r, const float *p,
-                     const float *q, float learning_rate, float exponent, float pull, float *out) {
+                     const float *q, float learning_rate, float exponent, float pull, const matrix *score) {
     const state s = {weight, second, drift, r, p, q, learning_rate, exponent, pull};
     const int64_t cols = weight->cols;
 #pragma omp parallel for schedule(static) num_threads(weight->threads)
     for (int64_t i = 0; i < weight->rows; i++)
         for (int64_t col = 0; col < cols; col += PIECE) {
             ALIGNED float moved[PIECE];
-            score_piece(&s, i, col, smaller(PIECE, cols - col), moved, out + i * cols + col);
+            const int64_t n = smaller(PIECE, cols - col);
+            fetch_next(score, i, col, n);
+            score_piece(&s, i, col, n, moved, in_place(score, i, col, NULL));
         }
-}
-
-/* Where to compute what is to be stored in a new matrix. */
-static float *in_place(const matrix *a, int64_t row, int64_t col, float *buffer) {
-    return a->type == FLOAT32 ? (float *)a->data + row * a->row_stride + col : buffer;
 }
 
 /* Bits from bytes that are zero or one; those up to a whole octet are zero. */
@@ -114,12 +139,14 @@ void mask_weight(const matrix *weight, const matrix *second, const matrix *drift
     if (m) number_places(place, m);
 #pragma omp parallel for schedule(static) num_threads(weight->threads)
     for (int64_t i = 0; i < weight->rows; i++) {
-        ALIGNED int32_t space[MAX_M + PIECE + MAX_M] = {0}, *restrict key = space + MAX_M;
+        ALIGNED int32_t space[MAX_M + PIECE + MAX_M], *restrict key = space + MAX_M;
         ALIGNED float score[PIECE], moved[PIECE], result[PIECE];
         ALIGNED uint8_t kept[PIECE];
+        if (m) memset(space, 0, sizeof space);
         for (int64_t col = 0; col < cols; col += piece) {
             const int64_t length = smaller(piece, cols - col), first = i * cols + col;
             const float *restrict x = score_piece(&s, i, col, length, moved, score);
+            fetch_next(masked, i, col, length);
             if (m) {
                 for (int64_t j = 0; j < length; j++) key[j] = (int32_t)(as_bits(score[j]) & MAGNITUDE);
                 rank_groups(key, place, kept, length, n, m);
@@ -147,6 +174,9 @@ void remask_weight(const matrix *weight, const matrix *drift, const uint8_t *bit
             ALIGNED float buffer[PIECE], change[PIECE], result[PIECE];
             ALIGNED int32_t keep[PIECE];
             float *restrict to = in_place(masked, i, col, result);
+            fetch_next(weight, i, col, n);
+            if (drift) fetch_next(drift, i, col, n);
+            fetch_next(masked, i, col, n);
             unpack(bits + i * row_bytes + col / OCTET, n, keep);
             const float *restrict w = load(weight, i, col, n, buffer);
             if (drift) {
@@ -166,6 +196,9 @@ void feedback_step(const matrix *second, const matrix *drift, const matrix *grad
         for (int64_t col = 0; col < cols; col += PIECE) {
             const int64_t n = smaller(PIECE, cols - col);
             ALIGNED float buffers[3][PIECE], result[PIECE];
+            fetch_next(second, i, col, n);
+            fetch_next(gradient, i, col, n);
+            if (drift) fetch_next(drift, i, col, n);
             const float *restrict old = load(second, i, col, n, buffers[0]);
             const float *restrict g = load(gradient, i, col, n, buffers[1]);
             if (drift) {

@@ -38,7 +38,7 @@ SIGNATURES = {
     "accumulate_sumsq": (MATRIX, POINTER, INT64),
     "abs_sums": (MATRIX, INT64, POINTER, INT64, POINTER, POINTER, POINTER),
     "mirror_step": (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INT64),
-    "feedback_scores": (*STATE, POINTER),
+    "feedback_scores": (*STATE, MATRIX),
     "mask_weight": (*STATE, FLOAT, POINTER, INT64, INT64, INT, INT, MATRIX, POINTER),
     "remask_weight": (MATRIX, MATRIX, POINTER, FLOAT, MATRIX),
     "feedback_step": (MATRIX, MATRIX, MATRIX, FLOAT, FLOAT),
@@ -119,7 +119,7 @@ class NativeOperations(PortableOperations):
         r, p, q, score = r.contiguous(), p.contiguous(), q.contiguous(), torch.empty(weight.shape)
         self._library.feedback_scores(
             *(_matrix(weight), _matrix(second), _optional(drift), r.data_ptr(), p.data_ptr(), q.data_ptr()),
-            *(learning_rate, exponent, pull, score.data_ptr()),
+            *(learning_rate, exponent, pull, _matrix(score)),
         )
         return score
 

@@ -20,7 +20,7 @@ static inline uint64_t double_bits(double value) {
     return bits;
 }
 
-/* x, with the sign of y put to its own. */
+/* x sign(y), for a y that is not zero. */
 static inline float with_sign(float x, float y) { return as_float(as_bits(x) ^ (as_bits(y) & ~(uint32_t)MAGNITUDE)); }
 
 /* 2^n for a normal result. */
