@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import unipruning_npu
+from unipruning_core.testing.checks_feedback import NUMBERS, check_mask, state
+from unipruning_core.testing.inputs import FLOATS
 from unipruning_core.testing.subject import Subject
 from unipruning_npu import chunks
 from unipruning_npu.backend import NpuBackend
@@ -45,11 +47,7 @@ VECTORS = torch.rand(2, 96, generator=torch.Generator().manual_seed(4))
     ("operation", "arguments"),
     [
         ("accumulate_sumsq", lambda: (weight(torch.bfloat16), VECTORS[0].clone())),
-        ("abs_sums", lambda: (weight(torch.float16), VECTORS[0])),
-        ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7)),
-        ("blend_scores", lambda: (weight().square(), weight().abs(), 0.0)),
-        ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7, weight(torch.bfloat16))),
-        ("blend_scores", lambda: (weight().square(), weight().abs(), 0.7, weight(), weight(torch.bfloat16), 0.5)),
+        ("abs_sums", lambda: (weight(torch.float16), VECTORS, torch.rand(3, 77))),
         ("magnitude_histogram", lambda: (levels(), torch.tensor(0, dtype=torch.int32), 0, torch.zeros(2048).long())),
         ("magnitude_histogram", lambda: (levels(), torch.tensor(1016, dtype=torch.int32), 1, torch.zeros(1024).long())),
         ("threshold_mask", lambda: (levels(), torch.tensor(1.0), torch.tensor(1234))),
@@ -69,6 +67,27 @@ def test_chunks_of_the_mirror_step_give_what_the_whole_gives(subject: Subject, r
     tensors = weight(), weight(torch.bfloat16), torch.rand(77), VECTORS[0], VECTORS[1], torch.tensor(0.5)
     gradient = weight(torch.float16)
     subject.check("mirror_step", *tensors, step_size=0.1, rank=rank, gradient=gradient, phi=0.5)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("drifts", [True, False])
+def test_chunks_of_the_feedback_operations_give_what_the_whole_gives(
+    subject: Subject, dtype: torch.dtype, drifts: bool
+) -> None:
+    arguments = state(torch.Generator().manual_seed(5), (77, 96), dtype, drifts=drifts)
+    w, second, drift = arguments[:3]
+    subject.check("feedback_scores", *arguments, **NUMBERS)
+    kept = check_mask(subject, arguments, stride=7)["kept"]
+    subject.check("remask_weight", w, drift, kept, learning_rate=NUMBERS["learning_rate"])
+    subject.check("feedback_step", second, drift, weight(dtype), torch.tensor(0.75), decay=0.05)
+
+
+@pytest.mark.parametrize(("pattern", "stride"), [((2, 4), 1), ((16, 32), 1000)])
+def test_chunks_keep_what_the_pattern_of_the_whole_keeps(
+    subject: Subject, pattern: tuple[int, int], stride: int
+) -> None:
+    arguments = state(torch.Generator().manual_seed(5), (77, 96), torch.bfloat16)
+    check_mask(subject, arguments, pattern=pattern, stride=stride, share=0.9)
 
 
 def test_a_row_longer_than_a_count_can_hold_is_cut(subject: Subject) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
 
 SHAPE = (64, 128)
+NUMBERS = {"learning_rate": 1e-4, "exponent": 1.0, "pull": 0.0075}
 GOLDEN = Path(__file__).with_name("golden_calls.json")
 
 
@@ -31,20 +32,30 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
     score, weight, dual = normal.npu(), normal.bfloat16().npu(), dual.npu()
     r, p = torch.rand(SHAPE[0], generator=rng).npu(), torch.rand(SHAPE[1], generator=rng).npu()
     tau, prefix = torch.tensor(0.5).npu(), torch.tensor(3, dtype=torch.int32).npu()
-    moment = weight.clone()
+    moment, second, sample = weight.clone(), weight.square(), torch.empty(SHAPE[0] * SHAPE[1] // 16).npu()
+    kept = torch.full((SHAPE[0], SHAPE[1] // 8), 85, dtype=torch.uint8).npu()
+    drift, gradient = (torch.randn(SHAPE, generator=rng).to(dtype).npu() for dtype in (torch.float16, torch.bfloat16))
     ties, counts = torch.tensor(5).npu(), torch.zeros(1024, dtype=torch.int64).npu()
 
     def step(rank: int | None, **options: Any) -> Callable[[], None]:
         return lambda: backend.mirror_step(dual, weight, r, p, p, tau, step_size=0.01, rank=rank, **options)
 
+    def mask(pattern: tuple[int, int] | None) -> Callable[[], Any]:
+        state = weight, second, drift, r, p, p, tau, sample
+        return lambda: backend.mask_weight(*state, **NUMBERS, stride=16, pattern=pattern)
+
     return {
         "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),
-        "abs_sums": lambda: backend.abs_sums(weight, p),
+        "abs_sums": lambda: backend.abs_sums(weight, p[None], r[None]),
         "mirror_step": step(None),
         "mirror_step with a gradient": step(None, gradient=weight, phi=1.0),
         "mirror_step with a weighed gradient": step(None, gradient=weight, phi=0.5),
         "mirror_step with a rank": step(100),
-        "blend_scores": lambda: backend.blend_scores(score, dual, 0.5, weight, weight, 0.1),
+        "feedback_scores": lambda: backend.feedback_scores(weight, second, drift, r, p, p, **NUMBERS),
+        "mask_weight": mask(None),
+        "mask_weight 2:4": mask((2, 4)),
+        "remask_weight": lambda: backend.remask_weight(weight, drift, kept, learning_rate=1e-4),
+        "feedback_step": lambda: backend.feedback_step(second, drift, gradient, tau, decay=0.05),
         "magnitude_histogram": lambda: backend.magnitude_histogram(score, prefix, 1, counts),
         "threshold_mask": lambda: backend.threshold_mask(score, tau, ties),
         "topk_mask": lambda: backend.topk_mask(score, 10),

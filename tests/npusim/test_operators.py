@@ -37,14 +37,20 @@ def made(*shape, dtype=torch.float32):
 with FakeTensorMode():
     weight, dual, second = made(rows, columns, dtype=torch.bfloat16), made(rows, columns), made(rows, columns)
     p, r, scalar = made(columns), made(rows), made()
+    drift, kept = made(rows, columns, dtype=torch.float16), made(rows, columns // 8, dtype=torch.uint8)
+    moment, sample = made(rows, columns, dtype=torch.bfloat16), made(-(-rows * columns // 509))
+    state, numbers = (weight, moment, drift, r, p, p), {{"learning_rate": 0.1, "exponent": 0.5, "pull": 0.1}}
     ties, prefix, counts = made(dtype=torch.int64), made(dtype=torch.int32), made(1024, dtype=torch.int64)
     calls = {{
         "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),
-        "abs_sums": lambda: backend.abs_sums(weight, p),
+        "abs_sums": lambda: backend.abs_sums(weight, p.expand(2, -1), r[None]),
         "mirror_step": lambda: backend.mirror_step(
             dual, weight, r, p, p, scalar, step_size=0.01, rank=1000, gradient=weight, phi=0.5
         ),
-        "blend_scores": lambda: backend.blend_scores(dual, dual, 0.5, weight, weight, 0.1),
+        "feedback_scores": lambda: backend.feedback_scores(*state, **numbers),
+        "mask_weight": lambda: backend.mask_weight(*state, scalar, sample, stride=509, pattern=(2, 4), **numbers),
+        "remask_weight": lambda: backend.remask_weight(weight, drift, kept, learning_rate=0.1),
+        "feedback_step": lambda: backend.feedback_step(moment, drift, weight, scalar, decay=0.05),
         "magnitude_histogram": lambda: backend.magnitude_histogram(dual, prefix, 1, counts),
         "threshold_mask": lambda: backend.threshold_mask(dual, scalar, ties),
         "topk_mask": lambda: backend.topk_mask(dual, columns // 2),
@@ -90,12 +96,16 @@ def test_every_operator_has_a_kernel_for_the_card_and_takes_the_shapes_of_real_m
     assert found["namespaces"] == ["aten"]
     assert found["without a kernel"] == []
     rows, columns = shape
-    vector, mask = "torch.float32", [[[rows, columns], "torch.bool", "npu"]]
+    single, mask = "torch.float32", [[[rows, columns], "torch.bool", "npu"]]
+    masked = [[rows, columns], "torch.bfloat16", "npu"]
     assert found["results"] == {
         "accumulate_sumsq": [],
-        "abs_sums": [[[size], vector, "npu"] for size in (rows, columns, rows)],
+        "abs_sums": [[[2, rows], single, "npu"], [[1, columns], single, "npu"]],
         "mirror_step": [],
-        "blend_scores": [[[rows, columns], "torch.float32", "npu"]],
+        "feedback_scores": [[[rows, columns], single, "npu"]],
+        "mask_weight": [masked, [[rows, columns // 8], "torch.uint8", "npu"]],
+        "remask_weight": [masked],
+        "feedback_step": [],
         "magnitude_histogram": [],
         "threshold_mask": mask,
         "topk_mask": mask,

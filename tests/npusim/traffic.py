@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 PAGE = 4096
+OVERWRITES = ("InplaceCopy", "InplaceZero", "InplaceFillScalar")  # these alone change what they do not read
 
 
 def moved(
@@ -22,13 +23,15 @@ def moved(
     for line in lines:
         name, *operands = line.split("\t")
         # operands come from the last to the first
-        result = len(operands) - 1 if "Inplace" in name else 0
+        in_place = "Inplace" in name
+        result = len(operands) - 1 if in_place else 0
+        read = in_place and not name.endswith(OVERWRITES)
         for position, operand in enumerate(operands):
             begin, size = operand.split()
             start = int(begin, 16)
             for page in range(start // PAGE, -(-(start + int(size)) // PAGE)):
                 changed = held.pop(page, None)
-                if changed is None and position != result:
+                if changed is None and (read or position != result):
                     total += PAGE
                 held[page] = bool(changed) or position == result
                 if len(held) > cache // PAGE:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from unipruning_core import Backend
-from unipruning_kernels import reference
-from unipruning_npu import adamw, histogram, masks, prox, steps
+from unipruning_npu import adamw, feedback, histogram, masks, prox, steps
 
 
 class NpuBackend(Backend):
@@ -12,12 +11,12 @@ class NpuBackend(Backend):
     device_type = "npu"
 
     accumulate_sumsq = staticmethod(steps.accumulate_sumsq)
-    abs_sums = staticmethod(reference.abs_sums)
+    abs_sums = staticmethod(steps.abs_sums)
     mirror_step = staticmethod(steps.mirror_step)
-    feedback_scores = staticmethod(reference.feedback_scores)
-    mask_weight = staticmethod(reference.mask_weight)
-    remask_weight = staticmethod(reference.remask_weight)
-    feedback_step = staticmethod(reference.feedback_step)
+    feedback_scores = staticmethod(feedback.feedback_scores)
+    mask_weight = staticmethod(feedback.mask_weight)
+    remask_weight = staticmethod(feedback.remask_weight)
+    feedback_step = staticmethod(feedback.feedback_step)
     magnitude_histogram = staticmethod(histogram.magnitude_histogram)
     threshold_mask = staticmethod(masks.threshold_mask)
     topk_mask = staticmethod(masks.topk_mask)

@@ -1,4 +1,4 @@
-"""The sums, the mirror step and the blend: element by element, a few rows at a time.
+"""The sums and the mirror step, a few rows at a time.
 
 Weights are converted to fp32 before anything but taking the magnitude, which is exact in every format.
 """
@@ -13,20 +13,20 @@ from unipruning_npu.histogram import kth_magnitude
 
 
 def accumulate_sumsq(x: Tensor, out: Tensor) -> None:
-    for rows in row_chunks(x, 12):
+    for rows in row_chunks(x, 10):
         part = x[rows].float()
         out.add_((part * part).sum(dim=0))
 
 
-def abs_sums(weight: Tensor, input_factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    sums, weighted = (input_factor.new_empty(weight.shape[0]) for _ in range(2))
-    columns = torch.zeros_like(input_factor, memory_format=torch.contiguous_format)
+def abs_sums(weight: Tensor, input_factors: Tensor, output_factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum by matrix products, one for all factors of a side."""
+    row_sums = weight.new_empty(len(input_factors), weight.shape[0], dtype=torch.float32)
+    column_sums = weight.new_zeros(len(output_factors), weight.shape[1], dtype=torch.float32)
     for rows in row_chunks(weight, 12):
         magnitude = weight[rows].abs().float()
-        torch.sum(magnitude, dim=1, out=sums[rows])
-        columns.add_(magnitude.sum(dim=0))
-        torch.sum(magnitude.mul_(input_factor), dim=1, out=weighted[rows])
-    return sums, columns, weighted
+        row_sums[:, rows] = input_factors @ magnitude.t()
+        column_sums.add_(output_factors[:, rows] @ magnitude)
+    return row_sums, column_sums
 
 
 def mirror_step(
@@ -77,25 +77,3 @@ def _move(
         # shrinkage subtracts V clamped to [-tau, tau], and that difference rounds as |V| - tau does
         gamma = v - torch.clamp(v, below, threshold)
         v.add_(saliency.sub_(gamma).mul_(step_size))
-
-
-def blend_scores(
-    feedback: Tensor,
-    local: Tensor,
-    exponent: float,
-    weight: Tensor | None = None,
-    drift: Tensor | None = None,
-    pull: float = 0.0,
-) -> Tensor:
-    score = torch.empty(feedback.shape, dtype=feedback.dtype, device=feedback.device)
-    for rows in row_chunks(score, 16):
-        torch.sqrt(feedback[rows], out=score[rows])
-        # a power function built on a logarithm cannot give 0 to the power of 0
-        if exponent != 0:
-            score[rows].mul_(local[rows].pow(exponent))
-        if weight is not None:
-            w = weight[rows].float()
-            score[rows].mul_(w.abs())
-            if drift is not None:
-                score[rows].mul_(w.sign().mul_(drift[rows].float()).mul_(pull).exp_())
-    return score
