@@ -17,6 +17,7 @@ ROWS = 2**17 + 3
 TAIL = 2  # rows at the very end, all of them past 2^31
 GIB = 2**30
 ADAMW = {"step": 3, "learning_rate": 1e-3, "betas": (0.9, 0.999), "epsilon": 1e-10}
+FEEDBACK = {"learning_rate": 2.0**-6, "exponent": 1.0, "pull": 0.125}
 
 
 @pytest.fixture
@@ -126,9 +127,51 @@ def test_nm_prox_reaches_the_last_row(backend: Backend, n: int, m: int) -> None:
     assert torch.allclose(weight[-TAIL:].cpu().float(), tail.float(), rtol=2.0**-7, atol=1e-5)
 
 
-def test_blend_scores_reaches_the_last_row(backend: Backend) -> None:
-    need(28)
-    score, tail = zeros_but_the_tail()
-    score.abs_()
-    blended = backend.blend_scores(score, score, 0.7)
-    assert torch.allclose(blended[-TAIL:].cpu(), reference.blend_scores(tail.abs(), tail.abs(), 0.7), rtol=1e-5)
+def drifting(seed: int = 5) -> tuple[list[Tensor], list[Tensor]]:
+    """W, v, U, r, p and q on the device, zero before the tail, and of the tail on the host."""
+    rng = torch.Generator().manual_seed(seed)
+    whole, tails = zip(*(zeros_but_the_tail(torch.bfloat16, seed + i) for i in range(3)), strict=True)
+    large, small = [*whole[:2], whole[2].half()], [*tails[:2], tails[2].half()]
+    large[1].abs_(), small[1].abs_()
+    r, p, q = torch.ones(ROWS), *torch.rand(2, COLUMNS, generator=rng).unbind()
+    return [*large, r.cuda(), p.cuda(), q.cuda()], [*small, r[-TAIL:], p, q]
+
+
+def test_feedback_scores_reach_the_last_row(backend: Backend) -> None:
+    need(26)
+    whole, tail = drifting()
+    score = backend.feedback_scores(*whole, **FEEDBACK)
+    assert torch.allclose(score[-TAIL:].cpu(), reference.feedback_scores(*tail, **FEEDBACK), rtol=1e-5)
+    assert not score[:-TAIL].any()
+
+
+def test_mask_weight_and_remask_weight_reach_the_last_row(backend: Backend) -> None:
+    need(26)
+    whole, tail = drifting()
+    stride = 2**13 + 1
+    sample = torch.full((-(-ROWS * COLUMNS // stride),), torch.nan, device="cuda")
+    # a subnormal: above every score before the tail, below all of the tail that are not zero
+    threshold = torch.tensor(2.0**-130)
+    options = {**FEEDBACK, "stride": stride, "pattern": None}
+    masked, bits = backend.mask_weight(*whole, threshold.cuda(), sample, **options)
+    ours = torch.empty(TAIL * COLUMNS)
+    own_masked, own_bits = reference.mask_weight(*tail, threshold, ours, **options | {"stride": 1})
+    assert torch.equal(masked[-TAIL:].cpu(), own_masked)
+    assert torch.equal(bits[-TAIL:].cpu(), own_bits)
+    assert not bits[:-TAIL].any()
+    start = (ROWS - TAIL) * COLUMNS
+    first = -(-start // stride)
+    assert torch.allclose(sample[first:].cpu(), ours[first * stride - start :: stride], rtol=1e-5)
+    assert not sample[:first].any()
+    again = backend.remask_weight(whole[0], whole[2], bits, learning_rate=FEEDBACK["learning_rate"])
+    assert torch.equal(again, masked)
+
+
+def test_feedback_step_moves_the_last_row(backend: Backend) -> None:
+    need(24)
+    (gradient, second, drift, *_), (own_gradient, own_second, own_drift, *_) = drifting()
+    backend.feedback_step(second, drift, gradient, torch.tensor(0.5, device="cuda"), decay=0.05)
+    reference.feedback_step(own_second, own_drift, own_gradient, torch.tensor(0.5), decay=0.05)
+    assert torch.allclose(second[-TAIL:].cpu().float(), own_second.float(), rtol=2.0**-7)
+    assert torch.allclose(drift[-TAIL:].cpu().float(), own_drift.float(), rtol=2.0**-10, atol=1e-6)
+    assert not drift[:-TAIL].any()

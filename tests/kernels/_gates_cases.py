@@ -11,11 +11,12 @@ from torch import Tensor
 from unipruning_kernels import (
     reference,
     triton_adamw,
-    triton_blend,
+    triton_feedback,
     triton_histogram,
     triton_nm,
     triton_pack,
     triton_prox,
+    triton_score,
     triton_step,
     triton_sums,
     triton_threshold,
@@ -42,17 +43,24 @@ def cases() -> Iterator[Case]:
     yield Case("abs_sums", lambda go, t: triton_sums.abs_sums(go, t["weight"], t["p"]), 2)
     yield Case("mirror_step", lambda go, t: _step(go, t), 10)
     yield Case("mirror_step gradient", lambda go, t: _step(go, t, gradient=t["gradient"]), 12)
+    yield Case("feedback_scores", lambda go, t: _scores(go, t), 10)
+    yield Case("feedback_scores power", lambda go, t: _scores(go, t, exponent=0.5), 10)
+    yield Case("mask_weight", lambda go, t: _mask(go, t), 8.125)
+    yield Case("mask_weight power", lambda go, t: _mask(go, t, exponent=0.5), 8.125)
     yield Case(
-        "blend_scores",
-        lambda go, t: triton_blend.blend_scores(go, t["dual"], t["score"], 0.5, t["weight"], t["moment"], 2.0),
-        16,
+        "remask_weight",
+        lambda go, t: triton_feedback.remask_weight(go, t["weight"], t["drift"], t["bits"], learning_rate=0.1),
+        6.125,
     )
+    yield Case("feedback_step", lambda go, t: _feedback_step(go, t), 10)
     for level in range(3):
         yield Case(f"magnitude_histogram {level}", lambda go, t, level=level: _histogram(go, t, level), 4)
     yield Case("threshold_mask", lambda go, t: _threshold(go, t), 5)
     yield Case("topk_mask", lambda go, t: triton_topk.topk_mask(go, t["score"], t["score"].shape[1] // 2), 5, loops=31)
     for n, m in ((2, 4), (4, 8), (8, 16), (16, 32)):
         yield Case(f"nm_mask {n}:{m}", lambda go, t, n=n, m=m: triton_nm.nm_mask(go, t["score"], n, m), 5)
+    # with the scores and their mask on the way
+    yield Case("mask_weight 2:4", lambda go, t: _mask(go, t, pattern=(2, 4)), 10 + 5 + 9.125)
     for n, m, loops in ((1, 4, 1), (2, 4, 1), (4, 8, reference.PROX_SWEEPS)):
         yield Case(
             f"nm_prox {n}:{m}", lambda go, t, n=n, m=m: triton_prox.nm_prox(go, t["weight"], 0.3, n, m), 4, loops
@@ -73,6 +81,8 @@ def tensors(shape: tuple[int, int], device: str) -> Tensors:
     small = {name: make(size) for name, size in (("r", height), ("p", width), ("q", width))}
     for name in ("weight", "gradient", "moment"):
         large[name] = large[name].to(torch.bfloat16)
+    large["drift"] = large["gradient"].to(torch.float16)
+    large["bits"] = torch.full((height, -(-width // 8)), 0b01010101, dtype=torch.uint8, device=device)
     return large | small
 
 
@@ -81,6 +91,29 @@ def _step(launch: Launcher, t: Tensors, gradient: Tensor | None = None) -> None:
     rank = t["dual"].numel() // 2
     arguments = t["dual"], t["weight"], t["r"], t["p"], t["q"], threshold
     triton_step.mirror_step(launch, *arguments, step_size=0.001, rank=rank, gradient=gradient, phi=0.1)
+
+
+def _feedback_state(t: Tensors) -> tuple[Tensor, ...]:
+    return t["weight"], t["moment"], t["drift"], t["r"], t["p"], t["q"]
+
+
+def _scores(launch: Launcher, t: Tensors, exponent: float = 1.0) -> None:
+    numbers = {"learning_rate": 0.1, "exponent": exponent, "pull": 0.5}
+    triton_score.feedback_scores(launch, *_feedback_state(t), **numbers)
+
+
+def _mask(launch: Launcher, t: Tensors, exponent: float = 1.0, pattern: tuple[int, int] | None = None) -> None:
+    stride = 509
+    threshold = torch.full((), 0.5, device=t["weight"].device)
+    sample = torch.empty(-(-t["weight"].numel() // stride), device=t["weight"].device)
+    numbers = {"learning_rate": 0.1, "exponent": exponent, "pull": 0.5}
+    arguments = *_feedback_state(t), threshold, sample
+    triton_feedback.mask_weight(launch, *arguments, stride=stride, pattern=pattern, **numbers)
+
+
+def _feedback_step(launch: Launcher, t: Tensors) -> None:
+    rate = torch.full((), 0.5, device=t["weight"].device)
+    triton_feedback.feedback_step(launch, t["moment"], t["drift"], t["gradient"], rate, decay=0.05)
 
 
 def _histogram(launch: Launcher, t: Tensors, level: int) -> None:

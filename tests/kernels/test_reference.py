@@ -71,18 +71,78 @@ def test_mirror_step_rounds_each_operation_once(rng):
     assert np.array_equal(dual.numpy().view(np.int32), expected.view(np.int32))
 
 
+def drifting(rng: torch.Generator) -> list[torch.Tensor]:
+    """W, v, U, r, p and q of a small matrix, with zeros among W, v and p."""
+    weight, drift = torch.randn(2, 6, 11, generator=rng).unbind()
+    weight[0, :3], second = 0.0, torch.rand(6, 11, generator=rng).bfloat16()
+    second[1, :3] = 0.0
+    r, p, q = torch.rand(6, generator=rng), torch.rand(11, generator=rng), torch.zeros(11)
+    p[4] = 0.0
+    return [weight, second, (4 * drift).half(), r, p, q]
+
+
+def score_of(state: list[torch.Tensor], i: int, j: int, *, exponent: float, drifts: bool = True) -> float:
+    """One score by its formula, at a learning rate of 0.25 and a pull of 0.5."""
+    w, v, u = (float(tensor[i, j]) for tensor in state[:3])
+    r, p, q = float(state[3][i]), float(state[4][j]), float(state[5][j])
+    u = u if drifts else 0.0
+    side = math.copysign(1.0, w) if w else 0.0
+    return abs(w) * math.sqrt(v) * (abs(w + 0.25 * u) * (r * p + q)) ** exponent * math.exp(0.5 * u * side)
+
+
+FEEDBACK = {"learning_rate": 0.25, "pull": 0.5}
+
+
+@pytest.mark.parametrize("drifts", [True, False])
 @pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 3.0])
-def test_blend_scores_is_a_product_of_powers(exponent):
-    values = [0.0, 0.25, 1.0, 4.0]
-    feedback, local = torch.tensor(values)[:, None].expand(4, 4), torch.tensor(values).expand(4, 4)
-    score = reference.blend_scores(feedback, local, exponent)
-    expected = [[math.sqrt(f) * v**exponent for v in values] for f in values]
-    assert torch.allclose(score, torch.tensor(expected), rtol=1e-6, atol=0.0)
-    weighted = reference.blend_scores(feedback, local, exponent, weight=torch.full((4, 4), -3.0))
-    assert torch.allclose(weighted, 3 * torch.tensor(expected), rtol=1e-6, atol=0.0)
-    sides = torch.tensor([-3.0, 3.0, -3.0, 3.0]).expand(4, 4)
-    pulled = reference.blend_scores(feedback, local, exponent, sides, drift=torch.full((4, 4), 0.5), pull=0.2)
-    assert torch.allclose(pulled, weighted * torch.tensor([math.exp(-0.1), math.exp(0.1)] * 2), rtol=1e-6, atol=0.0)
+def test_feedback_scores_follow_the_formula_element_by_element(rng, exponent, drifts):
+    state = drifting(rng)
+    given = state if drifts else [*state[:2], None, *state[3:]]
+    score = reference.feedback_scores(*given, exponent=exponent, **FEEDBACK)
+    for i, j in itertools.product(range(6), range(11)):
+        assert float(score[i, j]) == pytest.approx(score_of(state, i, j, exponent=exponent, drifts=drifts), rel=1e-5)
+
+
+@pytest.mark.parametrize("pattern", [None, (1, 11)])
+@pytest.mark.parametrize("stride", [1, 4, 7, 66, 1000])
+def test_mask_weight_masks_packs_and_draws_element_by_element(rng, stride, pattern):
+    state, threshold = drifting(rng), 0.1
+    sample = torch.empty(math.ceil(66 / stride))
+    options = {"exponent": 1.0, "stride": stride, "pattern": pattern, **FEEDBACK}
+    masked, bits = reference.mask_weight(*state, torch.tensor(threshold), sample, **options)
+    scored = [[score_of(state, i, j, exponent=1.0) for j in range(11)] for i in range(6)]
+    for row in scored:
+        if pattern is not None:
+            row[row.index(max(row))] = torch.finfo(torch.float32).max
+    assert sample.tolist() == pytest.approx([x for row in scored for x in row][::stride], rel=1e-5)
+    assert bits.shape == (6, 2)
+    for i, j in itertools.product(range(6), range(16)):
+        kept = j < 11 and scored[i][j] >= threshold
+        assert bool(bits[i, j // 8] >> (j % 8) & 1) == kept
+        if j < 11:
+            drifted = float(state[0][i, j]) + 0.25 * float(state[2][i, j])
+            assert float(masked[i, j]) == pytest.approx(drifted if kept else 0.0, rel=1e-6)
+    assert not torch.signbit(masked[masked == 0]).any()
+    assert 6 < int((masked != 0).sum()) < 60, "the threshold separates"
+    assert torch.equal(reference.remask_weight(state[0], state[2], bits, learning_rate=0.25), masked)
+
+
+def test_feedback_step_follows_the_formula_element_by_element(rng):
+    _, second, drift, *_ = drifting(rng)
+    gradient = torch.randn(6, 11, generator=rng)
+    gradient[1, :2] = 0.0
+    v, u = second.clone(), drift.clone()
+    reference.feedback_step(v, u, gradient, torch.tensor(0.5), decay=0.125)
+    for i, j in itertools.product(range(6), range(11)):
+        g, old = float(gradient[i, j]), float(second[i, j])
+        new = old + 0.125 * (g * g - old)
+        moved = float(drift[i, j]) - (0.5 * g / math.sqrt(new) if new else 0.0)
+        assert float(v[i, j]) == pytest.approx(new, rel=2.0**-8)
+        assert float(u[i, j]) == pytest.approx(moved, rel=2.0**-11, abs=2.0**-25)
+    assert torch.equal(u[1, :2], drift[1, :2]), "what has no second moment stays"
+    alone = second.clone()
+    reference.feedback_step(alone, None, gradient, torch.tensor(0.5), decay=0.125)
+    assert torch.equal(alone, v)
 
 
 def test_three_digits_give_every_order_statistic(rng):

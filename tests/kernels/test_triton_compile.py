@@ -11,6 +11,13 @@ from _gates_cases import Case, cases
 from _gates_compile import TARGETS, Launch, disassemble, measure, recorded
 
 pytestmark = pytest.mark.triton_compile
+FEEDBACK = (
+    "feedback_scores: scores",
+    "mask_weight: mask_scored",
+    "mask_weight 2:4: mask_scored",
+    "remask_weight: mask_again",
+    "feedback_step: step",
+)
 NVIDIA = [name for name in TARGETS if name.startswith("sm_")]
 
 
@@ -49,8 +56,24 @@ def test_mirror_step_takes_at_most_48_registers(costs: dict[str, dict[str, Any]]
 def test_streaming_kernels_use_wide_accesses(architecture: str, costs: dict[str, dict[str, Any]]) -> None:
     # a warp of 64 threads takes half as much a thread
     least = 64 if architecture == "gfx942" else 128
-    for kernel in ("mirror_step: mirror", "nm_mask 2:4: nm_powers", "nm_mask 4:8: nm_powers", "blend_scores: blend"):
+    for kernel in ("mirror_step: mirror", "nm_mask 2:4: nm_powers", "nm_mask 4:8: nm_powers"):
         assert costs[kernel]["load bits"] >= least, kernel
+    for kernel in FEEDBACK:
+        assert min(costs[kernel]["load bits"], costs[kernel]["store bits"]) >= least, kernel
+
+
+def test_feedback_kernels_take_at_most_72_registers(architecture: str, costs: dict[str, dict[str, Any]]) -> None:
+    # with 64, half of the warps that a multiprocessor of NVIDIA can hold have room
+    most = 72 if architecture == "gfx942" else 64
+    assert {kernel: registers for kernel in FEEDBACK if (registers := costs[kernel]["registers"]) > most} == {}
+
+
+@pytest.mark.parametrize("target", NVIDIA)
+def test_mask_weight_of_the_default_exponent_takes_no_logarithm(target: str) -> None:
+    [launch] = launches_of("mask_weight", "mask_scored")
+    [power] = launches_of("mask_weight power", "mask_scored")
+    assert measure(launch, target, 1)["instructions"] <= 48
+    assert measure(power, target, 1)["instructions"] > 48
 
 
 @pytest.mark.parametrize("target", NVIDIA)
@@ -71,9 +94,19 @@ def test_every_kernel_compiles_for_odd_sizes(case: Case, shape: tuple[int, int])
 
 
 @pytest.mark.parametrize("target", NVIDIA)
-@pytest.mark.parametrize("operation", ["mirror_step", "mirror_step gradient"])
-def test_mirror_step_neither_fuses_nor_flushes(operation: str, target: str) -> None:
-    for launch in launches_of(operation, "mirror"):
+@pytest.mark.parametrize(
+    ("operation", "kernel"),
+    [
+        ("mirror_step", "mirror"),
+        ("mirror_step gradient", "mirror"),
+        ("feedback_scores", "scores"),
+        ("mask_weight", "mask_scored"),
+        ("remask_weight", "mask_again"),
+        ("feedback_step", "step"),
+    ],
+)
+def test_what_must_be_exact_neither_fuses_nor_flushes(operation: str, kernel: str, target: str) -> None:
+    for launch in launches_of(operation, kernel):
         _, code = disassemble(launch.compile(TARGETS[target]))
         assert "FMUL" in code
         assert not re.search(r"\bFFMA", code), "a fused multiply-add rounds once less than the definition"

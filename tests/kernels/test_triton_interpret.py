@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.registry import Catalogue
+from unipruning_core.testing.checks_feedback import NUMBERS, threshold_between
 from unipruning_core.testing.compare import require_equal
 from unipruning_core.testing.inputs import make_score, make_weight
 from unipruning_cuda.backend import CudaBackend
@@ -23,7 +24,10 @@ KERNELS = {
     "accumulate_sumsq": {"sumsq_partials", "fold_partials"},
     "abs_sums": {"abs_sum_partials", "fold_partials"},
     "mirror_step": {"mirror", "kth_count", "kth_choose"},
-    "blend_scores": {"blend"},
+    "feedback_scores": {"scores"},
+    "mask_weight": {"mask_scored"},
+    "remask_weight": {"mask_again"},
+    "feedback_step": {"step"},
     "magnitude_histogram": {"histogram"},
     "threshold_mask": {"keep_at_least", "drop_excess_ties"},
     "topk_mask": {"keep_largest"},
@@ -38,6 +42,8 @@ IN_PLACE = {
     "magnitude_histogram": (3,),
     "nm_prox": (0,),
     "adamw_step": (0, 2, 3),
+    "mask_weight": (7,),
+    "feedback_step": (0, 1),
 }
 
 
@@ -74,11 +80,18 @@ def backend(request: pytest.FixtureRequest) -> CudaBackend:
 def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -> tuple[list[Any], dict[str, Any]]:
     score, weight = make_score(rng, shape, "levels"), make_weight(rng, shape, torch.bfloat16)
     r, p, q = torch.rand(shape[0], generator=rng), *torch.rand(2, shape[1], generator=rng).unbind()
+    second, drift = score.square().bfloat16(), (4 * torch.randn(shape, generator=rng)).half()
+    state = [weight, second, drift, r, p, q]
+    sample = torch.empty(-(-score.numel() // 97))
+    bits = torch.randint(0, 256, (shape[0], -(-shape[1] // 8)), generator=rng, dtype=torch.uint8)
     arguments: list[Any] = {
         "accumulate_sumsq": [weight, p],
         "abs_sums": [weight, p],
         "mirror_step": [score, weight, r, p, q, torch.tensor(0.25)],
-        "blend_scores": [score.square(), score.abs(), 0.5],
+        "feedback_scores": state,
+        "mask_weight": [*state, threshold_between(tuple(state), **NUMBERS), sample],
+        "remask_weight": [weight, drift, bits],
+        "feedback_step": [second, drift, weight, torch.tensor(0.75)],
         "magnitude_histogram": [score, torch.tensor(0x3F800000 >> 20, dtype=torch.int32), 1, torch.zeros(1024).long()],
         "threshold_mask": [score, torch.tensor(1.0), torch.tensor(99)],
         "topk_mask": [score, shape[1] // 3],
@@ -93,6 +106,10 @@ def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -
             "gradient": weight.flip(0).contiguous(),
             "phi": 0.7,
         },
+        "feedback_scores": NUMBERS,
+        "mask_weight": {**NUMBERS, "stride": 97, "pattern": None},
+        "remask_weight": {"learning_rate": 2.0**-6},
+        "feedback_step": {"decay": 0.05},
         "adamw_step": {"step": 3, "learning_rate": 0.01, "betas": (0.9, 0.999), "epsilon": 1e-10},
     }
     return arguments, options.get(operation, {})

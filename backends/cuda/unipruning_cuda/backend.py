@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -11,10 +12,11 @@ from unipruning_cuda import recording
 from unipruning_kernels import (
     reference,
     triton_adamw,
-    triton_blend,
+    triton_feedback,
     triton_histogram,
     triton_nm,
     triton_prox,
+    triton_score,
     triton_step,
     triton_sums,
     triton_threshold,
@@ -62,10 +64,17 @@ class CudaBackend(Backend):
             phi=phi,
         )
 
-    feedback_scores = staticmethod(reference.feedback_scores)
-    mask_weight = staticmethod(reference.mask_weight)
-    remask_weight = staticmethod(reference.remask_weight)
-    feedback_step = staticmethod(reference.feedback_step)
+    def feedback_scores(self, *tensors: Any, **numbers: Any) -> Tensor:
+        return triton_score.feedback_scores(self.launcher, *tensors, **numbers)
+
+    def mask_weight(self, *tensors: Any, **numbers: Any) -> tuple[Tensor, Tensor]:
+        return triton_feedback.mask_weight(self.launcher, *tensors, **numbers)
+
+    def remask_weight(self, *tensors: Any, **numbers: Any) -> Tensor:
+        return triton_feedback.remask_weight(self.launcher, *tensors, **numbers)
+
+    def feedback_step(self, *tensors: Any, **numbers: Any) -> None:
+        triton_feedback.feedback_step(self.launcher, *tensors, **numbers)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         triton_histogram.magnitude_histogram(self.launcher, score, prefix, level, counts)
