@@ -94,14 +94,14 @@ def test_mirror_step_moves_the_last_row_and_ranks_past_32_bits(backend: Backend,
 def test_sums_reach_the_last_row(backend: Backend) -> None:
     need(12)
     weight, tail = zeros_but_the_tail(torch.bfloat16)
-    factor = torch.rand(COLUMNS, generator=torch.Generator().manual_seed(3))
+    factors = torch.rand(2, COLUMNS, generator=torch.Generator().manual_seed(3))
     total = torch.zeros(COLUMNS, device="cuda")
-    rows, columns, weighted = backend.abs_sums(weight, factor.cuda())
+    rows, columns = backend.abs_sums(weight, factors.cuda(), torch.ones(1, ROWS, device="cuda"))
     backend.accumulate_sumsq(weight, total)
-    wanted = reference.abs_sums(tail, factor)
+    wanted = reference.abs_sums(tail, factors, torch.ones(1, TAIL))
     sumsq = torch.zeros(COLUMNS)
     reference.accumulate_sumsq(tail, sumsq)
-    for actual, expected in zip((rows[-TAIL:], columns, weighted[-TAIL:], total), (*wanted, sumsq), strict=True):
+    for actual, expected in zip((rows[:, -TAIL:], columns, total), (*wanted, sumsq), strict=True):
         assert torch.allclose(actual.cpu(), expected, rtol=1e-5)
 
 

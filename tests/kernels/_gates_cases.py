@@ -40,7 +40,7 @@ class Case:
 def cases() -> Iterator[Case]:
     """Every operation, in the variants that compile to different code."""
     yield Case("accumulate_sumsq", lambda go, t: triton_sums.accumulate_sumsq(go, t["weight"], t["q"]), 2)
-    yield Case("abs_sums", lambda go, t: triton_sums.abs_sums(go, t["weight"], t["p"]), 2)
+    yield Case("abs_sums", lambda go, t: triton_sums.abs_sums(go, t["weight"], t["p"][None], t["r"][None]), 2)
     yield Case("mirror_step", lambda go, t: _step(go, t), 10)
     yield Case("mirror_step gradient", lambda go, t: _step(go, t, gradient=t["gradient"]), 12)
     yield Case("feedback_scores", lambda go, t: _scores(go, t), 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 import tempfile
@@ -53,7 +54,9 @@ class Launch:
     def lanes(self) -> int:
         """Elements of one tile; 0 for a kernel that works on counts."""
         constants = self.constants
-        return constants.get("block", 0) * constants.get("tile_rows", 1) * constants.get("m", 1)
+        return math.prod(
+            (constants.get("block", 0), *(constants.get(name, 1) for name in ("tile_rows", "pieces", "m")))
+        )
 
     def compile(self, target: GPUTarget) -> Any:
         """Specialised as Triton does at a launch: on ones, and on what sixteen divides."""

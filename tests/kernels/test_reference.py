@@ -37,9 +37,11 @@ def test_accumulate_sumsq_adds_squares_feature_by_feature():
     assert out.tolist() == [26.0, 3.25]
 
 
-def test_abs_sums_are_rows_columns_and_weighted_rows():
-    sums = reference.abs_sums(torch.tensor([[1.0, -2.0], [-3.0, 4.0]]), torch.tensor([10.0, 0.5]))
-    assert [each.tolist() for each in sums] == [[3.0, 7.0], [4.0, 6.0], [11.0, 32.0]]
+def test_abs_sums_weight_rows_by_the_inputs_and_columns_by_the_outputs():
+    inputs, outputs = torch.tensor([[1.0, 1.0], [10.0, 0.5]]), torch.tensor([[1.0, 2.0]])
+    rows, columns = reference.abs_sums(torch.tensor([[1.0, -2.0], [-3.0, 4.0]]), inputs, outputs)
+    assert rows.tolist() == [[3.0, 7.0], [11.0, 32.0]]
+    assert columns.tolist() == [[7.0, 10.0]]
 
 
 @pytest.mark.parametrize("with_gradient", [False, True])

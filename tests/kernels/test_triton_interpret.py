@@ -14,15 +14,15 @@ from unipruning_core.testing.checks_feedback import NUMBERS, threshold_between
 from unipruning_core.testing.compare import require_equal
 from unipruning_core.testing.inputs import make_score, make_weight
 from unipruning_cuda.backend import CudaBackend
-from unipruning_kernels import reference, triton_kth, triton_step, triton_topk
+from unipruning_kernels import reference, triton_kth, triton_step, triton_sums, triton_topk
 from unipruning_kernels.triton_launch import Launcher
 from unipruning_kernels.triton_pack import apply_and_pack
 
 pytestmark = pytest.mark.triton_interpret
 
 KERNELS = {
-    "accumulate_sumsq": {"sumsq_partials", "fold_partials"},
-    "abs_sums": {"abs_sum_partials", "fold_partials"},
+    "accumulate_sumsq": {"sumsq"},
+    "abs_sums": {"abs_sum"},
     "mirror_step": {"mirror", "kth_count", "kth_choose"},
     "feedback_scores": {"scores"},
     "mask_weight": {"mask_scored"},
@@ -86,7 +86,7 @@ def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -
     bits = torch.randint(0, 256, (shape[0], -(-shape[1] // 8)), generator=rng, dtype=torch.uint8)
     arguments: list[Any] = {
         "accumulate_sumsq": [weight, p],
-        "abs_sums": [weight, p],
+        "abs_sums": [weight, torch.stack([p, q]), r[None]],
         "mirror_step": [score, weight, r, p, q, torch.tensor(0.25)],
         "feedback_scores": state,
         "mask_weight": [*state, threshold_between(tuple(state), **NUMBERS), sample],
@@ -137,6 +137,26 @@ def test_tiles_change_nothing(
         results += zip(mine, theirs, strict=True) if isinstance(theirs, tuple) else [(mine, theirs)]
     for actual, wanted in results:
         require_equal(operation, "result", actual, wanted, str(shape))
+
+
+@pytest.mark.parametrize("counts", [(3, 0), (0, 3), (3, 3)], ids=str)
+def test_abs_sums_fold_chunks_and_parts(backend: CudaBackend, counts: tuple[int, int], rng: torch.Generator) -> None:
+    weight = make_weight(rng, (300, 1100), torch.bfloat16)
+    factors = torch.rand(counts[0], 1100, generator=rng), torch.rand(counts[1], 300, generator=rng)
+    for mine, theirs in zip(backend.abs_sums(weight, *factors), reference.abs_sums(weight, *factors), strict=True):
+        require_equal("abs_sums", "sums", mine, theirs, str(counts))
+    assert backend.launcher.launches == {"abs_sum": 1}
+
+
+def test_abs_sums_with_many_factors_multiply_chunk_by_chunk(
+    rng: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triton_sums, "MATMUL_ELEMENTS", 1000)
+    backend, weight = CudaBackend(), make_weight(rng, (63, 100), torch.bfloat16)
+    factors = torch.rand(9, 100, generator=rng), torch.rand(1, 63, generator=rng)
+    for mine, theirs in zip(backend.abs_sums(weight, *factors), reference.abs_sums(weight, *factors), strict=True):
+        require_equal("abs_sums", "sums", mine, theirs, "in chunks")
+    assert not backend.launcher.launches
 
 
 def one_step(launch: Launcher, dual: Tensor, tau: Tensor, rank: int) -> Tensor:

@@ -40,7 +40,8 @@ class CudaBackend(Backend):
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         triton_sums.accumulate_sumsq(self.launcher, x, out)
 
-    abs_sums = staticmethod(reference.abs_sums)
+    def abs_sums(self, weight: Tensor, input_factors: Tensor, output_factors: Tensor) -> tuple[Tensor, Tensor]:
+        return triton_sums.abs_sums(self.launcher, weight, input_factors, output_factors)
 
     def mirror_step(
         self,
