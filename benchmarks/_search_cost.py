@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from unipruning_core.registry import Catalogue
     from unipruning_core.search.modes import MODES
 
-    mode, _, metric = options.child.partition("/")
+    mode, metric, *plain = options.child.split("/")
     backend = Catalogue().select(options.backend)
     device = Device(backend.device_type)
     model, layers = loaded(options, backend)
@@ -73,9 +73,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for i in range(count + 2)
     ]
     ramp = {"ramp_fraction": 0.05} if mode == "feedback" else {}
-    search = MODES[mode](metric=metric or "wanda", **ramp).start(model, layers, backend, count + 2)
-    notes: list[str] = []
-    search.note = notes.append
+    search = MODES[mode](metric=metric, **ramp).start(model, layers, backend, count + 2)
+    if plain and hasattr(search, "recorder"):
+        search.recorder.possible = False
     weights = sum(layer.weight.numel() for layer in layers)
 
     device.settle()
@@ -98,7 +98,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     end = device.timed(lambda: [None for _ in search.outcomes()])
     counts = counted(search, model, ids[count], count, mode, backend, len(layers))
     kernels = profiled(lambda: search.step(count + 1, ids[count + 1])) if options.profile and device.module else []
-    recorded = bool(getattr(getattr(search, "_run", None), "recorded", False))
+    notes = list(search.notes)
+    recorded = hasattr(search, "recorder") and search.recorder.recorded
     if device.kind != "cpu":  # after the search, in the memory that it leaves
         del search
         device.settle()

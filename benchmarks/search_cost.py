@@ -4,23 +4,23 @@
     python benchmarks/search_cost.py --backend cuda --model llama-2-7b --json cost.json
 
 MODEL is a folder, or a config that the program knows: then the weights are random and nothing is downloaded.  The bare
-work is ``model(ids)`` for ``frozen``; for the other modes it is forward, backward and ``torch.optim.AdamW`` (fused on an
-accelerator) on the target weights.  Each mode runs in a process of its own, so that peaks do not mix.  Samples are
-timed at the end of the ramp.  On a CPU, whose other work comes and goes, the bare work and the search take turns.
+work is ``model(ids)`` for ``frozen``; for the other modes it is forward, backward and ``torch.optim.AdamW``, fused on
+an accelerator, on the target weights.  Each mode runs in a process of its own, so that peaks do not mix; ``/plain``
+after it runs a sample step by step where it could be recorded.  Samples are timed at the end of the ramp.  On a CPU,
+whose other work comes and goes, the bare work and the search take turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from _search_cost import measure
 
-MODES = "feedback/wanda,drift/stochria,frozen/wanda,frozen/stochria"
+MODES = "feedback/wanda,feedback/wanda/plain,drift/stochria,frozen/wanda,frozen/stochria"
 COLUMNS = (
     ("search / bare", "ratio", ".3f"),
     ("seconds", "seconds", ".3f"),
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, help="decoder blocks of a built-in config (default: all)")
     parser.add_argument("--samples", type=int, default=6, help="samples to time (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, default=512, help="tokens per sample (default: %(default)s)")
-    parser.add_argument("--modes", default=MODES, help="comma-separated MODE/METRIC pairs (default: %(default)s)")
+    parser.add_argument("--modes", default=MODES, help="comma-separated MODE/METRIC[/plain] (default: %(default)s)")
     parser.add_argument("--profile", action="store_true", help="list the kernels that took most time, on a GPU")
     parser.add_argument("--json", type=Path, help="write all figures to a file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -67,9 +67,11 @@ def main() -> None:
         print("  ".join([f"{mode:18}", *cells]), flush=True)
         for name, share in row["kernels"]:
             print(f"    {share:6.1%}  {name}")
+        for note in row["notes"]:
+            print(f"    {note}")
     first = rows[0]
-    print(f"\n{first['model']} on {first['device']}, {first['dtype']}, {options.seq_len} tokens a sample, launches and")
-    print("operators per matrix beside the model's own; the median of", statistics.median([options.samples]), "samples")
+    print(f"\n{first['model']} on {first['device']}, {first['dtype']}, the median of {options.samples} samples of")
+    print(f"{options.seq_len} tokens; launches and operators per matrix, beside the model's own.")
     if options.json:
         options.json.write_text(json.dumps({"schema": "unipruning-search-cost-2", "rows": rows}, indent=1) + "\n")
 

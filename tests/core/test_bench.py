@@ -120,7 +120,9 @@ def test_the_least_bytes_are_one_read_and_one_write_of_each_tensor():
             *[a.clone() if isinstance(a, torch.Tensor) else a for a in arguments], **options
         )
         results = returned if isinstance(returned, tuple) else (returned,)
-        moved = sum(t.nbytes for t in (*arguments, *results) if isinstance(t, torch.Tensor) and t.dim() == 2 and len(t) == 64)
+        moved = sum(
+            t.nbytes for t in (*arguments, *results) if isinstance(t, torch.Tensor) and t.dim() == 2 and len(t) == 64
+        )
         assert Case(name, 64, 128, torch.bfloat16).least_bytes == moved / (64 * 128)
     assert Case("mirror_step", 64, 128, torch.bfloat16).least_bytes == 10
     assert Case("nm_prox", 64, 128, torch.float16).least_bytes == 4

@@ -6,9 +6,8 @@ Each mode's settings are in ``modes/``, its arithmetic in the file of the same n
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     Vectors: TypeAlias = tuple[Tensor, Tensor, Tensor]  # r, (out,), p and q, (in,), float32, of one layer
 
 
-log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The result for one target: V and tau, which give Gamma = sign(V) max(|V| - tau, 0)."""
@@ -53,7 +49,7 @@ class Search(ABC):
     ) -> None:
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
         self.metric = METRICS[settings.metric]
-        self.note: Callable[[str], None] = log.info  # tells the user something once
+        self.notes: list[str] = []  # for the user, from the samples so far
         model.eval()  # dropout would draw its own random numbers
         model.requires_grad_(False)
         for layer in layers:

@@ -40,7 +40,7 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import gcd
 from typing import TYPE_CHECKING, Any
 
@@ -109,20 +109,14 @@ class FeedbackSearch(LossSearch):
         self.rates = {parameter.device: torch.zeros((), device=parameter.device) for parameter in parameters}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
 
-        self._run: Callable[[Tensor], Tensor] = self._sample
-        if len(self.positions) == 1:  # a recording is of one device
-            self._run = Recorded(self._sample, self.backend, self._note)
-
-    def _note(self, text: str) -> None:
-        for layer in self.layers:
-            layer.parameter.grad = None  # of the sample whose recording failed
-        self.note(text)
+        self.recorder = Recorded(self._sample, self.backend, self.notes)
+        self.recorder.possible = len(self.positions) == 1  # a recording is of one device
 
     def step(self, sample: int, input_ids: Tensor) -> float:
         self._set_numbers(sample)
         if sample == 1:  # sample 0 had no gradients to score the weights by
             self._draw()
-        loss = self._run(input_ids)
+        loss = self.recorder(input_ids)
         self.steps += torch.tensor(self._heard())
         return float(loss)
 
@@ -145,6 +139,8 @@ class FeedbackSearch(LossSearch):
 
     def _sample(self, input_ids: Tensor) -> Tensor:
         """Process one sample, and return its loss; nothing here depends on its number, and no value is read."""
+        for layer in self.layers:
+            layer.parameter.grad = None  # left by a sample that could not be recorded, or failed
         self._update_factors()
         threshold = torch.cat([drawn.to(self.rank.device) for drawn in self.drawn]).sort().values[self.rank]
         # what a pattern keeps has the largest score that there is, and grows no further

@@ -161,7 +161,6 @@ def run_samples(
     """Process every sample in order, from the last saved state on, and return the losses."""
     losses: list[float] = []
     start = 0
-    run.note = progress.note
     if resume and (saved := resume.found()) is not None:
         resume.restore(run.tensors())
         start, losses = saved["sample"], saved["losses"]
@@ -174,6 +173,8 @@ def run_samples(
         for sample in range(start, len(batches)):
             loss = run.step(sample, batches[sample].to(device))
             tokens += batches[sample].numel()
+            while run.notes:
+                progress.note(run.notes.pop(0))
             shown: dict[str, object] = {"tokens/s": round(tokens / (time.monotonic() - began))}
             if loss is not None:
                 losses.append(loss)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.base import Search
+from unipruning_core.search.language_loss import LanguageLoss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 class LossSearch(Search):
     """Search with one forward and one backward pass per sample."""
 
+    def prepare(self) -> None:
+        super().prepare()
+        self.language_loss = LanguageLoss(self.model)
+
     def _loss(self, input_ids: Tensor) -> Tensor:
         """Run the forward pass, summing up the layers' inputs, and return the loss."""
+        self.language_loss.compare(input_ids, self.notes.append)
         with self._watching():
-            loss: Tensor = self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
-        return loss
+            return self.language_loss(input_ids)
 
     def _backward(self, loss: Tensor, use: Callable[[int], None]) -> None:
         """Run the backward pass, and call ``use`` as soon as a layer's gradient is complete."""

@@ -28,9 +28,9 @@ class Recorded:
         self,
         work: Callable[[Tensor], Tensor],  # from (1, tokens) int64 to a 0-D loss
         backend: Backend,
-        note: Callable[[str], None],  # told once if recording fails
+        notes: list[str],  # gets one if recording fails
     ) -> None:
-        self.work, self.backend, self.note = work, backend, note
+        self.work, self.backend, self.notes = work, backend, notes
         self.runs = 0
         self.possible = True
         self._replay: Callable[[], None] | None = None
@@ -62,4 +62,4 @@ class Recorded:
             self._replay = self.backend.recorded(recorded)
         # what a device raises in the middle of a recording differs by device and version
         except RuntimeError as error:
-            self.note(f"samples run step by step, since one could not be recorded: {first_line(error)}")
+            self.notes.append(f"samples run step by step, since one could not be recorded: {first_line(error)}")

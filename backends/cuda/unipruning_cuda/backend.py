@@ -10,7 +10,6 @@ from torch import Tensor
 from unipruning_core import Backend
 from unipruning_cuda import recording
 from unipruning_kernels import (
-    reference,
     triton_adamw,
     triton_feedback,
     triton_histogram,

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.search.language_loss import LanguageLoss
 
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
@@ -45,12 +46,14 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
                 if name in names:
                     parameter.requires_grad_(True)
                     parameter.register_post_accumulate_grad_hook(_drop_gradient)
+            loss = LanguageLoss(model)
+            loss.agrees = True  # nothing can be compared without values
             ids = torch.zeros(1, seq_len, dtype=torch.int64)
             flops = FlopCounterMode(display=False, custom_mapping=_host_attention())
             memory = LiveMemory(list(model.parameters()))
             with nullcontext() if backward else torch.no_grad(), flops, memory:
                 if backward:
-                    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+                    loss(ids).backward()
                 else:
                     getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
     # what fake tensors raise when a forward reads values, depending on the model

@@ -1,0 +1,151 @@
+"""The loss of a causal language model, without the logits of all tokens in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from unipruning_core.models.replaced_forward import replaced_forward
+from unipruning_core.models.targets import decoder_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+LOGITS = 1 << 24  # in memory at a time; the loss holds some four copies of them, 64 MiB each in float32
+PREFIX = 32  # tokens on which the loss is compared with the model's own
+# relative differences that are rounding, of the loss and of the norm of its gradient
+IN_FLOAT32, IN_HALF_PRECISION = (1e-5, 1e-4), (1e-3, 1e-2)
+
+
+class LanguageLoss:
+    r"""The mean of :math:`-\log p(x_t \mid x_{<t})` over a sample.
+
+    The logits and the gradient with respect to the last hidden states are made for one chunk of tokens at a time, in
+    the forward pass: what comes after the decoder is not pruned, so no other gradient is needed.  It is run by the
+    model's own forward, which is given the hidden states of the chunk in place of the decoder's result.  A short
+    sample, and a model whose own loss turns out to be another one, goes through the model as it is.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        parent = decoder_blocks(model)[0].rpartition(".")[0]
+        self._decoder = model.get_submodule(parent)  # the model itself if it has no part for it
+        self._vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
+        self.agrees: bool | None = None  # with the model's own loss; None before ``compare``
+
+    def compare(self, input_ids: Tensor, note: Callable[[str], None]) -> None:
+        """Find out, before the first long sample, whether chunks give the model's own loss; this runs a few tokens."""
+        if self.agrees is None and self._is_long(input_ids):
+            self.agrees = self._decoder is not self.model and self._agree(input_ids[:, :PREFIX])
+            if not self.agrees:
+                note(
+                    "the logits of a sample are in memory all at once, since this model's own loss is not the "
+                    "cross-entropy of each token's logits"
+                )
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        """Return the loss of a sample, (1, tokens) int64, as a scalar that has a backward pass."""
+        if not self.agrees or not self._is_long(input_ids):
+            own: Tensor = self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
+            return own
+        decoded, _ = self._decoded(input_ids)
+        loss, gradient = self._of_chunks(decoded, input_ids, LOGITS // self._vocabulary)
+        known: Tensor = _Known.apply(decoded[0], loss, gradient)  # type: ignore[no-untyped-call]
+        return known
+
+    def _is_long(self, input_ids: Tensor) -> bool:
+        return bool(input_ids.numel() * self._vocabulary > LOGITS)
+
+    def _agree(self, prefix: Tensor) -> bool:
+        """Return whether loss and gradient equal the model's own on a few tokens, within rounding."""
+        try:
+            with torch.no_grad():
+                decoded, whole = self._decoded(prefix, labels=prefix)
+            hidden = decoded[0].requires_grad_()
+            own = self._after_decoder(decoded, hidden, prefix, labels=prefix).loss
+            own.backward()
+            loss, gradient = self._of_chunks(decoded, prefix, PREFIX // 2)
+        # what a model raises that is built in another way
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+            return False
+        of_loss, of_gradient = IN_FLOAT32 if hidden.dtype == torch.float32 else IN_HALF_PRECISION
+        own_gradient = hidden.grad.float()
+        error, norm = (torch.linalg.vector_norm(x) for x in (gradient.float() - own_gradient, own_gradient))
+        return all(
+            (
+                # a loss that balances experts depends on every layer, and may be small
+                getattr(whole, "aux_loss", None) is None,
+                _close(loss, whole.loss, of_loss),
+                _close(loss, own.detach(), of_loss),
+                float(error) <= of_gradient * float(norm),
+            )
+        )
+
+    def _decoded(self, input_ids: Tensor, labels: Tensor | None = None) -> tuple[Any, Any]:
+        """Return the decoder's result, the last hidden states (1, tokens, width) first, and the model's output.
+
+        Without labels only one token goes on from the decoder.
+        """
+        own, results = self._decoder.forward, []
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            results.append(own(*args, **kwargs))
+            return _with_hidden(results[0], results[0][0][:, :1]) if labels is None else results[0]
+
+        with replaced_forward(self._decoder, forward):
+            output = self.model(input_ids=input_ids, labels=labels, use_cache=False)
+        (result,) = results
+        return result, output
+
+    def _after_decoder(self, decoded: Any, hidden: Tensor, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+        """Return the model's output where its decoder has given ``hidden``, (1, tokens, width)."""
+        with replaced_forward(self._decoder, lambda *_, **__: _with_hidden(decoded, hidden)):
+            return self.model(input_ids=input_ids, labels=labels, use_cache=False)
+
+    def _of_chunks(self, decoded: Any, input_ids: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+        """Return the loss, 0-D float32, and its gradient with respect to the hidden states, in their dtype."""
+        hidden = decoded[0].detach()
+        gradient, losses = torch.zeros_like(hidden), []
+        predicted = input_ids.shape[1] - 1
+        for start in range(0, predicted, max(1, chunk)):
+            part = slice(start, min(start + max(1, chunk), predicted))
+            with torch.enable_grad():
+                given = hidden[:, part].requires_grad_()
+                logits = self._after_decoder(decoded, given, input_ids[:, part]).logits.flatten(0, 1)
+                following = input_ids[0, 1:][part].to(logits.device)
+                loss = cross_entropy(logits.float(), following, reduction="sum") / predicted
+            del logits
+            loss.backward()
+            assert given.grad is not None
+            gradient[:, part] = given.grad
+            losses.append(loss.detach())
+        return torch.stack(losses).sum(), gradient
+
+
+def _with_hidden(decoded: Any, hidden: Tensor) -> Any:
+    """Return a decoder's result with other hidden states."""
+    if isinstance(decoded, tuple):
+        return (hidden, *decoded[1:])
+    return type(decoded)(**{**decoded, next(iter(decoded)): hidden})
+
+
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return abs(float(one) - float(other)) <= tolerance * abs(float(other))
+
+
+class _Known(torch.autograd.Function):
+    """A loss whose gradient with respect to the hidden states is known."""
+
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+        context.save_for_backward(gradient)
+        return loss.clone()
+
+    @staticmethod
+    def backward(context: Any, *factors: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = context.saved_tensors
+        return gradient * factors[0].to(gradient.device), None, None
