@@ -115,20 +115,20 @@ def mask_weight(
     pattern: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor]:
     height, width = weight.shape
-    state = contiguous_state(weight, second, drift, r, p, q)
+    w, v, u, *vectors = contiguous_state(weight, second, drift, r, p, q)
     programs, sizes = tiles(launch, height, width)
-    always = state[0]
+    always = w
     if pattern is not None:
         numbers = {"learning_rate": learning_rate, "exponent": exponent, "pull": pull}
-        score = feedback_scores(launch, *state[:2], None if drift is None else state[2], *state[3:], **numbers)
+        score = feedback_scores(launch, w, v, None if drift is None else u, r, p, q, **numbers)
         always = nm_mask(launch, score, *pattern).view(torch.uint8)
-    drawn, out = sample.contiguous(), torch.empty_like(state[0])
+    drawn, out = sample.contiguous(), torch.empty_like(w)
     bits = torch.empty(height, triton.cdiv(width, 8), dtype=torch.uint8, device=weight.device)
     launch(
         mask_scored,
         programs,
-        *(*state, always, threshold, drawn, out, bits, height, width),
-        *(float(learning_rate), exponent / 2, pull / LOG_4, stride),
+        *(w, v, u, *vectors, always, threshold, drawn, out, bits),
+        *(height, width, float(learning_rate), exponent / 2, pull / LOG_4, stride),
         has_drift=drift is not None,
         has_pattern=pattern is not None,
         power=power_of(exponent),

@@ -19,6 +19,7 @@ from unipruning_core.testing import oracle
 from unipruning_core.tools.bench.cases import SAMPLED_ROWS, Inputs, calls_of, ready
 from unipruning_core.tools.bench.report import HEADER, table_row
 from unipruning_core.tools.bench.run import Bench, known_operations, run
+from unipruning_kernels import reference
 
 pytestmark = pytest.mark.gpu
 
@@ -58,6 +59,32 @@ def test_an_operation_gives_what_the_definition_gives_on_the_host(
 ) -> None:
     [(_, (arguments, options))] = calls_of(operation, Inputs(1024, 4096, dtype))
     oracle.verify(backend, operation, arguments, options, SAMPLED_ROWS.get(operation))
+
+
+# v, then the local metric, then the power of two below the normal range, beside factors that bring the score back
+@pytest.mark.parametrize(
+    ("weight", "second", "drift", "p"),
+    [(1e15, 1e-39, 0.0, 1.0), (1e-5, 1e38, 0.0, 1e-34), (1e15, 1.0, -1400.0, 1.0)],
+    ids=["v", "local", "pull"],
+)
+@pytest.mark.parametrize("exponent", [0.5, 1.0])
+def test_scores_of_what_is_subnormal_on_the_way_are_right(
+    backend: Backend, weight: float, second: float, drift: float, p: float, exponent: float
+) -> None:
+    arguments = [
+        torch.full((4, 64), weight),
+        torch.full((4, 64), second).bfloat16(),
+        torch.full((4, 64), drift).half(),
+        torch.ones(4),
+        torch.full((64,), p),
+        torch.zeros(64),
+    ]
+    numbers = {"learning_rate": 0.0, "exponent": exponent, "pull": 0.0625}
+    score = backend.feedback_scores(*(argument.cuda() for argument in arguments), **numbers)
+    wanted = reference.feedback_scores(*arguments, **numbers)
+    assert (wanted > 1e-30).all()
+    # an exponent of 63, rounded twice, is good to 1e-5
+    assert torch.allclose(score.cpu(), wanted, rtol=2e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
