@@ -36,13 +36,18 @@ def backend() -> Backend:
 def no_waiting() -> Iterator[None]:
     """The driver itself reports what makes the host wait for the device, by whatever way it is reached."""
     torch.cuda.synchronize()
+    before = torch.cuda.get_sync_debug_mode()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch says once that this mode is a prototype, after turning it on
-            torch.cuda.set_sync_debug_mode("error")
+        set_sync_debug_mode("error")
         yield
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        set_sync_debug_mode(before)
+
+
+def set_sync_debug_mode(mode: int | str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that this mode is a prototype, and may have set it by then
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def test_the_whole_conformance_suite_passes_on_the_device() -> None:

@@ -7,9 +7,12 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "certify_gpu.py"
@@ -29,12 +32,16 @@ def test_elsewhere():
 """
 
 
-@pytest.fixture
-def certify():
-    spec = importlib.util.spec_from_file_location("certify_gpu", SCRIPT)
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def certify():
+    return load(SCRIPT)
 
 
 def test_without_a_gpu_one_sentence_says_so_and_nothing_is_written(tmp_path):
@@ -99,3 +106,41 @@ def test_a_certificate_is_right_only_if_everything_is(certify, tmp_path, monkeyp
     assert certify.main(["--out", str(out)]) == status
     assert json.loads((out / "certificate.json").read_text())["ok"] == (wrong is None)
     assert certify.main(["--out", str(out)]) == 2, "an earlier certificate stays as it is"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_mode_that_forbids_waiting_ends_with_its_test_and_its_warning_is_none(monkeypatch, fails):
+    modes = ["warn"]
+
+    def set_mode(mode):
+        modes.append(mode)
+        warnings.warn("a prototype feature", UserWarning, stacklevel=2)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    outcome = pytest.raises(RuntimeError, match="waited") if fails else nullcontext()
+    with outcome, load(ROOT / "tests" / "gpu" / "test_gpu.py").no_waiting():
+        assert modes == ["warn", "error"]
+        if fails:
+            raise RuntimeError("waited")
+    assert modes == ["warn", "error", "warn"]
+
+
+# pytest-benchmark warns where pytest-xdist splits a run, and here a warning is an error
+def test_tests_on_a_gpu_start_beside_a_plugin_that_warns_of_another(tmp_path):
+    (tmp_path / "pytest_benchmark-5.0.dist-info").mkdir()
+    (tmp_path / "pytest_benchmark-5.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pytest-benchmark\nVersion: 5.0\n"
+    )
+    (tmp_path / "pytest_benchmark-5.0.dist-info" / "entry_points.txt").write_text(
+        "[pytest11]\nbenchmark = warns_of_another\n"
+    )
+    (tmp_path / "warns_of_another.py").write_text(
+        "import warnings\n\ndef pytest_configure(config):\n    warnings.warn('disabled because of another plugin')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider", "--collect-only"]
+    done = subprocess.run(words, capture_output=True, text=True, env={**NO_GPU, "PYTHONPATH": path}, cwd=ROOT)
+    assert "these tests need a GPU" in done.stdout
+    assert "INTERNALERROR" not in done.stdout + done.stderr
