@@ -102,6 +102,13 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="save an unfinished search this often, using at most a twentieth of the time (default: %(default)s)",
     )
+    machine.add_argument(
+        "--checkpoint-activations",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="on: compute activations again in the backward pass, for less memory, more time and the same result; "
+        "auto: if they seem not to fit (default: %(default)s)",
+    )
     machine.add_argument("--overwrite", action="store_true", help=f"{OVERWRITE_HELP}; an unfinished search starts over")
 
 
@@ -117,6 +124,7 @@ def _prune(options: argparse.Namespace) -> int:
         run=run_folder,
         mode=settings,
         save_every=options.save_every,
+        checkpoint_activations=options.checkpoint_activations,
         overwrite=options.overwrite,
         **calibration_from(options),
         **loading_from(options),
@@ -135,6 +143,7 @@ def _search(options: argparse.Namespace) -> int:
         out=options.out,
         mode=settings,
         save_every=options.save_every,
+        checkpoint_activations=options.checkpoint_activations,
         overwrite=options.overwrite,
         **calibration_from(options),
         **loading_from(options),

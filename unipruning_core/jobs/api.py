@@ -58,6 +58,7 @@ def prune(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,
+    checkpoint_activations: str = "auto",
     progress: bool | Progress = True,
     **settings: Any,
 ) -> list[Projected] | dict[str, Tensor]:
@@ -84,6 +85,8 @@ def prune(
         trust_remote_code: run Python code that comes with the model.
         overwrite: replace what an earlier call wrote.
         save_every: seconds between saved states of an unfinished search on disk.
+        checkpoint_activations: "on" computes activations again in the backward pass, with the same result, for less
+            memory and more time; "off" does not; "auto" does if they seem not to fit.
         progress: whether to show bars and notes; or a ``Progress`` of your own.
         settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
 
@@ -102,7 +105,8 @@ def prune(
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, run=run)
         one, live = single(sparsities), InMemory(model, tokenizer, backend, shown)
         live.check(sparsities)
-        return in_memory.project_in_memory(live, in_memory.search_in_memory(live, text, chosen), one)
+        found = in_memory.search_in_memory(live, text, chosen, checkpoint_activations=checkpoint_activations)
+        return in_memory.project_in_memory(live, found, one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     folder = Path(out)
@@ -115,6 +119,7 @@ def prune(
         folder,
         overwrite=overwrite,
         save_every=save_every,
+        checkpoint_activations=checkpoint_activations,
     )
 
 
@@ -139,6 +144,7 @@ def search(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,
+    checkpoint_activations: str = "auto",
     progress: bool | Progress = True,
     **settings: Any,
 ) -> Run | FoundScores:
@@ -159,7 +165,8 @@ def search(
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every)
-        return in_memory.search_in_memory(InMemory(model, tokenizer, backend, shown), text, chosen)
+        live = InMemory(model, tokenizer, backend, shown)
+        return in_memory.search_in_memory(live, text, chosen, checkpoint_activations=checkpoint_activations)
     if out is None:
         raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
     return on_disk.search_on_disk(
@@ -169,6 +176,7 @@ def search(
         Path(out),
         overwrite=overwrite,
         save_every=save_every,
+        checkpoint_activations=checkpoint_activations,
     )
 
 

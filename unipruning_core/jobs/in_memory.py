@@ -21,6 +21,7 @@ from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.projection.decide import Scores, checked_score, decide, masks_of
 from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
+from unipruning_core.search.activation_memory import check_choice, decide_recomputation
 from unipruning_core.search.loop import run_samples, versions
 from unipruning_core.storage.checkpoint import Checkpoint, fingerprint_of
 
@@ -147,23 +148,27 @@ class InMemory(Prepared):
                 )
 
 
-def search_in_memory(model: InMemory, data: DataChoice, settings: Settings) -> FoundScores:
+def search_in_memory(
+    model: InMemory, data: DataChoice, settings: Settings, *, checkpoint_activations: str = "auto"
+) -> FoundScores:
     """Search a loaded model, then restore its weights, gradients, training modes and ``requires_grad`` flags.
 
     Raises:
         UnipruningError: what is wrong, before the first sample if possible.
     """
+    check_choice(checkpoint_activations, settings)
     model.check((), settings)
     backend, progress = model.backend, model.progress
     model.report_targets()
     progress.note(settings.announcement)
-    _check_memory(model, settings)
+    room = _room(model, settings)
     model.check_finite()
     calibrated = model.calibrate(data, settings.seed)
     batches = calibrated.samples.batches
     duals, thresholds = {}, {}
     with memory_errors_as_config_errors(backend), _restored(model, weights=settings.moves_weights):
         run = settings.start(model.model, model.layers, backend, len(batches))
+        run.recomputes = decide_recomputation(checkpoint_activations, run, calibrated.samples, room, progress)
         losses = run_samples(run, batches, progress)
         for outcome in run.outcomes():
             duals[outcome.target.name] = outcome.dual.cpu()
@@ -228,7 +233,8 @@ def perplexity_in_memory(
         return perplexity(model.model, model.tokenizer, read, seq_len=length, windows=windows, progress=model.progress)
 
 
-def _check_memory(model: InMemory, settings: Settings) -> None:
+def _room(model: InMemory, settings: Settings) -> int | None:
+    """Return the bytes free for activations, None if unknown, or refuse a search that cannot fit, with numbers."""
     needed = sum(settings.held_bytes([target.size for target in model.targets], model.dtype.itemsize).values())
     free = free_bytes(model.backend.device_type)
     if free is not None and needed > free:
@@ -236,6 +242,7 @@ def _check_memory(model: InMemory, settings: Settings) -> None:
             f"the search needs {needed / GIB:.1f} GiB besides the model and activations, but only "
             f"{free / GIB:.1f} GiB is free on the {model.backend.name} device; {settings.memory_remedy}"
         )
+    return None if free is None else free - needed
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, perplexity
-from unipruning_core.models.memory import memory_errors_as_config_errors
+from unipruning_core.models.memory import free_bytes, free_bytes_each, memory_errors_as_config_errors
 from unipruning_core.projection.project import Projected, check_output, project
+from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.loop import SAVE_EVERY, SearchTask, check_run_folder, finished_search, search
-from unipruning_core.search.memory import check_memory
+from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.run_folder import Run
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def search_on_disk(
     overwrite: bool = False,
     reuse: bool = False,
     save_every: float = SAVE_EVERY,  # seconds
+    checkpoint_activations: str = "auto",
 ) -> Run:
     """Search and write the run folder ``out``.
 
@@ -40,6 +42,7 @@ def search_on_disk(
     Raises:
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
+    check_choice(checkpoint_activations, settings)
     check_run_folder(out, overwrite=overwrite, finished_ok=reuse)
     backend, progress = model.backend, model.progress
     model.check(sparsities, settings)
@@ -51,10 +54,28 @@ def search_on_disk(
         progress.note(f"reusing the finished search in {str(out)!r}")
         return finished
     bytes_per_device = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
+    room = _room(model, settings, len(bytes_per_device))
     model.check_finite()
     with memory_errors_as_config_errors(backend):
         loaded = model.load(bytes_per_device)
-        return search(task, loaded, backend, out, overwrite=overwrite, save_every=save_every, progress=progress)
+        return search(
+            task,
+            loaded,
+            backend,
+            out,
+            overwrite=overwrite,
+            save_every=save_every,
+            checkpoint_activations=checkpoint_activations,
+            room=room,
+            progress=progress,
+        )
+
+
+def _room(model: OnDisk, settings: Settings, devices: int) -> int | None:
+    """Return the bytes free for activations on the devices of a search, before the model is loaded."""
+    kind = model.backend.device_type
+    free = sum(free_bytes_each(kind)) if devices > 1 else free_bytes(kind)
+    return None if free is None else free - held_bytes(model.checkpoint, model.targets, settings, model.dtype)
 
 
 def project_on_disk(
@@ -80,6 +101,7 @@ def prune_on_disk(
     *,
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,  # seconds
+    checkpoint_activations: str = "auto",
 ) -> list[Projected]:
     """Search, then project; the output folder is checked before the search begins."""
     check_output(model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress)
@@ -92,6 +114,7 @@ def prune_on_disk(
         overwrite=overwrite,
         reuse=True,
         save_every=save_every,
+        checkpoint_activations=checkpoint_activations,
     )
     return project_on_disk(model, run, sparsities, out, overwrite=overwrite)
 

@@ -63,8 +63,8 @@ def memory_errors_as_config_errors(backend: Backend) -> Iterator[None]:
         # torch's advice on its allocator, which follows the numbers, does not help here
         numbers = str(error).splitlines()[0].partition("If reserved")[0].partition(" See documentation")[0].rstrip(". ")
         raise ConfigError(
-            f"the {backend.name} device ran out of memory ({numbers}); use a shorter --seq-len, --mode frozen, or "
-            "a device with more memory"
+            f"the {backend.name} device ran out of memory ({numbers}); use a shorter --seq-len, "
+            "--checkpoint-activations on, --mode frozen, or a device with more memory"
         ) from error
 
 

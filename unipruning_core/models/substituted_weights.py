@@ -57,7 +57,11 @@ def substituted_weights(
         return remake(position).as_strided(*view)
 
     handles = [layer.module.register_forward_pre_hook(put_in(position)) for position, layer in enumerate(layers)]
-    handles += [layer.module.register_forward_hook(take_out(position)) for position, layer in enumerate(layers)]
+    handles += [
+        # a forward that is run again for the backward pass may stop inside a layer, once nothing more is needed
+        layer.module.register_forward_hook(take_out(position), always_call=True)
+        for position, layer in enumerate(layers)
+    ]
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
             yield

@@ -49,6 +49,7 @@ class Search(ABC):
     ) -> None:
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
         self.metric = METRICS[settings.metric]
+        self.recomputes = False  # whether the backward pass computes activations again
         self.notes: list[str] = []  # for the user, from the samples so far
         model.eval()  # dropout would draw its own random numbers
         model.requires_grad_(False)

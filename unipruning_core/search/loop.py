@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.errors import OutputError, RunError
 from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress, Task
+from unipruning_core.search.activation_memory import decide_recomputation
 from unipruning_core.search.base import Outcome, Search
 from unipruning_core.search.resume import Resume
 from unipruning_core.search.run_folder import RUN_FILE, Run, write_run
@@ -110,11 +111,14 @@ def search(
     *,
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,
+    checkpoint_activations: str = "auto",
+    room: int | None = None,  # bytes free for activations; None if unknown
     progress: Progress | None = None,
 ) -> Run:
     """Run mirror descent over the calibration batches and write the run folder.
 
-    A search that was killed resumes from its last saved state, and ends with the same bytes.
+    A search that was killed resumes from its last saved state, and ends with the same bytes, whether or not the
+    backward pass computes activations again.
 
     Raises:
         OutputError: the folder cannot be used.  RunError: its unfinished search is a different one.
@@ -126,6 +130,7 @@ def search(
     targets = [layer.target for layer in layers]
     batches = task.calibration.batches
     run = task.settings.start(model, layers, backend, len(batches))
+    run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
     description = task.description(backend)
     with disk_errors_as_output_errors(folder), _removed_if_empty(folder):
         # only now: a model that cannot be searched must not cost the result of an earlier search

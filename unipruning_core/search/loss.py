@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.recompute import recomputed
+from unipruning_core.models.targets import decoder_blocks
 from unipruning_core.search.base import Search
 from unipruning_core.search.language_loss import LanguageLoss
 
@@ -22,11 +24,12 @@ class LossSearch(Search):
     def prepare(self) -> None:
         super().prepare()
         self.language_loss = LanguageLoss(self.model)
+        self.blocks = decoder_blocks(self.model)[1]
 
     def _loss(self, input_ids: Tensor) -> Tensor:
         """Run the forward pass, summing up the layers' inputs, and return the loss."""
         self.language_loss.compare(input_ids, self.notes.append)
-        with self._watching():
+        with self._watching(), recomputed(self.blocks if self.recomputes else ()):
             return self.language_loss(input_ids)
 
     def _backward(self, loss: Tensor, use: Callable[[int], None]) -> None:
