@@ -1,4 +1,4 @@
-"""Certify a GPU: run the tests that need one, doctor and bench, and write a folder of JSON to attach to a report."""
+"""Certify a GPU: run the tests that need one, doctor, bench and the cost of whole searches, into a folder of JSON."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ SCHEMA = "unipruning-certificate-1"
 SUMMARY = "certificate.json"
 UNIPRUNING = (sys.executable, "-m", "unipruning_core.cli")
 BACKEND = "cuda"
+SMALL = "smollm2-135m"  # where launches, not the device's speed, decide a search's cost
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,10 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return refuse(f"{options.out} already exists; pass another folder with --out, or remove it")
     options.out.mkdir(parents=True)
     bench = (*UNIPRUNING, "bench", "--backend", BACKEND, "--baseline", "released", "--model", options.model)
+    cost = (sys.executable, str(ROOT / "benchmarks" / "search_cost.py"), "--backend", BACKEND, "--profile")
     statuses = {
         "tests": run_tests(options.out / "tests.json", "-m", "gpu", "tests/gpu"),
         "doctor": subprocess.call((*UNIPRUNING, "doctor", "--json", str(options.out / "doctor.json"))),
         "bench": subprocess.call((*bench, "--json", str(options.out / "bench.json"))),
+        **{
+            f"cost {model}": subprocess.call(
+                (*cost, "--model", model, "--seq-len", tokens, "--json", str(options.out / f"cost-{model}.json"))
+            )
+            for model, tokens in ((options.model, "2048"), (SMALL, "512"))
+        },
     }
     ok = not any(statuses.values())
     write(options.out / SUMMARY, {"schema": SCHEMA, "ok": ok, "exit statuses": statuses})

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import unipruning_npu
-from unipruning_core.testing.checks_feedback import NUMBERS, check_mask, state
+from unipruning_core.testing.checks_feedback import NUMBERS, check_mask, searched
 from unipruning_core.testing.inputs import FLOATS
 from unipruning_core.testing.subject import Subject
 from unipruning_npu import chunks
@@ -74,7 +74,7 @@ def test_chunks_of_the_mirror_step_give_what_the_whole_gives(subject: Subject, r
 def test_chunks_of_the_feedback_operations_give_what_the_whole_gives(
     subject: Subject, dtype: torch.dtype, drifts: bool
 ) -> None:
-    arguments = state(torch.Generator().manual_seed(5), (77, 96), dtype, drifts=drifts)
+    arguments = searched(torch.Generator().manual_seed(5), (77, 96), dtype, drifts=drifts)
     w, second, drift = arguments[:3]
     subject.check("feedback_scores", *arguments, **NUMBERS)
     kept = check_mask(subject, arguments, stride=7)["kept"]
@@ -86,7 +86,7 @@ def test_chunks_of_the_feedback_operations_give_what_the_whole_gives(
 def test_chunks_keep_what_the_pattern_of_the_whole_keeps(
     subject: Subject, pattern: tuple[int, int], stride: int
 ) -> None:
-    arguments = state(torch.Generator().manual_seed(5), (77, 96), torch.bfloat16)
+    arguments = searched(torch.Generator().manual_seed(5), (77, 96), torch.bfloat16)
     check_mask(subject, arguments, pattern=pattern, stride=stride, share=0.9)
 
 

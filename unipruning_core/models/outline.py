@@ -31,6 +31,8 @@ def built_in_configs() -> dict[str, dict[str, Any]]:
         "qwen2.5-7b": _llama(3584, 18944, layers=28, heads=28, kv_heads=4, vocabulary=152064) | {"model_type": "qwen2"},
         "qwen2.5-14b": _llama(5120, 13824, layers=48, heads=40, kv_heads=8, vocabulary=152064)
         | {"model_type": "qwen2"},
+        "smollm2-135m": _llama(576, 1536, layers=30, heads=9, kv_heads=3, vocabulary=49152)
+        | {"tie_word_embeddings": True, "max_position_embeddings": 8192},
         # shapes of openPangu-Embedded-7B; its blocks are those of a Llama with biases
         "openpangu-7b": _llama(4096, 12800, layers=34, heads=32, kv_heads=8, vocabulary=153376)
         | {"attention_bias": True},
