@@ -62,10 +62,9 @@ def test_streaming_kernels_use_wide_accesses(architecture: str, costs: dict[str,
         assert min(costs[kernel]["load bits"], costs[kernel]["store bits"]) >= least, kernel
 
 
-def test_feedback_kernels_take_at_most_72_registers(architecture: str, costs: dict[str, dict[str, Any]]) -> None:
-    # with 64, half of the warps that a multiprocessor of NVIDIA can hold have room
-    most = 72 if architecture == "gfx942" else 64
-    assert {kernel: registers for kernel in FEEDBACK if (registers := costs[kernel]["registers"]) > most} == {}
+def test_feedback_kernels_take_at_most_72_registers(costs: dict[str, dict[str, Any]]) -> None:
+    # with which a multiprocessor of NVIDIA holds 28 of 64 warps, and with 64 half of them
+    assert {kernel: registers for kernel in FEEDBACK if (registers := costs[kernel]["registers"]) > 72} == {}
 
 
 @pytest.mark.parametrize("target", NVIDIA)
