@@ -28,6 +28,7 @@ PARAMETERS = {
     "llama-2-13b": 13_015_864_320,
     "llama-2-70b": 68_976_648_192,
     "qwen2.5-7b": 7_615_616_512,
+    "smollm2-135m": 134_515_008,
     "qwen2.5-14b": 14_770_033_664,
     # its index of tensors gives 16 061 784 576 bytes: two a parameter, and 34 * 64 rotary frequencies in fp32
     "openpangu-7b": (16_061_784_576 - 34 * 64 * 4) // 2,

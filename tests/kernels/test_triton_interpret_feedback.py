@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipruning_core.testing.checks_feedback import NUMBERS, state, threshold_between
+from unipruning_core.testing.checks_feedback import NUMBERS, searched, threshold_between
 from unipruning_core.testing.compare import require_equal
 from unipruning_cuda.backend import CudaBackend
 from unipruning_kernels import reference, triton_feedback
@@ -34,7 +34,7 @@ def backend(request: pytest.FixtureRequest) -> CudaBackend:
 def test_mask_weight_takes_three_launches_at_most(
     backend: CudaBackend, pattern: tuple[int, int] | None, launches: int, rng: torch.Generator
 ) -> None:
-    arguments = state(rng, (67, 540), torch.bfloat16)
+    arguments = searched(rng, (67, 540), torch.bfloat16)
     threshold, options = threshold_between(arguments, **NUMBERS), {"stride": 97, "pattern": pattern, **NUMBERS}
     drawn, wanted_draws = torch.empty(2, -(-67 * 540 // 97)).unbind()
     mine = backend.mask_weight(*arguments, threshold, drawn, **options)
@@ -47,7 +47,7 @@ def test_mask_weight_takes_three_launches_at_most(
 # of eight weights in a row some, one or none are drawn; rows start anywhere among those eight
 @pytest.mark.parametrize("stride", [1, 2, 5, 7, 8, 9, 522, 523, 2**40])
 def test_mask_weight_draws_what_a_slice_would(backend: CudaBackend, stride: int, rng: torch.Generator) -> None:
-    arguments = state(rng, (67, 523), torch.bfloat16)
+    arguments = searched(rng, (67, 523), torch.bfloat16)
     drawn = torch.full((-(-67 * 523 // stride),), torch.nan)
     backend.mask_weight(*arguments, torch.tensor(0.5), drawn, stride=stride, pattern=None, **NUMBERS)
     assert torch.equal(drawn, backend.feedback_scores(*arguments, **NUMBERS).flatten()[::stride])

@@ -97,7 +97,7 @@ def test_a_plugin_that_a_machine_happens_to_have_changes_no_certificate(certify,
     assert [test["outcome"] for test in json.loads((tmp_path / "tests.json").read_text())["tests"]] == ["passed"]
 
 
-@pytest.mark.parametrize(("wrong", "status"), [(None, 0), ("doctor", 1), ("bench", 1)])
+@pytest.mark.parametrize(("wrong", "status"), [(None, 0), ("doctor", 1), ("bench", 1), ("smollm2-135m", 1)])
 def test_a_certificate_is_right_only_if_everything_is(certify, tmp_path, monkeypatch, wrong, status):
     monkeypatch.setattr(certify, "why_no_gpu", lambda: None)
     monkeypatch.setattr(certify, "run_tests", lambda report, *words: 0)
