@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unipruning_core.search.metrics import SUBSET_FRACTION
 
-WORD = 0xFFFFFFFF
-STRIDE, FIRST, SECOND = 0x9E3779B1, 0x7FEB352D, 0x5BD1E995  # the last two below 2^31: no product leaves an int64
+WORD = (1 << 31) - 1  # no product of two words leaves an int64
+ODD = (0x7FEB352D, 0x5BD1E995, 0x9E3779B1 >> 1 | 1)
 INDEX_BITS = 24  # below the hash, so that no two keys are equal
 PADDING = 1 << 62  # above every key
 
@@ -57,13 +57,13 @@ class Draws:
     def _side(
         self, side: int, samples: Sequence[int], streams: Sequence[int], inside: Tensor, sizes: Sequence[int]
     ) -> Tensor:
+        seed = mixed(mixed(self.seed) + (self.seed >> WORD.bit_length()))
         bases = [
-            mixed(mixed(mixed(self.seed & WORD) + sample) + 2 * stream + side)
-            for sample, stream in zip(samples, streams, strict=True)
+            mixed(mixed(seed + sample) + 2 * stream + side) for sample, stream in zip(samples, streams, strict=True)
         ]
         index = torch.arange(inside.shape[1], device=self.device)
-        keys = mixed(torch.tensor(bases, device=self.device)[:, None] + index * STRIDE)
-        keys = torch.where(inside > 0, (keys << INDEX_BITS) | index, PADDING)
+        keys = mixed(torch.tensor(bases, device=self.device)[:, None] + index)
+        keys = torch.where(inside > 0, keys * (1 << INDEX_BITS) + index, PADDING)
         last = torch.tensor(sizes, device=self.device)[:, None] - 1
         return (keys <= keys.sort(dim=1).values.gather(1, last)).float()
 
@@ -74,8 +74,12 @@ def subset_size(shape: Sequence[int]) -> int:
 
 
 def mixed(x: Whole) -> Whole:
-    """Hash the lowest 32 bits of whole numbers to 32 bits."""
+    """Hash the lowest 31 bits of whole numbers to 31 bits, with operators that every device has for int64.
+
+    x (2 x + 1) is a permutation of them whose highest bits depend on all, as in RC6; halves are then exchanged.
+    """
     x = x & WORD
-    x = ((x ^ (x >> 16)) * FIRST) & WORD
-    x = ((x ^ (x >> 15)) * SECOND) & WORD
-    return x ^ (x >> 16)
+    for odd in ODD:
+        x = (x * (2 * x + 1)) & WORD
+        x = (x // (1 << 15) + (x & 0x7FFF) * (1 << 16)) * odd & WORD
+    return x
