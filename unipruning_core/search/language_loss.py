@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 LOGITS = 1 << 24  # in memory at a time; the loss holds some four copies of them, 64 MiB each in float32
-PREFIX = 32  # tokens on which the loss is compared with the model's own
+PREFIX = 16  # tokens on which the loss is compared with the model's own
 # relative differences that are rounding, of the loss and of the norm of its gradient
 IN_FLOAT32, IN_HALF_PRECISION = (1e-5, 1e-4), (1e-3, 1e-2)
 
