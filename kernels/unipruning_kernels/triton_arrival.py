@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def last_to_arrive(
-    counter,  # int32 scalar, zero before the launch
+    counter,  # integer scalar, zero before the launch
     number,  # of programs that arrive
 ):
     """Return whether all other programs have arrived; what they stored before is visible to this one from here on."""

@@ -12,13 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from unipruning_kernels.reference import DIGIT_BITS
-from unipruning_kernels.triton_histogram import count_digits, programs_for
+from unipruning_kernels.triton_arrival import last_to_arrive
+from unipruning_kernels.triton_histogram import count_digits, digit_of, programs_for
 from unipruning_kernels.triton_launch import Launcher
 
 NARROW_DIGITS = (8, 8, 8, 7)  # where wide histograms are slow
 # layout of ``state``, int64: how many values lie below the bracket, how many inside, the digits found so far, the rank
-# among the values that share them, how many do, and then the counts of each level
-BELOW, INSIDE, PREFIX, RANK, EQUAL, COUNTS = 0, 1, 2, 3, 4, 8
+# among the values that share them, how many do, for each level how many programs have counted, and then its counts
+BELOW, INSIDE, PREFIX, RANK, EQUAL, ARRIVED, COUNTS = 0, 1, 2, 3, 4, 5, 16
 
 
 @triton.jit
@@ -29,51 +30,50 @@ def caught(state, rank, capacity):
 
 
 @triton.jit(do_not_specialize=["rank"])
-def kth_count(
+def kth_digit(
     values,  # (numel,), float32
     candidates,  # (capacity,), float32
-    state,  # int64; the counts of this level are added to
+    state,  # int64; updated
+    threshold,  # 0-D, float32; written at the last level
     numel,
     capacity,
     rank,  # counted from 1, the smallest magnitude first
+    level: tl.constexpr,
     counts_at: tl.constexpr,
     below: tl.constexpr,
     bits: tl.constexpr,
+    wide: tl.constexpr,
+    tile_rows: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Count one digit of the candidates if they hold the answer, else of all values."""
+    """Count a digit of the candidates if they hold the answer, else of all values; the last program chooses it."""
     prefix = tl.load(state + 2).to(tl.int32)
+    counts = state + counts_at
+    # not one call for either: a number of values that is not known to be even would forbid wide loads
     if caught(state, rank, capacity):
-        count_digits(candidates, tl.load(state + 1), prefix, state + counts_at, below, bits, bits, block)
+        count_digits(candidates, tl.load(state + 1), prefix, counts, below, bits, wide, tile_rows, block)
     else:
-        count_digits(values, numel, prefix, state + counts_at, below, bits, bits, block)
+        count_digits(values, numel, prefix, counts, below, bits, wide, tile_rows, block)
+    if last_to_arrive(state + 5 + level, tl.num_programs(0)):
+        choose(state, counts, threshold, capacity, rank, below, bits)
 
 
-@triton.jit(do_not_specialize=["rank"])
-def kth_choose(
-    state,  # int64; prefix, rank and equals are updated
-    threshold,  # 0-D, float32; written at the last level
-    capacity,
-    rank,
-    counts_at: tl.constexpr,
-    below: tl.constexpr,
-    bits: tl.constexpr,
-):
+@triton.jit
+def choose(state, counts, threshold, capacity, rank, below: tl.constexpr, bits: tl.constexpr):
     """Choose the digit of the answer: the first whose cumulative count reaches the rank."""
-    bins: tl.constexpr = 1 << bits
     if below + bits == 31:
         wanted = rank - tl.where(caught(state, rank, capacity), tl.load(state), 0)
     else:
         wanted = tl.load(state + 3)
-    digit = tl.arange(0, bins)
-    counts = tl.load(state + counts_at + digit)
-    upto = tl.cumsum(counts, axis=0)
+    digit = tl.arange(0, 1 << bits)
+    own = tl.load(counts + digit)
+    upto = tl.cumsum(own, axis=0)
     before = upto < wanted
     found = tl.sum(before.to(tl.int32))
     prefix = (tl.load(state + 2).to(tl.int32) << bits) | found
     tl.store(state + 2, prefix.to(tl.int64))
-    tl.store(state + 3, wanted - tl.sum(tl.where(before, counts, 0)))
-    tl.store(state + 4, tl.sum(tl.where(digit == found, counts, 0)))
+    tl.store(state + 3, wanted - tl.sum(tl.where(before, own, 0)))
+    tl.store(state + 4, tl.sum(tl.where(digit == found, own, 0)))
     if below == 0:
         tl.store(threshold, prefix.to(tl.float32, bitcast=True))
 
@@ -96,12 +96,11 @@ def kth_magnitude(
     threshold: Tensor,  # 0-D, float32; written
 ) -> None:
     """Find the exact rank-th smallest abs(values); ``state`` ends with how many equal it and the rank among them."""
-    numel, capacity = values.numel(), candidates.numel()
-    below, counts_at = 31, COUNTS
-    for bits in digits_for(launch):
-        below -= bits
-        digit = {"counts_at": counts_at, "below": below, "bits": bits}
-        arguments = values, candidates, state, numel, capacity, rank
-        launch(kth_count, programs_for(launch, numel), *arguments, **digit, block=launch.flat(2048, numel))
-        launch(kth_choose, 1, state, threshold, capacity, rank, **digit)
+    numel, digits = values.numel(), digits_for(launch)
+    counts_at = COUNTS
+    for level, bits in enumerate(digits):
+        place = {"level": level, "counts_at": counts_at}
+        arguments = values, candidates, state, threshold, numel, candidates.numel(), rank
+        constants = place | digit_of(launch, numel, digits, level)
+        launch(kth_digit, programs_for(launch, numel, digits, level), *arguments, **constants)
         counts_at += 2**bits

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipruning_core.backend import OPERATIONS
+from unipruning_core.backend import DIGIT_BITS, OPERATIONS
 from unipruning_core.registry import Catalogue
 from unipruning_core.testing.checks_feedback import NUMBERS, threshold_between
 from unipruning_core.testing.compare import require_equal
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.triton_interpret
 KERNELS = {
     "accumulate_sumsq": {"sumsq"},
     "abs_sums": {"abs_sum"},
-    "mirror_step": {"mirror", "kth_count", "kth_choose"},
+    "mirror_step": {"mirror", "kth_digit"},
     "feedback_scores": {"scores"},
     "mask_weight": {"mask_scored"},
     "remask_weight": {"mask_again"},
@@ -221,7 +221,7 @@ def test_topk_mask_takes_rows_that_no_program_can_hold(kind: str, keep: int, rng
     backend, score = CudaBackend(), make_score(rng, (2, 40_000), kind)
     assert score.shape[1] > triton_topk.LONGEST
     require_equal("topk_mask", "mask", backend.topk_mask(score, keep), reference.topk_mask(score, keep), kind)
-    assert backend.launcher.launches["kth_choose"] == 2 * len(triton_kth.digits_for(backend.launcher))
+    assert backend.launcher.launches["kth_digit"] == 2 * len(triton_kth.digits_for(backend.launcher))
 
 
 @pytest.mark.parametrize("kind", ["distinct", "levels", "signed zeros"])
@@ -249,16 +249,32 @@ def test_nm_prox_of_small_groups_is_a_kernel_and_of_others_the_reference(
     assert backend.launcher.launches["prox_groups"] == kernel
 
 
+def digits_spread(rng: torch.Generator, kind: str) -> Tensor:
+    """Scores, (63, 130), by how they lie to the window of the first digit, or to the prefix of 1 to 1.125."""
+    score = torch.rand(63, 130, generator=rng)
+    if kind in ("a few far away", "many octaves"):
+        far = torch.rand(63, 130, generator=rng) < (0.002 if kind == "a few far away" else 1.0)
+        score *= torch.where(far, torch.exp2(torch.randint(-120, 120, score.shape, generator=rng).float()), 1.0)
+    if kind == "mostly zeros":
+        score[torch.rand(63, 130, generator=rng) < 0.9] = 0.0
+    if kind in ("one in sixteen", "all"):
+        near = torch.rand(63, 130, generator=rng) < (1 / 16 if kind == "one in sixteen" else 1.0)
+        score = torch.where(near, 1.0 + score / 8, score)
+    return score
+
+
 @pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("kind", ["distinct", "denormals", "signed zeros"])
-def test_magnitude_histogram_counts_alike_in_groups_and_at_once(kind: str, wide: bool, rng: torch.Generator) -> None:
-    backend, score = CudaBackend(), make_score(rng, (63, 100), kind)
-    score[0] *= 2.0**40
+@pytest.mark.parametrize("level", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["a few far away", "many octaves", "mostly zeros", "one in sixteen", "all"])
+def test_magnitude_histogram_counts_digits_however_they_spread(
+    backend: CudaBackend, kind: str, level: int, wide: bool, rng: torch.Generator
+) -> None:
     backend.launcher.wide_histogram = wide
-    mine, theirs = torch.zeros(2, 2048, dtype=torch.int64)
-    nothing = torch.tensor(0, dtype=torch.int32)
-    backend.magnitude_histogram(score, nothing, 0, mine)
-    reference.magnitude_histogram(score, nothing, 0, theirs)
+    score = digits_spread(rng, kind)
+    prefix = torch.tensor(0x3F800000 >> sum(DIGIT_BITS[level:]), dtype=torch.int32)
+    mine, theirs = torch.zeros(2, 2 ** DIGIT_BITS[level], dtype=torch.int64)
+    backend.magnitude_histogram(score, prefix, level, mine)
+    reference.magnitude_histogram(score, prefix, level, theirs)
     assert torch.equal(mine, theirs)
 
 
