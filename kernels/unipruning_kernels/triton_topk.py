@@ -1,4 +1,4 @@
-"""Triton kernel for the largest of each row: keeps the row in registers while it finds its threshold bit by bit."""
+"""Triton kernel for the largest of each row: keeps the row in registers while it narrows down its threshold."""
 # mypy: disallow-untyped-decorators=False, disallow-untyped-calls=False
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 
@@ -12,6 +12,7 @@ from unipruning_kernels.triton_launch import Launcher, power_of_two
 from unipruning_kernels.triton_threshold import threshold_mask
 
 LONGEST = 2**15  # elements of the longest row that fits in the registers of 1024 threads
+HALVING = tl.constexpr(8)  # one guess in this many halves the distance
 
 
 @triton.jit(do_not_specialize=["keep"])
@@ -24,7 +25,12 @@ def keep_largest(
     tile_rows: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Find the keep-th largest magnitude, as the largest key that enough keys reach; then resolve ties by index."""
+    """Narrow down the keep-th largest magnitude until the bound parts the row; then resolve ties by index.
+
+    At least ``keep`` keys reach ``low``, fewer reach ``high``.  A guess takes the number that reach a magnitude as
+    linear between the two, and trusts an end that stays a second time only half (the Illinois method); every eighth
+    halves the distance instead, whatever the magnitudes.
+    """
     row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
     column = tl.arange(0, block)
     inside = (row < height)[:, None] & (column < width)[None, :]
@@ -32,16 +38,42 @@ def keep_largest(
     # padding is smaller than every key
     key = tl.load(score + offset, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
     key = tl.where(inside, key, -1)
-    bound = tl.zeros([tile_rows], tl.int32)
-    for bit in range(31):
-        tried = bound | (1 << (30 - bit))
-        enough = tl.sum((key >= tried[:, None]).to(tl.int32), axis=1) >= keep
-        bound = tl.where(enough, tried, bound)
-    above = key > bound[:, None]
-    equal = (key == bound[:, None]).to(tl.int32)
-    ties = keep - tl.sum(above.to(tl.int32), axis=1)
-    chosen = above | ((equal > 0) & (tl.cumsum(equal, axis=1) <= ties[:, None]))
-    tl.store(mask + offset, chosen.to(tl.uint8), mask=inside)
+    low = tl.zeros([tile_rows], tl.int32)
+    high = tl.max(key, axis=1) + 1
+    reach = tl.zeros([tile_rows], tl.int32) + width  # how many reach low
+    # by how many the ends are off the goal, with what the method makes of it
+    over = (reach - keep).to(tl.float32)
+    under = tl.zeros_like(over) - keep
+    stays = tl.zeros([tile_rows], tl.int32)  # the end that stayed in the last round: 1 for low, -1 for high
+    searching = (row < height) & (reach != keep) & (high - low > 1)
+    turn = 1
+    while tl.max(searching.to(tl.int32)) > 0:
+        tried = low + (high - low) // 2
+        if turn % HALVING != 0:
+            bottom, top = low.to(tl.float32, bitcast=True), high.to(tl.float32, bitcast=True)
+            guess = bottom + over / (over - under) * (top - bottom)
+            tried = tl.minimum(tl.maximum(guess.to(tl.int32, bitcast=True), low + 1), high - 1)
+        turn += 1
+        # by the sign of the difference, which a single instruction adds up
+        short = (key - tried[:, None]).to(tl.uint32, bitcast=True) >> 31
+        found = block - tl.sum(short, axis=1).to(tl.int32)
+        off = (found - keep).to(tl.float32)
+        rises, falls = searching & (found >= keep), searching & (found < keep)
+        over = tl.where(rises, off, tl.where(falls & (stays == 1), over * 0.5, over))
+        under = tl.where(falls, off, tl.where(rises & (stays == -1), under * 0.5, under))
+        stays = tl.where(rises, -1, tl.where(falls, 1, stays))
+        low, reach = tl.where(rises, tried, low), tl.where(rises, found, reach)
+        high = tl.where(falls, tried, high)
+        searching &= (reach != keep) & (high - low > 1)
+    if tl.max(tl.where(row < height, reach - keep, 0)) > 0:
+        # more are equal to the bound than are to be kept
+        above = key > low[:, None]
+        equal = (key == low[:, None]).to(tl.int32)
+        ties = keep - tl.sum(above.to(tl.int32), axis=1)
+        chosen = above | ((equal > 0) & (tl.cumsum(equal, axis=1) <= ties[:, None]))
+        tl.store(mask + offset, chosen.to(tl.uint8), mask=inside)
+    else:
+        tl.store(mask + offset, (key >= low[:, None]).to(tl.uint8), mask=inside)
 
 
 def topk_mask(launch: Launcher, score: Tensor, keep: int) -> Tensor:
