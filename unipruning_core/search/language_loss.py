@@ -63,24 +63,20 @@ class LanguageLoss:
     def _agree(self, prefix: Tensor) -> bool:
         """Return whether loss and gradient equal the model's own on a few tokens, within rounding."""
         try:
-            with torch.no_grad():
-                decoded, whole = self._decoded(prefix, labels=prefix)
-            hidden = decoded[0].requires_grad_()
-            own = self._after_decoder(decoded, hidden, prefix, labels=prefix).loss
-            own.backward()
+            decoded, own = self._decoded(prefix, labels=prefix)
+            own.loss.backward()
             loss, gradient = self._of_chunks(decoded, prefix, PREFIX // 2)
         # what a model raises that is built in another way
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False
-        of_loss, of_gradient = IN_FLOAT32 if hidden.dtype == torch.float32 else IN_HALF_PRECISION
-        own_gradient = hidden.grad.float()
+        of_loss, of_gradient = IN_FLOAT32 if gradient.dtype == torch.float32 else IN_HALF_PRECISION
+        own_gradient = decoded[0].grad.float()
         error, norm = (torch.linalg.vector_norm(x) for x in (gradient.float() - own_gradient, own_gradient))
         return all(
             (
                 # a loss that balances experts depends on every layer, and may be small
-                getattr(whole, "aux_loss", None) is None,
-                _close(loss, whole.loss, of_loss),
-                _close(loss, own.detach(), of_loss),
+                getattr(own, "aux_loss", None) is None,
+                _close(loss, own.loss.detach(), of_loss),
                 float(error) <= of_gradient * float(norm),
             )
         )
@@ -88,23 +84,25 @@ class LanguageLoss:
     def _decoded(self, input_ids: Tensor, labels: Tensor | None = None) -> tuple[Any, Any]:
         """Return the decoder's result, the last hidden states (1, tokens, width) first, and the model's output.
 
-        Without labels only one token goes on from the decoder.
+        Without labels only one token goes on from the decoder; with them, the gradient ends at the hidden states.
         """
         own, results = self._decoder.forward, []
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            results.append(own(*args, **kwargs))
-            return _with_hidden(results[0], results[0][0][:, :1]) if labels is None else results[0]
+            with torch.set_grad_enabled(labels is None):
+                results.append(own(*args, **kwargs))
+            hidden = results[0][0]
+            return _with_hidden(results[0], hidden[:, :1] if labels is None else hidden.requires_grad_())
 
         with replaced_forward(self._decoder, forward):
             output = self.model(input_ids=input_ids, labels=labels, use_cache=False)
         (result,) = results
         return result, output
 
-    def _after_decoder(self, decoded: Any, hidden: Tensor, input_ids: Tensor, labels: Tensor | None = None) -> Any:
+    def _after_decoder(self, decoded: Any, hidden: Tensor, input_ids: Tensor) -> Any:
         """Return the model's output where its decoder has given ``hidden``, (1, tokens, width)."""
         with replaced_forward(self._decoder, lambda *_, **__: _with_hidden(decoded, hidden)):
-            return self.model(input_ids=input_ids, labels=labels, use_cache=False)
+            return self.model(input_ids=input_ids, use_cache=False)
 
     def _of_chunks(self, decoded: Any, input_ids: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """Return the loss, 0-D float32, and its gradient with respect to the hidden states, in their dtype."""
