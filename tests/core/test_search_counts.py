@@ -5,6 +5,7 @@ import torch
 from _checkpoints import save_llama
 from _modes import batches, start
 
+from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.testing.tally import Tally
 
 
@@ -46,5 +47,21 @@ def test_a_sample_calls_few_operators_besides_the_models_own(folder, mode, most)
 @pytest.mark.parametrize("mode", ["feedback", "drift", "coupled"])
 def test_a_sample_reads_one_value_on_the_host(folder, mode):
     search = start(folder, mode=mode, metric="wanda")
-    own = of_the_model(search, batches()[0], backward=True)
-    assert of_a_sample(search).host_reads - own.host_reads == 1
+    assert of_the_model(search, batches()[0], backward=True).host_reads == 1, "transformers looks for packed sequences"
+    assert of_a_sample(search).host_reads == 1
+
+
+def test_a_forward_over_one_sequence_gives_the_same_and_forms_no_mask_even_while_recorded(folder, monkeypatch):
+    search = start(folder, mode="frozen", metric="wanda")
+    ids = batches()[0]
+    with torch.no_grad():
+        plain = search.model(input_ids=ids, use_cache=False).logits
+        monkeypatch.setattr("transformers.masking_utils.is_tracing", lambda *_: True)
+        with one_sequence(), Tally() as tally:
+            recorded = search.model(input_ids=ids, use_cache=False).logits
+        with Tally() as usual:
+            search.model(input_ids=ids, use_cache=False)
+    assert torch.equal(recorded, plain)
+    assert tally.host_reads == 0
+    assert tally.operators["_scaled_dot_product_flash_attention_for_cpu"] == 3
+    assert (usual.operators - tally.operators).total() > 0, "otherwise this is no longer needed"

@@ -16,6 +16,7 @@ import torch
 
 from unipruning_core.errors import DataError
 from unipruning_core.models.activations import InputSums
+from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -84,8 +85,9 @@ class Search(ABC):
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
-        """Sum up the inputs of every layer over the forward passes made inside."""
+        """Sum up the inputs of every layer over the forward passes made inside, each over one sequence."""
         with ExitStack() as stack:
+            stack.enter_context(one_sequence())
             for inputs in self.inputs:
                 stack.enter_context(inputs.watched())
             yield
