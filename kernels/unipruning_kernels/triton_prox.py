@@ -19,7 +19,6 @@ from unipruning_kernels.triton_launch import Launcher
 
 SWEEPS = tl.constexpr(reference.PROX_SWEEPS)
 LARGEST = 8  # elements of a group
-UNROLLED = tl.constexpr(4)  # up to this group size the sweeps are unrolled, which saves the moves of a loop
 
 
 @triton.jit
@@ -132,12 +131,15 @@ def prox_groups(
     for support in tl.static_range(n + 1, m + 1):
         target = front(z, support)
         w = target
-        if m <= UNROLLED:
-            for _ in tl.static_range(SWEEPS):
-                w = descended(w, target, strength, n)
-        else:
-            for _ in range(SWEEPS):
-                w = descended(w, target, strength, n)
+        left = SWEEPS
+        while left > 0:
+            new = descended(w, target, strength, n)
+            moved = new[0] != w[0]
+            for i in tl.static_range(1, support):
+                moved |= new[i] != w[i]
+            w = new
+            # a sweep that changes nothing would change nothing again
+            left = tl.where(tl.max(moved.to(tl.int32)) > 0, left - 1, 0)
         tried = (w[0] - z[0]) * (w[0] - z[0])
         for i in tl.static_range(1, support):
             tried += (w[i] - z[i]) * (w[i] - z[i])
@@ -171,8 +173,8 @@ def nm_prox(launch: Launcher, weight: Tensor, strength: float, n: int, m: int) -
         return
     moved = weight.contiguous()
     numel = moved.numel()
-    block = max(1, launch.flat(1024, numel) // m)
+    block = max(1, launch.flat(256, numel) // m)
     constants = {"n": n, "m": m, "depth": depth, "block": block}
-    launch(prox_groups, triton.cdiv(numel, block * m), moved, numel, float(strength), **constants)
+    launch(prox_groups, triton.cdiv(numel, block * m), moved, numel, float(strength), **constants, warps=1)
     if moved is not weight:
         weight.copy_(moved)
