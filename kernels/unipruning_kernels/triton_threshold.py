@@ -42,7 +42,6 @@ def drop_excess_ties(
     ties,  # 0-D, int64
     mask,  # (numel,), uint8; updated in place
     equals,  # (chunks,), int64
-    upto,  # (chunks,), int64: equals of this chunk and all before it
     numel,
     chunk: tl.constexpr,
     block: tl.constexpr,
@@ -50,11 +49,16 @@ def drop_excess_ties(
     """Remove the equals beyond the budget again; a chunk without any returns at once."""
     first = tl.program_id(0).to(tl.int64) * chunk
     count = tl.load(equals + tl.program_id(0))
-    end = tl.load(upto + tl.program_id(0))
+    if count == 0:
+        return
     budget = tl.load(ties)
-    if (count > 0) & (end > budget):
+    before = tl.zeros([block], tl.int64)
+    for start in range(0, tl.program_id(0), block):
+        other = start + tl.arange(0, block)
+        before += tl.load(equals + other, mask=other < tl.program_id(0), other=0)
+    seen = tl.sum(before)
+    if seen + count > budget:
         bound = tl.load(threshold)
-        seen = end - count
         for start in range(0, chunk, block):
             index = first + start + tl.arange(0, block)
             magnitude = tl.abs(tl.load(score + index, mask=index < numel, other=0.0))
@@ -73,5 +77,5 @@ def threshold_mask(launch: Launcher, score: Tensor, threshold: Tensor, ties: Ten
     written = mask.view(torch.uint8)
     launch(keep_at_least, chunks, score, threshold, written, equals, numel, chunk=chunk, block=block)
     sizes = {"chunk": chunk, "block": block}
-    launch(drop_excess_ties, chunks, score, threshold, ties, written, equals, equals.cumsum(0), numel, **sizes)
+    launch(drop_excess_ties, chunks, score, threshold, ties, written, equals, numel, **sizes)
     return mask
