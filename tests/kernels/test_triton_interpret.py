@@ -286,8 +286,7 @@ def test_apply_and_pack_zeroes_and_packs(shape: tuple[int, int], dtype: torch.dt
     pruned, packed = apply_and_pack(Launcher(), weight, mask)
     assert torch.equal(pruned, weight.masked_fill(~mask, 0.0))
     assert not torch.signbit(pruned[~mask]).any()
-    places = torch.arange(8, dtype=torch.uint8)
-    unpacked = ((packed[:, None] >> places) & 1).flatten()
+    unpacked = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).flatten()
     assert torch.equal(unpacked[: mask.numel()].bool().view(shape), mask)
     assert not unpacked[mask.numel() :].any()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import wrong_backends
+import wrong_feedback
 
 import unipruning_core.testing
 from unipruning_core import BackendSpec, Probe, hookimpl, registry
@@ -26,7 +27,8 @@ DEFECTS = [
     ("accumulate_sumsq", "WritesAroundTheView", "the storage around the in-place argument accumulate_sumsq: out"),
     ("abs_sums", "SumsInBfloat16", "abs_sums: rows["),
     ("abs_sums", "ForgetsTheLastBlock", "abs_sums: rows["),
-    ("abs_sums", "SwapsTheSums", "abs_sums: rows["),
+    ("abs_sums", "RepeatsTheFirstFactor", "abs_sums: rows["),
+    ("abs_sums and number", "NeedsAFactorEachWay", "abs_sums: rows is (1, "),
     ("mirror_step", "StepsOutOfPlace", "mirror_step: dual["),
     ("mirror_step", "ReplacesTheStorage", "mirror_step: dual must be updated in place"),
     ("mirror_step", "ReturnsTheDual", "mirror_step: it works in place and must return None"),
@@ -36,12 +38,24 @@ DEFECTS = [
     ("mirror_step", "MovesTheThresholdWithoutRank", "mirror_step: threshold[] is"),
     ("mirror_step", "FusesMultiplyAndAdd", "mirror_step: dual["),
     ("mirror_step", "DropsTheGradient", "mirror_step: dual["),
-    ("blend_scores and repeat", "AddsNoiseOfHalfAnUlp", "must be the same bits on every call"),
-    ("blend_scores", "LeavesTheTailUnwritten", "is nan, the reference gives"),
-    ("blend_scores and repeat", "ReusesItsBuffer", "must be fresh, but two calls share its memory"),
-    ("blend_scores and weight", "LeavesTheWeightOut", "blend_scores: score["),
-    ("blend_scores and weight", "ForgetsTheDrift", "blend_scores: score["),
-    ("blend_scores", "AliasesTheInput", "blend_scores: score"),
+    ("feedback_scores and repeat", "AddsNoiseOfHalfAnUlp", "must be the same bits on every call"),
+    ("feedback_scores", "LeavesTheTailUnwritten", "is nan, the reference gives"),
+    ("feedback_scores and repeat", "ReusesItsBuffer", "must be fresh, but two calls share its memory"),
+    ("feedback_scores", "ForgetsTheDrift", "feedback_scores: score["),
+    ("feedback_scores", "ScoresTheWeightsThatStay", "feedback_scores: score["),
+    ("feedback_scores", "AliasesTheInput", "the input feedback_scores: weight must not change"),
+    ("mask_weight", "MasksWhatEqualsTheThreshold", "mask_weight: masked["),
+    ("mask_weight", "MasksTheWeightsThatStay", "mask_weight: masked["),
+    ("mask_weight", "PacksFromTheHighestBit", "mask_weight: kept["),
+    ("mask_weight", "SetsTheBitsPastTheLastInput", "mask_weight: kept["),
+    ("mask_weight", "DrawsRowByRow", "mask_weight: sample["),
+    ("mask_weight and pattern", "IgnoresThePattern", "mask_weight: "),
+    ("remask_weight", "LeavesNegativeZeros", "remask_weight: masked["),
+    ("remask_weight", "RemasksTheWeightsThatStay", "remask_weight: masked["),
+    ("feedback_step", "FollowsTheRoundedMoment", "feedback_step: drift["),
+    ("feedback_step", "ForgetsTheRate", "feedback_step: drift["),
+    ("feedback_step", "DividesByNothing", "feedback_step: drift["),
+    ("feedback_step and strides", "MovesACopyOfTheDrift", "feedback_step: drift["),
     ("magnitude_histogram", "IgnoresThePrefix", "magnitude_histogram: counts["),
     ("magnitude_histogram", "OverwritesTheCounts", "magnitude_histogram: counts["),
     ("magnitude_histogram", "CountsInInt32", "magnitude_histogram: counts["),
@@ -90,10 +104,11 @@ class Plugin:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch):
-    """Make a class of wrong_backends the backend called "subject"."""
+    """Make a class with a defect the backend called "subject"."""
 
     def install(defect: str, optimised: set[str] | None = None) -> None:
-        backend = getattr(wrong_backends, defect)
+        module = next(module for module in (wrong_backends, wrong_feedback) if hasattr(module, defect))
+        backend = getattr(module, defect)
         own = {
             operation for operation in OPERATIONS if getattr(backend, operation) is not getattr(reference, operation)
         }
@@ -102,7 +117,7 @@ def install(monkeypatch: pytest.MonkeyPatch):
                 "subject",
                 "cpu",
                 priority=0,
-                target=f"wrong_backends:{defect}",
+                target=f"{module.__name__}:{defect}",
                 probe=lambda: Probe(True, "here"),
                 optimised=frozenset(own if optimised is None else optimised),
             )

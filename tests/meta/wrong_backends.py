@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from unipruning_core import Backend
 from unipruning_kernels import reference
@@ -32,22 +31,27 @@ class WritesAroundTheView(Control):
 
 
 class SumsInBfloat16(Control):
-    def abs_sums(self, weight, input_factor):
-        _, columns, weighted = reference.abs_sums(weight, input_factor)
-        return weight.bfloat16().abs().sum(dim=1).float(), columns, weighted
+    def abs_sums(self, weight, input_factors, output_factors):
+        return reference.abs_sums(weight.bfloat16(), input_factors, output_factors)
 
 
 class ForgetsTheLastBlock(Control):
-    def abs_sums(self, weight, input_factor):
+    def abs_sums(self, weight, input_factors, output_factors):
         end = max(4, weight.shape[1] // 16 * 16)
-        rows, _, weighted = reference.abs_sums(weight[:, :end], input_factor[:end])
-        return rows, weight.float().abs().sum(dim=0), weighted
+        rows, _ = reference.abs_sums(weight[:, :end], input_factors[:, :end], output_factors)
+        return rows, reference.abs_sums(weight, input_factors, output_factors)[1]
 
 
-class SwapsTheSums(Control):
-    def abs_sums(self, weight, input_factor):
-        rows, columns, weighted = reference.abs_sums(weight, input_factor)
-        return weighted, columns, rows
+class RepeatsTheFirstFactor(Control):
+    def abs_sums(self, weight, input_factors, output_factors):
+        rows, columns = reference.abs_sums(weight, input_factors, output_factors)
+        return rows[:1].expand_as(rows).contiguous(), columns
+
+
+class NeedsAFactorEachWay(Control):
+    def abs_sums(self, weight, input_factors, output_factors):
+        rows, columns = reference.abs_sums(weight, input_factors, output_factors)
+        return (rows, columns) if len(rows) and len(columns) else (rows.new_zeros(1, len(weight)), columns)
 
 
 class StepsOutOfPlace(Control):
@@ -110,48 +114,6 @@ class FusesMultiplyAndAdd(Control):
 class DropsTheGradient(Control):
     def mirror_step(self, *arguments, gradient=None, phi=0.0, **options):
         reference.mirror_step(*arguments, **options)
-
-
-class AddsNoiseOfHalfAnUlp(Control):
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def blend_scores(self, feedback, local, exponent, *others, **options):
-        self.calls += 1
-        return reference.blend_scores(feedback, local, exponent, *others, **options) * (1.0 + self.calls % 2 * 2.0**-22)
-
-
-class LeavesTheTailUnwritten(Control):
-    def blend_scores(self, feedback, local, exponent, *others, **options):
-        score = torch.empty(feedback.shape)
-        score.view(-1)[: feedback.numel() // 4 * 4 - 1] = reference.blend_scores(
-            feedback, local, exponent, *others, **options
-        ).view(-1)[: feedback.numel() // 4 * 4 - 1]
-        return score
-
-
-class ReusesItsBuffer(Control):
-    def __init__(self) -> None:
-        self.buffers: dict[torch.Size, Tensor] = {}
-
-    def blend_scores(self, feedback, local, exponent, *others, **options):
-        buffer = self.buffers.setdefault(feedback.shape, torch.zeros(feedback.shape))
-        return buffer.copy_(reference.blend_scores(feedback, local, exponent, *others, **options))
-
-
-class LeavesTheWeightOut(Control):
-    def blend_scores(self, feedback, local, exponent, *others, **options):
-        return reference.blend_scores(feedback, local, exponent)
-
-
-class ForgetsTheDrift(Control):
-    def blend_scores(self, feedback, local, exponent, weight=None, drift=None, pull=0.0):
-        return reference.blend_scores(feedback, local, exponent, weight)
-
-
-class AliasesTheInput(Control):
-    def blend_scores(self, feedback, local, exponent, *others, **options):
-        return feedback if exponent == 0.0 else reference.blend_scores(feedback, local, exponent, *others, **options)
 
 
 class IgnoresThePrefix(Control):

@@ -142,7 +142,8 @@ class FeedbackSearch(LossSearch):
         for layer in self.layers:
             layer.parameter.grad = None  # left by a sample that could not be recorded, or failed
         self._update_factors()
-        threshold = torch.cat([drawn.to(self.rank.device) for drawn in self.drawn]).sort().values[self.rank]
+        scores = torch.cat([drawn.to(self.rank.device) for drawn in self.drawn]).sort().values
+        threshold = scores.index_select(0, self.rank)
         # what a pattern keeps has the largest score that there is, and grows no further
         threshold = (threshold * self.growth).clamp_max(torch.finfo(torch.float32).max).view(())
         self.threshold = {device: threshold.to(device) for device in self.rates}

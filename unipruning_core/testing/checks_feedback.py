@@ -142,7 +142,7 @@ def test_mask_weight_keeps_everything_at_a_threshold_of_zero(subject: Subject, r
 @shapes
 @floats
 @DRIFTS
-def test_remask_weight_makes_the_same_bits(
+def test_remask_weight_equals_the_reference_bit_for_bit(
     subject: Subject, rng: torch.Generator, shape: Shape, dtype: torch.dtype, drifts: bool
 ) -> None:
     arguments = searched(rng, shape, dtype, drifts=drifts)
@@ -202,7 +202,9 @@ def test_feedback_step_heeds_its_decay(subject: Subject, rng: torch.Generator, d
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=lambda dtype: str(dtype).removeprefix("torch."))
-def test_feedback_operations_repeat_bit_for_bit(subject: Subject, rng: torch.Generator, dtype: torch.dtype) -> None:
+def test_feedback_scores_and_what_they_decide_repeat_bit_for_bit(
+    subject: Subject, rng: torch.Generator, dtype: torch.dtype
+) -> None:
     arguments = searched(rng, (128, 512), dtype)
     weight, second, drift = arguments[:3]
     subject.repeat("feedback_scores", *arguments, **NUMBERS)
