@@ -68,7 +68,8 @@ def with_gradients(model, loss):
 @pytest.fixture
 def chunks(monkeypatch):
     """Let a chunk be of CHUNK tokens."""
-    monkeypatch.setattr(language_loss, "LOGITS", VOCABULARY * CHUNK)
+    for name in ("WHOLE", "LOGITS"):
+        monkeypatch.setattr(language_loss, name, VOCABULARY * CHUNK)
 
 
 @pytest.fixture
@@ -168,7 +169,8 @@ def test_the_comparison_runs_a_few_tokens_once_and_none_for_samples_of_one_chunk
 def test_a_search_in_chunks_takes_the_same_steps(mode, folder, monkeypatch):
     found = []
     for logits in (1 << 25, 48 * 5):
-        monkeypatch.setattr(language_loss, "LOGITS", logits)
+        for name in ("WHOLE", "LOGITS"):
+            monkeypatch.setattr(language_loss, name, logits)
         search = start(folder, mode=mode)
         losses = [search.step(sample, ids) for sample, ids in enumerate(batches())]
         found.append((losses, [outcome.dual for outcome in search.outcomes()]))
@@ -178,7 +180,8 @@ def test_a_search_in_chunks_takes_the_same_steps(mode, folder, monkeypatch):
 
 
 def test_the_user_of_a_search_reads_why_its_logits_are_whole(folder, monkeypatch):
-    monkeypatch.setattr(language_loss, "LOGITS", 48 * 5)
+    for name in ("WHOLE", "LOGITS"):
+        monkeypatch.setattr(language_loss, name, 48 * 5)
     monkeypatch.setattr(LanguageLoss, "_agree", lambda *_: False)
     notes, progress = [], Progress()
     progress.note = notes.append

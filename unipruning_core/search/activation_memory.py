@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.memory import GIB
-from unipruning_core.search.language_loss import LOGITS
+from unipruning_core.search.language_loss import logits_held
 from unipruning_core.search.modes import MODES
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def activation_bytes(model: PreTrainedModel, input_ids: Tensor) -> int:
     """
     tokens = input_ids.shape[1]
     vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
-    logits = 4 * 4 * min(tokens * vocabulary, LOGITS)
+    logits = 4 * 4 * logits_held(tokens, vocabulary)
     if tokens <= 3 * STEP:
         return _saved_bytes(model, input_ids) + logits
     one, two, three = (_saved_bytes(model, input_ids[:, : n * STEP]) for n in (1, 2, 3))

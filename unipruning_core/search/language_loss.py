@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-LOGITS = 1 << 24  # in memory at a time; the loss holds some four copies of them, 64 MiB each in float32
+# the loss holds some four copies of the logits in float32: what a sample may have of them as it is, and a chunk
+WHOLE, LOGITS = 1 << 26, 1 << 24
 PREFIX = 16  # tokens on which the loss is compared with the model's own
 # relative differences that are rounding, of the loss and of the norm of its gradient
 IN_FLOAT32, IN_HALF_PRECISION = (1e-5, 1e-4), (1e-3, 1e-2)
@@ -58,7 +59,7 @@ class LanguageLoss:
         return known
 
     def _is_long(self, input_ids: Tensor) -> bool:
-        return bool(input_ids.numel() * self._vocabulary > LOGITS)
+        return bool(input_ids.numel() * self._vocabulary > WHOLE)
 
     def _agree(self, prefix: Tensor) -> bool:
         """Return whether loss and gradient equal the model's own on a few tokens, within rounding."""
@@ -133,6 +134,12 @@ def _with_hidden(decoded: Any, hidden: Tensor) -> Any:
 
 def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return abs(float(one) - float(other)) <= tolerance * abs(float(other))
+
+
+def logits_held(tokens: int, vocabulary: int) -> int:
+    """Return how many logits are in memory at a time, for a sample."""
+    whole = tokens * vocabulary
+    return whole if whole <= WHOLE else LOGITS
 
 
 class _Known(torch.autograd.Function):
