@@ -45,17 +45,10 @@ def test_a_sample_launches_few_kernels_a_matrix_and_waits_for_one_value(
     search = MODES[mode](metric=metric).start(model, layers, backend, len(ids))
     for sample in range(SETTLED):
         search.step(sample, ids[sample])
-    own = Tally()
-    with own, torch.set_grad_enabled(mode != "frozen"):
-        output = model(
-            input_ids=ids[SETTLED], use_cache=False, **({} if mode == "frozen" else {"labels": ids[SETTLED]})
-        )
-        if mode != "frozen":
-            output.loss.backward()
     before = backend.launcher.launches.total()
     with Tally() as tally:
         search.step(SETTLED, ids[SETTLED])
     assert len(layers) == 21
     # the first block's query, key and value need no gradient of their input, so nothing makes their weight again
     assert launches - 3 / 21 <= (backend.launcher.launches.total() - before) / 21 <= launches
-    assert tally.host_reads - own.host_reads == (mode != "frozen")
+    assert tally.host_reads == (mode != "frozen")

@@ -24,8 +24,8 @@ def test_memory_traffic_is_near_the_least_and_no_worse_than_the_bar(case: Case) 
     require_no_worse(case.name, cost)
 
 
-# ria: 10.5 for V and tau, 2.1 for the sums, and what does not grow with the matrix: vectors and counters
-@pytest.mark.parametrize(("step", "most"), [("step ria", 12.9), ("step drift", 36)])
+# ria: 10.5 for V and tau, 2.1 for the sums, and what does not grow with the matrix: vectors, counters, random subsets
+@pytest.mark.parametrize(("step", "most"), [("step ria", 13.0), ("step drift", 37.5)])
 def test_a_whole_step_moves_little_and_the_released_formulation_of_it_more_than_three_times_that(
     step: str, most: float
 ) -> None:
