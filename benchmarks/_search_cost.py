@@ -97,7 +97,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         times = [device.timed(lambda s=s: search.step(s, ids[s])) for s in range(SETTLING, count)]  # type: ignore[misc]
     end = device.timed(lambda: [None for _ in search.outcomes()])
     counts = counted(search, model, ids[count], count, mode, backend, len(layers))
-    kernels = profiled(lambda: search.step(count + 1, ids[count + 1])) if options.profile and device.module else []
+    kernels = (
+        profiled(lambda: search.step(count + 1, ids[count + 1])) if options.profile and device.kind == "cuda" else []
+    )
     notes = list(search.notes)
     recorded = hasattr(search, "recorder") and search.recorder.recorded
     if device.kind != "cpu":  # after the search, in the memory that it leaves

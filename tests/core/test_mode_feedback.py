@@ -128,6 +128,12 @@ def test_each_sample_is_seen_near_the_sparsity_of_the_ramp(folder, pattern):
     assert all(abs(zero - want) <= already + 0.07 * search.total for zero, want in zip(zeros, wanted, strict=True))
 
 
+def test_a_ramp_to_nearly_everything_stays_within_the_drawn_scores(folder):
+    search = start(folder, mode="feedback", ramp_sparsity=0.9999999, ramp_fraction=0.5)
+    zeros = zeros_seen(search)
+    assert zeros[-1] == pytest.approx(search.total, abs=2)
+
+
 def test_the_first_threshold_comes_from_scores_drawn_for_it(folder):
     search = start(folder, mode="feedback", **RAMP)
     zeros = zeros_seen(search)

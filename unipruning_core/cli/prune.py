@@ -22,6 +22,7 @@ from unipruning_core.cli.arguments import (
     settings_from,
 )
 from unipruning_core.search.modes import MODES
+from unipruning_core.search.settings import RECOMPUTATION
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 SEARCH_DETAILS = """\
@@ -104,8 +105,8 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--checkpoint-activations",
-        choices=("auto", "on", "off"),
-        default="auto",
+        choices=RECOMPUTATION,
+        default=RECOMPUTATION[0],
         help="on: compute activations again in the backward pass, for less memory, more time and the same result; "
         "auto: if they seem not to fit (default: %(default)s)",
     )

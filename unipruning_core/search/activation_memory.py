@@ -11,6 +11,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.models.memory import GIB
 from unipruning_core.search.language_loss import logits_held
 from unipruning_core.search.modes import MODES
+from unipruning_core.search.settings import RECOMPUTATION
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from unipruning_core.search.base import Search
     from unipruning_core.search.settings import Settings
 
-CHOICES = ("auto", "on", "off")
 STEP = 64  # tokens
 
 
@@ -28,10 +28,10 @@ def check_choice(choice: str, settings: Settings) -> None:
     """Refuse a value of ``--checkpoint-activations`` that does not exist or has no use in the mode.
 
     Raises:
-        ConfigError: it is not one of ``CHOICES``, or is "on" for a mode without a backward pass.
+        ConfigError: it is not one of ``RECOMPUTATION``, or is "on" for a mode without a backward pass.
     """
-    if choice not in CHOICES:
-        raise ConfigError(f"--checkpoint-activations must be one of {', '.join(CHOICES)}, not {choice!r}")
+    if choice not in RECOMPUTATION:
+        raise ConfigError(f"--checkpoint-activations must be one of {', '.join(RECOMPUTATION)}, not {choice!r}")
     if choice == "on" and not settings.follows_loss:
         modes = ", ".join(name for name, kind in MODES.items() if kind.follows_loss)
         raise ConfigError(

@@ -122,7 +122,8 @@ class FeedbackSearch(LossSearch):
 
     def _set_numbers(self, sample: int) -> None:
         """Copy this sample's numbers to the device: the threshold's rank, the growth of v, and the rate of U's step."""
-        rank = round(self.sparsity_at(sample) * sum(len(drawn) for drawn in self.drawn))
+        scores = sum(len(drawn) for drawn in self.drawn)
+        rank = min(round(self.sparsity_at(sample) * scores), scores - 1)  # a sparsity near one rounds to all
         # v reaches a fraction 1 - (1 - gamma)^t of a constant g^2 in t steps
         drawn, now, then = (
             1 - (1 - self.settings.second_moment_rate) ** steps for steps in (max(1, sample - 1), sample, sample + 1)

@@ -31,6 +31,7 @@ KINDS: Mapping[str, tuple[type, str]] = {  # by a field's annotation: its type, 
     "str": (str, "a string"),
 }
 SEED_RANGE = "[0, inf)"
+RECOMPUTATION = ("auto", "on", "off")  # of activations in the backward pass; no setting, since it changes no result
 
 
 def setting(

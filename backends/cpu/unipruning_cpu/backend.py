@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,56 +78,17 @@ class CpuBackend(Backend):
             dual, weight, r, p, q, threshold, step_size=step_size, rank=rank, gradient=gradient, phi=phi
         )
 
-    def feedback_scores(
-        self,
-        weight: Tensor,
-        second: Tensor,
-        drift: Tensor | None,
-        r: Tensor,
-        p: Tensor,
-        q: Tensor,
-        *,
-        learning_rate: float,
-        exponent: float,
-        pull: float,
-    ) -> Tensor:
-        return self._operations.feedback_scores(
-            *(weight, second, drift, r, p, q), learning_rate=learning_rate, exponent=exponent, pull=pull
-        )
+    def feedback_scores(self, *tensors: Any, **numbers: Any) -> Tensor:
+        return self._operations.feedback_scores(*tensors, **numbers)
 
-    def mask_weight(
-        self,
-        weight: Tensor,
-        second: Tensor,
-        drift: Tensor | None,
-        r: Tensor,
-        p: Tensor,
-        q: Tensor,
-        threshold: Tensor,
-        sample: Tensor,
-        *,
-        learning_rate: float,
-        exponent: float,
-        pull: float,
-        stride: int,
-        pattern: tuple[int, int] | None,
-    ) -> tuple[Tensor, Tensor]:
-        return self._operations.mask_weight(
-            *(weight, second, drift, r, p, q, threshold, sample),
-            learning_rate=learning_rate,
-            exponent=exponent,
-            pull=pull,
-            stride=stride,
-            pattern=pattern,
-        )
+    def mask_weight(self, *tensors: Any, **numbers: Any) -> tuple[Tensor, Tensor]:
+        return self._operations.mask_weight(*tensors, **numbers)
 
-    def remask_weight(self, weight: Tensor, drift: Tensor | None, kept: Tensor, *, learning_rate: float) -> Tensor:
-        return self._operations.remask_weight(weight, drift, kept, learning_rate=learning_rate)
+    def remask_weight(self, *tensors: Any, **numbers: Any) -> Tensor:
+        return self._operations.remask_weight(*tensors, **numbers)
 
-    def feedback_step(
-        self, second: Tensor, drift: Tensor | None, gradient: Tensor, rate: Tensor, *, decay: float
-    ) -> None:
-        self._operations.feedback_step(second, drift, gradient, rate, decay=decay)
+    def feedback_step(self, *tensors: Any, **numbers: Any) -> None:
+        self._operations.feedback_step(*tensors, **numbers)
 
     def magnitude_histogram(self, score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
         self._operations.magnitude_histogram(score, prefix, level, counts)
