@@ -57,7 +57,6 @@ class CoupledSearch(DualSearch):
             moved[part] = w - self.settings.learning_rate * (gradient[part].float() + self.settings.coupling * pull)
         self.backend.mirror_step(dual, weight, r, p, q, threshold, step_size=self.settings.step_size, rank=None)
         weight.copy_(moved)
-        self.steps[position] += 1
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | self._scratch()

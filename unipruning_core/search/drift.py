@@ -58,7 +58,6 @@ class DriftSearch(DualSearch):
         if (factors := self.factors[position]) is not None:
             dual, threshold = self.duals[position], self.thresholds[position]
             mirror_step(self.backend, settings, layer.weight, factors, dual, threshold)
-            self.steps[position] += 1
         if (gradient := layer.parameter.grad) is not None:
             if self.adamw:
                 self.adamw.step(position, layer.parameter.detach(), gradient, sample, scale)

@@ -54,6 +54,7 @@ class DualSearch(LossSearch):
         """Run the forward pass, and make the factors of every layer that saw a token, before any weight moves."""
         loss = self._loss(input_ids)
         heard = self._heard()
+        self.steps += torch.tensor(heard)
         with torch.no_grad():
             for positions, inputs, saliency in zip(self.positions, self.inputs, self.saliencies, strict=True):
                 made = saliency.of_sample(norms_of(inputs.sums, inputs.counts), sample)
