@@ -150,12 +150,24 @@ def test_the_model_without_the_package_that_reads_it_is_refused_before_the_downl
 
 
 @pytest.mark.parametrize(
-    ("variable", "wanted"), [("/elsewhere", "/elsewhere/unipruning/demo"), ("", "/home/me/.cache/unipruning/demo")]
+    ("variable", "wanted"),
+    [
+        ("/elsewhere", "/elsewhere/unipruning/demo"),
+        ("", "/home/me/.cache/unipruning/demo"),
+        ("not/absolute", "/home/me/.cache/unipruning/demo"),
+    ],
 )
 def test_the_cache_is_where_the_user_keeps_caches(monkeypatch, variable, wanted):
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     monkeypatch.setenv("HOME", "/home/me")
     assert default_cache() == Path(wanted)
+
+
+def test_without_a_home_the_cache_must_be_named(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "~")
+    with pytest.raises(OutputError, match="set XDG_CACHE_HOME"):
+        default_cache()
 
 
 @pytest.mark.e2e

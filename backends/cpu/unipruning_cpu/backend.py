@@ -13,7 +13,7 @@ from unipruning_core import Backend
 from unipruning_core.errors import BackendUnavailableError, ConfigError
 from unipruning_cpu.allocator import keep_freed_memory
 from unipruning_cpu.compiler import CompilationError, load_library
-from unipruning_cpu.native import NativeOperations
+from unipruning_cpu.native import SIGNATURES, NativeOperations
 from unipruning_cpu.portable import PortableOperations
 
 NATIVE_ENV = "UNIPRUNING_CPU_NATIVE"  # 0: never compile; 1: fail if compiling is impossible
@@ -31,10 +31,15 @@ class CpuBackend(Backend):
         setting = os.environ.get(NATIVE_ENV, "")
         if setting not in ("", "0", "1"):
             raise ConfigError(f"{NATIVE_ENV} must be 0 or 1: {setting!r}; unset it to let the backend choose")
-        self._operations, self.tier, self.detail = PortableOperations(), "portable", f"{NATIVE_ENV} is 0"
+        self._operations: PortableOperations = PortableOperations()
+        self.tier, self.detail = "portable", f"{NATIVE_ENV} is 0"
         if setting != "0":
             try:
-                self._operations, self.tier, self.detail = NativeOperations(load_library()), "native", "compiled C"
+                self._operations, self.tier, self.detail = (
+                    NativeOperations(load_library(SIGNATURES)),
+                    "native",
+                    "compiled C",
+                )
             except CompilationError as error:
                 if setting == "1":
                     raise BackendUnavailableError(self.name, f"{NATIVE_ENV} is 1, but {error}") from error

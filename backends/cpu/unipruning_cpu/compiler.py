@@ -10,9 +10,11 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from unipruning_cpu.cache import Cache, CacheError, lacking, open_cache, private_folder
 
 # one translation unit, in this order
 SOURCES = ("matrix.c", "sums.c", "select.c", "mirror.c", "groups.c", "powers.c", "feedback.c")
@@ -36,27 +38,37 @@ class CompilationError(Exception):
     """No native library can be built here; the message says why."""
 
 
-def load_library() -> ctypes.CDLL:
-    """Open the cached library, or compile it.
-
-    The file's name contains a digest of its content: a truncated or overwritten file does not match and is rebuilt.
+def load_library(functions: Collection[str]) -> ctypes.CDLL:
+    """Open the cached library that has these functions, or compile it.
 
     Raises:
         CompilationError: no compiler is installed, or none of them can compile the sources.
     """
-    compilers = list(_compilers())
-    if not compilers:
-        raise CompilationError("no C compiler was found; install gcc or clang, or name one in CC")
-    reasons = []
-    for command, version in compilers:
-        key = _digest(source(), version, repr((REQUIRED, CHOICES)), _processor())
-        if library := _open_cached(key):
+    if sys.platform == "win32":
+        raise CompilationError("the C library is not built on Windows")
+    try:
+        with open_cache() as cache:
+            return _load(functions, cache)
+    except CacheError as error:
+        log.warning(
+            "the C library cannot be kept in the cache and is compiled for this process alone: %s; "
+            "correct that, or set XDG_CACHE_HOME to a folder that only you can write to",
+            error,
+        )
+        return _load(functions, None)
+
+
+def _load(functions: Collection[str], cache: Cache | None) -> ctypes.CDLL:
+    reasons: list[str] = []
+    for command, identity in _compilers(reasons):
+        key = _digest(source(), identity, repr((REQUIRED, CHOICES)), _processor())
+        if cache and (library := cache.find(key, functions)):
             return library
         try:
-            return _compile(command, key)
+            return _compile(command, key, functions, cache)
         except (CompilationError, OSError) as error:
             reasons.append(f"{command[0]}: {error}")
-    raise CompilationError("; ".join(reasons))
+    raise CompilationError("; ".join(reasons) or "no C compiler was found; install gcc or clang, or name one in CC")
 
 
 def source() -> str:
@@ -65,23 +77,23 @@ def source() -> str:
     return "\n".join(f'#line 1 "{name}"\n{(here / name).read_text(encoding="utf-8")}' for name in SOURCES)
 
 
-def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unipruning"
-
-
-def _compilers() -> Iterator[tuple[list[str], str]]:
-    """Yield the compilers that answer to ``--version``, each with its answer."""
-    for name in dict.fromkeys((os.environ.get("CC", ""), "cc", "gcc", "clang")):
-        command = shlex.split(name)
-        if not command or shutil.which(command[0]) is None:
-            continue
+def _compilers(reasons: list[str]) -> Iterator[tuple[list[str], str]]:
+    """Yield the compilers that are installed, each with what identifies it; none is run.  Say what is wrong with CC."""
+    chosen = os.environ.get("CC", "")
+    for name in dict.fromkeys((chosen, "cc", "gcc", "clang")):
         try:
-            answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=TIME_LIMIT)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log.info("compiler %s does not start: %s", name, error)
-            continue
-        if answer.returncode == 0:
-            yield command, answer.stdout
+            command = shlex.split(name)
+            program = shutil.which(command[0]) if command else None
+            if program:
+                path = Path(program).resolve(strict=True)
+                status = path.stat()
+                yield command, repr((command, str(path), status.st_size, status.st_mtime_ns))
+            elif name == chosen and command:
+                reasons.append(f"CC is {name!r}, which is not installed")
+        except ValueError as error:
+            reasons.append(f"CC is {name!r}, which is not a command ({str(error).lower()})")
+        except OSError as error:
+            reasons.append(f"{name} cannot be used ({error.strerror})")
 
 
 def _processor() -> str:
@@ -98,54 +110,41 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _open_cached(key: str) -> ctypes.CDLL | None:
-    for path in sorted(cache_folder().glob(f"native-{key}.*.so")):
-        try:
-            # opening a damaged library can end the process, so its content is checked first
-            if path.suffixes[-2] != f".{_content_digest(path)}":
-                log.info("%s is damaged and will be compiled again", path)
-                path.unlink(missing_ok=True)
-                continue
-            return ctypes.CDLL(str(path))
-        except OSError as error:
-            log.info("%s does not open: %s", path, error)
-    return None
-
-
-def _content_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def _compile(command: list[str], key: str) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(prefix="unipruning-") as folder:
-        built = Path(folder) / "native.so"
-        reason = "no set of flags was accepted"
-        for flags in CHOICES:
-            line = [*command, *flags, "-o", str(built), *REQUIRED, "-lm"]
+def _compile(command: list[str], key: str, functions: Collection[str], cache: Cache | None) -> ctypes.CDLL:
+    with private_folder() as folder:
+        built = folder / "native.so"
+        _build(command, built)
+        if cache:
             try:
-                run = subprocess.run(line, input=source(), capture_output=True, text=True, timeout=TIME_LIMIT)
-            except subprocess.TimeoutExpired:
-                raise CompilationError(f"compilation timed out after {TIME_LIMIT:.0f} s") from None
-            if run.returncode == 0 and built.is_file():
-                log.info("compiled the native library: %s", shlex.join(line))
-                return ctypes.CDLL(str(_keep(built, key)))
-            reason = (run.stderr.strip().splitlines() or [reason])[0]
-        raise CompilationError(reason)
+                # another process may have been faster
+                library = cache.find(key, functions)
+                if library is None:
+                    cache.keep(built, key)
+                    library = cache.find(key, functions)
+                if library is not None:
+                    return library
+            except OSError as error:
+                raise CacheError(str(error)) from error
+        library = ctypes.CDLL(str(built))
+        if missing := lacking(library, functions):
+            raise CompilationError(f"the compiled library lacks {missing}")
+        return library
 
 
-def _keep(built: Path, key: str) -> Path:
-    """Move the library into the cache atomically; without a writable cache, use it where it is."""
-    target = cache_folder() / f"native-{key}.{_content_digest(built)}.so"
-    temporary = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix="native-", suffix=".tmp")
-        os.close(handle)
-        shutil.copyfile(built, temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        log.info("the native library is not kept: %s", error)
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        return built
-    return target
+def _build(command: list[str], built: Path) -> None:
+    """Run the compiler with the first set of flags that it accepts; its own temporary files lie beside ``built``."""
+    environment = {**os.environ, "TMPDIR": str(built.parent)}
+    reason = "no set of flags was accepted"
+    for flags in CHOICES:
+        line = [*command, *flags, "-o", str(built), *REQUIRED, "-lm"]
+        try:
+            run = subprocess.run(
+                line, input=source(), capture_output=True, text=True, timeout=TIME_LIMIT, env=environment
+            )
+        except subprocess.TimeoutExpired:
+            raise CompilationError(f"compilation timed out after {TIME_LIMIT:.0f} s") from None
+        if run.returncode == 0 and built.is_file():
+            log.info("compiled the native library: %s", shlex.join(line))
+            return
+        reason = (run.stderr.strip().splitlines() or [reason])[0]
+    raise CompilationError(reason)

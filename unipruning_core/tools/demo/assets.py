@@ -79,9 +79,13 @@ From the package `{TEXTS_WHEEL.requirement}` (MIT), unchanged.
 
 
 def default_cache() -> Path:
-    """Return ``unipruning/demo`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "unipruning" / "demo"
+    """Return ``unipruning/demo`` in ``$XDG_CACHE_HOME``, which counts only if absolute, or in ``~/.cache``."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not root.is_absolute():
+        root = Path(os.path.expanduser("~/.cache"))
+    if not root.is_absolute():
+        raise OutputError("the demonstration needs a cache, but this user has no home folder; set XDG_CACHE_HOME")
+    return root / "unipruning" / "demo"
 
 
 def demo_model(cache: Path | None = None) -> Path:
@@ -111,7 +115,9 @@ def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
         return target
     partial = target.with_name(f"{target.name}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        # a folder that others can write to would not be trusted with compiled libraries, which share it
+        target.parent.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target.parent.mkdir(exist_ok=True)
         with FileLock(target.with_name(f"{target.name}.lock")):
             # another process may have made it while this one waited
             if target.is_dir():
