@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from _checkpoints import write_raw
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.loading import ModelChoice, load_config_and_tokenizer
 from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.tensorfile import read_header
 
 
 def refusal_of(folder):
@@ -164,3 +168,112 @@ def test_a_file_that_vanishes_after_it_was_opened_is_noticed(copy):
         checkpoint.read(next(iter(checkpoint.tensors)))
     with pytest.raises(CheckpointError, match="cannot be read"):
         checkpoint.fingerprint()
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 2**63), (0, 10**30), (False,), (True,), (2**40, 2**40), (0, 2**40, 2**40), (1,) * 33], ids=str
+)
+def test_a_shape_that_torch_cannot_hold_is_refused(shape, copy):
+    size = 4 * math.prod(shape) if math.prod(shape) < 9 else 0
+    write_raw(copy / "model.safetensors", {"a": entry(0, size, shape)}, bytes(size))
+    assert "has the shape" in refusal_of(copy)
+
+
+@pytest.mark.parametrize("offsets", [[False, 4], [0, True]])
+def test_an_offset_that_is_no_number_is_refused(offsets, copy):
+    write_raw(copy / "model.safetensors", {"a": {**entry(0, 4), "data_offsets": offsets}}, bytes(4))
+    assert "'a' of shape [1]" in refusal_of(copy)
+
+
+@pytest.mark.parametrize("metadata", [3, [], {"format": 3}, {"format": None}])
+def test_metadata_that_are_not_text_are_refused(metadata, copy):
+    write_raw(copy / "model.safetensors", {"__metadata__": metadata, "a": entry(0, 4)}, bytes(4))
+    assert "metadata that are not text" in refusal_of(copy)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"), [("[]", "not a JSON object"), ("null", "not a JSON object"), ("{", "damag")]
+)
+def test_a_config_that_is_no_object_is_refused(text, fault, copy):
+    (copy / "config.json").write_text(text)
+    assert fault in refusal_of(copy)
+
+
+def test_a_repeated_name_in_the_index_is_refused(copy_of_shards):
+    index = copy_of_shards / "model.safetensors.index.json"
+    (name, shard), *_ = json.loads(index.read_text())["weight_map"].items()
+    index.write_text(index.read_text().replace(f'"{name}"', f'"{name}": "{shard}", "{name}"'))
+    assert "repeats a name" in refusal_of(copy_of_shards)
+
+
+def test_a_tensor_that_the_index_does_not_list_is_named(copy_of_shards):
+    index = copy_of_shards / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    name, _ = content["weight_map"].popitem()
+    index.write_text(json.dumps(content))
+    assert f"does not list {name!r}" in refusal_of(copy_of_shards)
+
+
+def test_a_pipe_in_the_place_of_weights_is_refused_without_waiting_for_it(copy):
+    checkpoint = Checkpoint.open(copy)
+    (copy / "model.safetensors").unlink()
+    os.mkfifo(copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        read_header(copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        checkpoint.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_hidden_layers", 10**9),
+        ("num_experts", 10**9),
+        ("vocab_size", 10**9),
+        ("intermediate_size", 10**30),
+        ("text_config", {"num_hidden_layers": 10**9}),
+    ],
+)
+def test_a_config_that_describes_more_than_the_weights_is_refused_before_a_model_is_built(name, value, copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, name: value}))
+    with pytest.raises(CheckpointError, match="describes another model"):
+        load_config_and_tokenizer(Checkpoint.open(copy), ModelChoice(str(copy)))
+
+
+def test_a_file_beside_the_weights_that_is_too_large_is_refused(copy):
+    os.truncate(copy / "tokenizer.json", 1 << 40)
+    with pytest.raises(CheckpointError, match="belongs to no tokenizer"):
+        load_config_and_tokenizer(Checkpoint.open(copy), ModelChoice(str(copy)))
+
+
+def test_a_link_that_leads_outside_the_model_is_not_copied(copy, tmp_path):
+    (tmp_path / "secret.txt").write_text("a secret")
+    (copy / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    (copy / "alias.json").symlink_to("tokenizer.json")
+    copied, left_out = Checkpoint.open(copy).files_to_copy()
+    assert Path("alias.json") in copied
+    assert left_out == {"notes.txt": "a link to a file outside the model"}
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_what_no_model_is_without_must_not_lead_outside(name, copy_of_shards, tmp_path):
+    (copy_of_shards / name).rename(tmp_path / name)
+    (copy_of_shards / name).symlink_to(tmp_path / name)
+    with pytest.raises(CheckpointError, match=f"'{name}' of .* is a link to a file outside the model"):
+        Checkpoint.open(copy_of_shards).files_to_copy()
+
+
+def test_links_into_the_blobs_of_the_hubs_cache_are_copied(copy, tmp_path):
+    repository = tmp_path / "models--owner--name"
+    snapshot, blobs = repository / "snapshots" / "0123", repository / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for number, path in enumerate(sorted(copy.iterdir())):
+        path.rename(blobs / str(number))
+        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    (snapshot / "notes.txt").symlink_to("../../../elsewhere.txt")
+    (tmp_path / "elsewhere.txt").write_text("not a blob")
+    copied, left_out = Checkpoint.open(snapshot).files_to_copy()
+    assert {path.name for path in copied} == {"config.json", "generation_config.json", "tokenizer.json"}
+    assert list(left_out) == ["notes.txt"]

@@ -16,6 +16,7 @@ from unipruning_core.models.placement import spread
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.progress import Progress
 from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.config import CONFIG_FILE, check_config, check_side_files, read_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -44,6 +45,9 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
     """Load the two light parts of a model."""
     from transformers import AutoConfig, AutoTokenizer
 
+    config = checkpoint.folder / CONFIG_FILE
+    check_config(config, read_config(config), checkpoint.tensors.values())
+    check_side_files(checkpoint.folder)
     try:
         options = {"trust_remote_code": choice.trust_remote_code}
         return (

@@ -14,12 +14,11 @@ from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.loading import DTYPES, build_model
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.config import CONFIG_FILE, check_bare_config
 from unipruning_core.storage.tensorfile import TensorInfo
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-CONFIG_FILE = "config.json"
 
 
 def built_in_configs() -> dict[str, dict[str, Any]]:
@@ -120,6 +119,8 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
     path = os.path.expanduser(name)
     if os.path.isdir(path) and not os.path.isfile(os.path.join(path, CONFIG_FILE)):
         raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")
+    if os.path.exists(path):
+        check_bare_config(Path(path, CONFIG_FILE) if os.path.isdir(path) else Path(path))
     try:
         return AutoConfig.from_pretrained(path if os.path.exists(path) else name, trust_remote_code=trust_remote_code)
     # what transformers raises for a config that is damaged, of an unknown kind or out of reach

@@ -15,7 +15,7 @@ from unipruning_core.projection.decide import Scores, checked_score, decide, mas
 from unipruning_core.projection.output import INTEGERS, REPORT_FILE, PrunedFolder, is_pruned_checkpoint
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
-from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint, Target
 from unipruning_core.storage.staging import check_space, clean_up, staged
 
 if TYPE_CHECKING:
@@ -65,6 +65,9 @@ def project(
     slugs = _slugs(sparsities)
     sparsities = [with_scope(sparsity, scores, progress) for sparsity in sparsities]
     files, left_out = _files(checkpoint)
+    if links := [name for name, reason in left_out.items() if reason == LEADS_OUTSIDE]:
+        more = f" and {len(links) - 1} more" if len(links) > 1 else ""
+        progress.note(f"not copied: {links[0]}{more} ({LEADS_OUTSIDE})")
     size = _size(checkpoint, files)
     decided = decide(scores, sparsities, backend, progress)
 

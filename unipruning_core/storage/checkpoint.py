@@ -15,6 +15,9 @@ from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress
+from unipruning_core.storage.config import CONFIG_FILE, read_config
+from unipruning_core.storage.documents import read_json
+from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, read_header, read_tensor
 
 SINGLE_FILE = "model.safetensors"
@@ -36,6 +39,7 @@ LEFT_OUT = (
     ("*.onnx_data", "weights for another framework"),
 )
 FOLDERS_LEFT_OUT = (".git", ".cache")
+LEADS_OUTSIDE = "a link to a file outside the model"
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,10 @@ class Checkpoint:
             CheckpointError: the folder is not a model, has only pickled weights, or is incomplete or damaged.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise CheckpointError(f"{str(folder)!r} is not a model folder: it has no config.json; check the path")
+        config = folder / CONFIG_FILE
+        if not config.is_file():
+            raise CheckpointError(f"{str(folder)!r} is not a model folder: it has no {CONFIG_FILE}; check the path")
+        read_config(config)
         index = folder / INDEX_FILE
         # where a folder has both, transformers prefers the single file too
         if (folder / SINGLE_FILE).is_file():
@@ -103,6 +109,11 @@ class Checkpoint:
         for name, file in weight_map.items():
             if name not in tensors or tensors[name].file.name != file:
                 raise CheckpointError(f"{INDEX_FILE} places {name!r} in {file!r}, which lacks it; download both again")
+        if unlisted := [name for name in tensors if name not in weight_map]:
+            raise CheckpointError(
+                f"{INDEX_FILE} does not list {unlisted[0]!r}, which {tensors[unlisted[0]].file.name!r} holds, one of "
+                f"{len(unlisted)} such tensors; download both again"
+            )
         return cls(folder, shards, tensors)
 
     @property
@@ -119,7 +130,7 @@ class Checkpoint:
 
         def part_of(info: TensorInfo, start: int, size: int) -> bytes:
             try:
-                with info.file.open("rb") as file:
+                with open_regular(info.file) as file:
                     file.seek(info.start + start)
                     return file.read(size)
             except OSError as error:
@@ -147,7 +158,11 @@ class Checkpoint:
                 task.advance()
 
     def files_to_copy(self) -> tuple[list[Path], dict[str, str]]:
-        """Return the model's files besides its shards, relative to the folder, and those left out, with the reason."""
+        """Return the model's files besides its shards, relative to the folder, and those left out, with the reason.
+
+        Raises:
+            CheckpointError: the config or the index leads outside the folder.
+        """
         copied: list[Path] = []
         left_out: dict[str, str] = {}
         shards = {Path(shard.name) for shard in self.shards}
@@ -163,8 +178,15 @@ class Checkpoint:
                     continue
                 if path != index and (reason := _why_file_left_out(self.folder / path)):
                     left_out[path.as_posix()] = reason
+                elif not _stays_inside(self.folder, self.folder / path):
+                    left_out[path.as_posix()] = LEADS_OUTSIDE
                 else:
                     copied.append(path)
+        for name in (CONFIG_FILE, INDEX_FILE):
+            if name in left_out and Path(name) in (index, Path(CONFIG_FILE)):
+                raise CheckpointError(
+                    f"{name!r} of {str(self.folder)!r} is {left_out[name]}, which is not copied; put a copy there"
+                )
         return copied, left_out
 
 
@@ -199,10 +221,19 @@ def _why_file_left_out(path: Path) -> str | None:
     return next((reason for pattern, reason in LEFT_OUT if fnmatch(path.name.lower(), pattern)), None)
 
 
+def _stays_inside(folder: Path, path: Path) -> bool:
+    """Return whether a file lies in the model folder, through links too; in the hub's cache they lead to its blobs."""
+    home, file = folder.resolve(), path.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    return any(file.is_relative_to(place) for place in homes)
+
+
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        parsed = json.loads(index.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        parsed = read_json(index)
+    except OSError as error:
+        raise CheckpointError(f"{str(index)!r} cannot be read: {error.strerror}; make it readable") from error
+    except ValueError as error:
         raise CheckpointError(f"{str(index)!r} is damaged: {error}; download it again") from error
     weight_map = parsed.get("weight_map") if isinstance(parsed, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:

@@ -1,12 +1,15 @@
-"""Writing to disk so that nobody ever sees half a file, even after a process was killed."""
+"""Files written so that nobody ever sees half of one, even after a process was killed, and read only if regular."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +30,41 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     sync(path.parent)
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is a folder, a device or a pipe, which would never end.
+    """
+    # without waiting for somebody to open the other end of a pipe
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """Read a regular file of at most ``largest`` bytes.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+        ValueError: it is larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(largest + 1) if os.fstat(file.fileno()).st_size <= largest else None
+    if content is None or len(content) > largest:
+        raise ValueError(f"it has more than {largest} bytes")
+    return content
+
+
 def sha256(path: Path) -> str:
-    """Return the checksum of a file of any size."""
+    """Return the checksum of a regular file of any size."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.storage.documents import parse_json, quoted
+from unipruning_core.storage.files import open_regular
 
 DTYPES = {
     "F64": torch.float64,
@@ -36,6 +39,9 @@ DTYPES = {
 DTYPES |= {"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {}
 LENGTH_BYTES = 8  # a little-endian count of the JSON bytes that follow
 LARGEST_HEADER = 100_000_000  # the format's own limit: a larger number is garbage, not a header
+MOST_TENSORS = 1_000_000
+MOST_DIMENSIONS = 32
+TOO_MANY_BYTES = 1 << 63  # torch counts in int64
 GIT_LFS = b"version "  # start of the text file that stands in for a file not yet fetched
 
 
@@ -61,13 +67,13 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
         CheckpointError: the file is unreadable, truncated, or its header and its bytes disagree.
     """
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             return _parse(_header_bytes(file, size), path, size)
     except OSError as error:
         raise CheckpointError(f"weights {str(path)!r} cannot be read: {error.strerror}; check the file") from error
     # every malformed file raises a ValueError: bad UTF-8, bad JSON and the checks below
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"weights {str(path)!r} are damaged: {error}; download or save the file again") from error
 
 
@@ -75,7 +81,7 @@ def read_tensor(info: TensorInfo) -> Tensor:
     """Read one tensor in its own dtype, into new memory."""
     buffer = bytearray(info.nbytes)
     try:
-        with info.file.open("rb") as file:
+        with open_regular(info.file) as file:
             file.seek(info.start)
             count = file.readinto(buffer)
     except OSError as error:
@@ -115,10 +121,14 @@ def _header_bytes(file: BinaryIO, size: int) -> bytes:
 
 
 def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    header = json.loads(text.decode(), object_pairs_hook=_without_repetition)
+    header = parse_json(text)
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object")
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("the header has metadata that are not text")
+    if len(header) > MOST_TENSORS:
+        raise ValueError(f"the header has {len(header)} tensors, more than {MOST_TENSORS}")
     base = LENGTH_BYTES + len(text)
     tensors = [(name, _tensor_info(name, entry, path, base)) for name, entry in header.items()]
     tensors.sort(key=lambda item: (item[1].start, item[1].end))
@@ -130,13 +140,7 @@ def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], d
         position = info.end
     if position != size:
         raise ValueError(f"the header describes {position} bytes, but the file has {size}")
-    return dict(tensors), metadata if isinstance(metadata, dict) else {}
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(header := dict(pairs)) != len(pairs):
-        raise ValueError("the header repeats a name")
-    return header
+    return dict(tensors), metadata
 
 
 def _tensor_info(name: str, entry: Any, path: Path, base: int) -> TensorInfo:
@@ -148,9 +152,21 @@ def _tensor_info(name: str, entry: Any, path: Path, base: int) -> TensorInfo:
                     "checkpoint in bfloat16, float16 or float32"
                 )
             dtype = DTYPES[type_name]
-            if not all(isinstance(side, int) and side >= 0 for side in shape):
-                raise ValueError(f"tensor {name!r} has the shape {shape!r}")
-            if start < 0 or end - start != math.prod(shape) * dtype.itemsize:
-                raise ValueError(f"tensor {name!r} of shape {shape!r} and type {type_name} has {end - start} bytes")
+            # bool is a kind of int, and a side of 0 hides what the others multiply to
+            if (
+                len(shape) > MOST_DIMENSIONS
+                or not all(type(side) is int and side >= 0 for side in shape)
+                or math.prod(max(side, 1) for side in shape) * dtype.itemsize >= TOO_MANY_BYTES
+            ):
+                raise ValueError(f"tensor {name!r} has the shape {quoted(shape)}")
+            if (
+                type(start) is not int
+                or type(end) is not int
+                or start < 0
+                or end - start != math.prod(shape) * dtype.itemsize
+            ):
+                raise ValueError(
+                    f"tensor {name!r} of shape {quoted(shape)} and type {type_name} has {end - start} bytes"
+                )
             return TensorInfo(path, dtype, tuple(shape), base + start, base + end)
     raise ValueError(f"tensor {name!r} lacks its dtype, shape or data_offsets")
