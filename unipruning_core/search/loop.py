@@ -166,7 +166,9 @@ def run_samples(
     """Process every sample in order, from the last saved state on, and return the losses."""
     losses: list[float] = []
     start = 0
-    if resume and (saved := resume.found()) is not None:
+    if resume and (saved := resume.found(len(batches))) is not None:
+        for note in resume.notes:
+            progress.note(note)
         resume.restore(run.tensors())
         start, losses = saved["sample"], saved["losses"]
         progress.note(f"resuming after sample {start} of {len(batches)}")

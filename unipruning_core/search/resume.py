@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import CheckpointError, RunError
-from unipruning_core.storage.files import sync, write_json
+from unipruning_core.storage.documents import member, quoted, read_object, sealed, unsealed
+from unipruning_core.storage.files import sha256, sync, write_json
 from unipruning_core.storage.tensorfile import read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
+FORMAT = "unipruning-state/1"
 STATE_FILE = "state.json"
 TENSOR_FILE = "state.safetensors"
 
 
 class Resume:
-    """The saved states of one run folder: ``resume-<sample>`` folders, of which the newest counts.
+    """The saved states of one run folder: ``resume-<sample>`` folders, of which the newest whole one counts.
 
     A state is completed under a temporary name before it gets its own, and only then is the previous one removed, so
-    one of the two can be read at every moment.
+    one of the two can be read at every moment.  Its description holds the checksums of the tensors and of itself.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self.identity = folder, identity
+        self.notes: list[str] = []  # for the user: states that ``found`` passed over
+        self._found: Path | None = None
 
-    def save(self, sample: int, tensors: dict[str, Tensor], losses: list[float]) -> None:
+    def save(self, sample: int, tensors: Mapping[str, Tensor], losses: list[float]) -> None:
         """Save the state after ``sample`` samples."""
+        state = self.folder / f"resume-{sample:08d}"
         older = self._states()
         partial = self.folder / "resume.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -39,28 +46,42 @@ class Resume:
         with TensorStream(partial / TENSOR_FILE, contents, {}) as stream:
             for tensor in tensors.values():
                 stream.append(tensor)
-        write_json(partial / STATE_FILE, {"sample": sample, "losses": losses, "identity": self.identity})
-        partial.replace(self.folder / f"resume-{sample:08d}")
-        sync(self.folder)
-        for state in older:
+        description = {"format": FORMAT, "sample": sample, "losses": losses, "identity": self.identity}
+        write_json(partial / STATE_FILE, sealed({**description, "tensors": stream.sha256}))
+        # one of this sample was found damaged
+        if state in older:
+            older.remove(state)
             shutil.rmtree(state)
+        partial.replace(state)
+        sync(self.folder)
+        for path in older:
+            shutil.rmtree(path)
 
-    def found(self) -> dict[str, Any] | None:
-        """Return the newest saved state's description, or None if there is none.
+    def found(self, samples: int | None = None) -> dict[str, Any] | None:
+        """Return the description of the newest whole state, or None if nothing was saved.
+
+        Args:
+            samples: of the whole search, if known: no state is of more.
 
         Raises:
-            RunError: the state belongs to a search with other settings, model, text or versions.
+            RunError: every state is damaged, or it belongs to a search with other settings, model, text or versions.
         """
-        states = self._states()
-        if not states:
-            return None
-        try:
-            description: dict[str, Any] = json.loads((states[-1] / STATE_FILE).read_text(encoding="utf-8"))
-            recorded = description["identity"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"the saved state {str(states[-1])!r} is damaged ({error}); start again with --overwrite"
-            ) from error
+        faults = []
+        for state in reversed(self._states()):
+            try:
+                description = _whole(state, samples)
+            except (OSError, ValueError) as error:
+                faults.append(f"{str(state)!r} is damaged ({error})")
+                continue
+            self._refuse_another(description["identity"])
+            self._found = state
+            self.notes += [f"{fault}; going on from an older one" for fault in faults]
+            return description
+        if faults:
+            raise RunError(f"the saved state {faults[0]}; start again with --overwrite")
+        return None
+
+    def _refuse_another(self, recorded: dict[str, Any]) -> None:
         for key in self.identity.keys() | recorded.keys():
             expected, found = self.identity.get(key), recorded.get(key)
             if found != expected:
@@ -69,21 +90,26 @@ class Resume:
                     f"not {expected!r}); repeat the command it was started with, choose another --out, or discard it "
                     "with --overwrite"
                 )
-        return description
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Copy the newest state into ``tensors``, in place.
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy the state that ``found`` found into ``tensors``, in place.
 
         Raises:
-            RunError: the state does not hold these tensors.
+            RunError: the state does not hold exactly these tensors, with their dtypes and shapes.
         """
+        state = self._found or self._states()[-1]
         try:
-            saved = read_header(self._states()[-1] / TENSOR_FILE)[0]
+            saved = read_header(state / TENSOR_FILE)[0]
+            held = {name: (info.dtype, info.shape) for name, info in saved.items()}
+            wanted = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+            for name in wanted.keys() | held.keys():
+                if held.get(name) != wanted.get(name):
+                    raise ValueError(f"{name!r} is {_described(held.get(name))}, not {_described(wanted.get(name))}")
             for name, tensor in tensors.items():
                 tensor.copy_(read_tensor(saved[name]))
-        except (CheckpointError, KeyError, RuntimeError) as error:
+        except (CheckpointError, ValueError) as error:
             raise RunError(
-                f"the saved state in {str(self.folder)!r} is damaged ({error}); start again with --overwrite"
+                f"the saved state {str(state)!r} is damaged ({error}); start again with --overwrite"
             ) from error
 
     def discard(self) -> None:
@@ -93,3 +119,23 @@ class Resume:
 
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("resume-" + "[0-9]" * 8))
+
+
+def _whole(state: Path, samples: int | None) -> dict[str, Any]:
+    """Return the description of a state that is as it was saved; raise OSError or ValueError for any other."""
+    description = unsealed(read_object(state / STATE_FILE))
+    if (version := description.get("format")) != FORMAT:
+        raise ValueError(f"its format is {quoted(version)}, not {FORMAT!r}")
+    sample, losses = member(description, "sample", int), member(description, "losses", list)
+    if not 0 < sample <= (sample if samples is None else samples):
+        raise ValueError(f"it is of {sample} samples, but the search has {samples}")
+    if len(losses) > sample or not all(type(loss) is float and math.isfinite(loss) for loss in losses):
+        raise ValueError("its losses are not one finite number a sample")
+    member(description, "identity", dict)
+    if sha256(state / TENSOR_FILE) != member(description, "tensors", str):
+        raise ValueError(f"{TENSOR_FILE} is not what was saved")
+    return description
+
+
+def _described(tensor: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+    return "missing" if tensor is None else f"{tensor[0]} of {tensor[1]}"

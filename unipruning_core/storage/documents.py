@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from types import UnionType
 from typing import Any, NoReturn
 
 from unipruning_core.storage.files import read_bytes
@@ -59,6 +60,20 @@ def parse_json(text: bytes, *, strict: bool = True) -> Any:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
     _check_values(content, strict)
     return content
+
+
+def member(content: Any, name: str, kind: type | UnionType) -> Any:
+    """Return a member of an object; True and False are no numbers.
+
+    Raises:
+        ValueError: ``content`` is no object, lacks the member, or has one of another kind.
+    """
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(f"{name!r} is missing")
+    value = content[name]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{name!r} is {quoted(value)}")
+    return value
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

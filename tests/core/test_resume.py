@@ -1,0 +1,160 @@
+"""Saved states: what is restored is what was saved, to the bit, or the search says that it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+from unipruning_core.errors import RunError
+from unipruning_core.search.resume import STATE_FILE, TENSOR_FILE, Resume
+from unipruning_core.storage.documents import sealed
+
+IDENTITY = {"settings": {"mode": "drift"}, "data": {"samples": 5}}
+
+
+def tensors(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "a.dual": torch.randn(3, 8, generator=generator),
+        "a.moment": torch.randn(3, 8, generator=generator).bfloat16(),
+        "steps": torch.tensor([seed], dtype=torch.int64),
+    }
+
+
+@pytest.fixture
+def resume(tmp_path):
+    resume = Resume(tmp_path, IDENTITY)
+    resume.save(3, tensors(3), [0.5, 0.25, 0.125])
+    return resume
+
+
+def state(folder):
+    (found,) = folder.glob("**/resume-00000003")
+    return found
+
+
+def described(folder):
+    return json.loads((state(folder) / STATE_FILE).read_text())
+
+
+def describe(folder, content):
+    (state(folder) / STATE_FILE).write_text(json.dumps(content))
+
+
+def test_a_state_comes_back(resume):
+    found = resume.found(5)
+    assert (found["sample"], found["losses"]) == (3, [0.5, 0.25, 0.125])
+    held = tensors()
+    resume.restore(held)
+    assert all(torch.equal(held[name], tensor) for name, tensor in tensors(3).items())
+    assert resume.notes == []
+
+
+def test_a_flipped_bit_anywhere_is_noticed(resume, tmp_path):
+    for name in (STATE_FILE, TENSOR_FILE):
+        path = state(tmp_path) / name
+        original = path.read_bytes()
+        for position in range(0, len(original), 3):
+            changed = bytearray(original)
+            changed[position] ^= 1 << position % 8
+            path.write_bytes(changed)
+            with pytest.raises(RunError, match=r"is damaged \(.*\); start again with --overwrite"):
+                Resume(tmp_path, IDENTITY).found(5)
+        path.write_bytes(original)
+    assert Resume(tmp_path, IDENTITY).found(5)
+
+
+@pytest.mark.parametrize("name", [STATE_FILE, TENSOR_FILE])
+def test_a_file_that_is_missing_or_cut_is_noticed(resume, tmp_path, name):
+    path = state(tmp_path) / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(RunError, match="is damaged"):
+        resume.found(5)
+    path.unlink()
+    with pytest.raises(RunError, match="is damaged"):
+        resume.found(5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *({"sample": value} for value in (0, -1, 6, 10**30, 2.0, True, None, "3", [3])),
+        *({"losses": value} for value in (None, {}, "x", [1], [True], [None], [0.1] * 4)),
+        *({"identity": value} for value in (None, [], "x")),
+        *({"format": value} for value in (None, "unipruning-state/99", 1)),
+        *({"tensors": value} for value in (None, "0" * 64, 3)),
+    ],
+    ids=str,
+)
+def test_a_state_that_no_search_saved_is_refused_even_with_a_right_checksum(resume, tmp_path, changed):
+    content = {**described(tmp_path), **changed}
+    del content["checksum"]
+    describe(tmp_path, sealed(content))
+    with pytest.raises(RunError, match="is damaged"):
+        resume.found(5)
+
+
+@pytest.mark.parametrize("key", ["format", "sample", "losses", "identity", "tensors", "checksum"])
+def test_a_state_that_lacks_a_part_is_refused(resume, tmp_path, key):
+    content = described(tmp_path)
+    del content[key]
+    describe(tmp_path, content)
+    with pytest.raises(RunError, match="is damaged"):
+        resume.found(5)
+    del content["checksum" if key != "checksum" else "format"]
+    describe(tmp_path, sealed(content))
+    with pytest.raises(RunError, match="is damaged"):
+        resume.found(5)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("a.dual", torch.zeros(1, 8)),
+        ("a.dual", torch.zeros(3, 8, dtype=torch.int8)),
+        ("a.dual", torch.zeros(24)),
+        ("a.moment", torch.zeros(3, 8)),
+        ("a.dual", None),
+        ("more", torch.zeros(1)),
+    ],
+)
+def test_a_state_of_other_tensors_is_not_restored(tmp_path, name, other):
+    saved = tensors(3)
+    saved.pop(name, None)
+    Resume(tmp_path, IDENTITY).save(3, saved if other is None else {**saved, name: other}, [])
+    resume, held = Resume(tmp_path, IDENTITY), tensors()
+    assert resume.found(5)
+    with pytest.raises(RunError, match=rf"is damaged \('{name}' is .*, not .*\); start again"):
+        resume.restore(held)
+    assert all(torch.equal(held[name], tensor) for name, tensor in tensors().items())
+
+
+def test_an_older_whole_state_serves_where_the_newest_is_damaged(resume, tmp_path):
+    shutil.copytree(state(tmp_path), tmp_path / "kept")
+    resume.save(4, tensors(4), [0.5] * 4)
+    newest = tmp_path / "resume-00000004"
+    (tmp_path / "kept").rename(tmp_path / "resume-00000003")
+    (newest / TENSOR_FILE).write_bytes(bytes(9))
+    again = Resume(tmp_path, IDENTITY)
+    assert again.found(5)["sample"] == 3
+    assert "resume-00000004' is damaged" in again.notes[0]
+    assert again.notes[0].endswith("going on from an older one")
+    held = tensors()
+    again.restore(held)
+    assert torch.equal(held["a.dual"], tensors(3)["a.dual"])
+    again.save(4, tensors(4), [0.5] * 4)
+    fresh = Resume(tmp_path, IDENTITY)
+    assert fresh.found(5)["sample"] == 4
+    assert fresh.notes == []
+
+
+def test_a_pipe_in_the_place_of_a_state_is_refused_without_waiting(resume, tmp_path):
+    path = state(tmp_path) / TENSOR_FILE
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(RunError, match="not a regular file"):
+        resume.found(5)
