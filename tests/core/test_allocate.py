@@ -45,7 +45,12 @@ def write(folder, checkpoint, settings, *, norms=True, spoil=lambda name, score:
             norm = torch.randn(target.shape[1], generator=generator).exp()
             yield Outcome(target, spoil(target.name, score), torch.tensor(0.0), 1, norm if norms else None)
 
-    description = {"settings": settings, "model": {"fingerprint": checkpoint.fingerprint()}, "data": {}}
+    description = {
+        "settings": settings,
+        "scope": "matrix",
+        "model": {"fingerprint": checkpoint.fingerprint()},
+        "data": {},
+    }
     folder.mkdir()
     write_run(folder, targets_of(checkpoint), outcomes(), {**description, "backend": "cpu", "versions": {}})
     return Run.open(folder)

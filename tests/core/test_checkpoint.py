@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 
 import pytest
@@ -162,3 +163,12 @@ def test_a_single_file_wins_over_an_index_as_it_does_in_transformers(copy, shard
         "model-00001-of-00005.safetensors"
     }
     assert not any(path.name.startswith("model") for path in copied)
+
+
+def test_the_digests_of_a_search_are_those_of_the_bytes_in_the_file(single):
+    checkpoint = Checkpoint.open(single)
+    first, second, *_ = checkpoint.tensors
+    found = checkpoint.check_finite(checkpoint.tensors, digested={first, second})
+    content = checkpoint.shards[0].read_bytes()
+    infos = (checkpoint.tensors[first], checkpoint.tensors[second])
+    assert list(found.values()) == [hashlib.sha256(content[info.start : info.end]).hexdigest() for info in infos]

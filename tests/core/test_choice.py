@@ -21,6 +21,7 @@ from unipruning_core.search.choice import flags, own_settings, settings_of
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.settings import Settings, setting
+from unipruning_core.storage.documents import sealed
 
 VALUES = {"pattern": "2:4", "prox_pattern": "2:4", "metric": "wanda"}
 OWN = {mode: {item.name for item in fields(kind)} for mode, kind in MODES.items()}
@@ -81,13 +82,10 @@ def test_the_record_of_a_search_holds_the_fields_of_its_mode(home, search_words,
 
 def as_format_1(folder: Path, settings: dict[str, Any]) -> None:
     """Rewrite run.json as version 0.1 did: every mode's settings in one record, and no scope."""
-    from unipruning_core.search import run_folder
-
     content = json.loads((folder / "run.json").read_text())
     del content["checksum"], content["scope"]
     content |= {"format": "unipruning-run/1", "settings": settings}
-    content["checksum"] = run_folder._checksum(content)
-    (folder / "run.json").write_text(json.dumps(content))
+    (folder / "run.json").write_text(json.dumps(sealed(content)))
 
 
 @pytest.mark.parametrize(("mode", "scope"), [("feedback", "global"), ("frozen", "matrix")])

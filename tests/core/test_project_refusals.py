@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from unipruning_core.errors import CheckpointError, ConfigError, OutputError, RunError
 from unipruning_core.projection.project import project
 from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.tensorfile import digest_of
 from unipruning_cpu.backend import CpuBackend
 
 BACKEND = CpuBackend()
@@ -67,6 +68,23 @@ def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(changed, text
         project(llama, Broken(llama, **changed), parsed(*filter(None, text.split(","))), tmp_path / "out", BACKEND)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_changed_where_the_fingerprint_does_not_look_are_refused_and_nothing_is_written(tmp_path):
+    checkpoint = Checkpoint.open(save_llama(tmp_path / "model", dtype=torch.float32))
+    scores = FakeScores(checkpoint)
+    scores.digests = {target.name: digest_of(checkpoint.read(target.name)) for target in scores.targets}
+    last = checkpoint.tensors[scores.targets[-1].name]
+    project(checkpoint, scores, parsed("60%"), tmp_path / "before", BACKEND)
+    with last.file.open("r+b") as file:
+        file.seek(last.end - 1)
+        file.write(b"\x3f")
+    scores.fingerprint = checkpoint.fingerprint()
+    with pytest.raises(
+        RunError, match=r"the weights of '.*' are not those that were searched; pass the model as it was"
+    ):
+        project(checkpoint, scores, parsed("60%"), tmp_path / "out", BACKEND)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["before", "model"]
 
 
 def test_quantised_targets_are_refused(llama, tmp_path):

@@ -18,12 +18,13 @@ from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
 from unipruning_core.models.outline import header_of, saved_buffers
 from unipruning_core.models.targets import LeftOut, find_targets
-from unipruning_core.projection.decide import Scores, checked_score, decide, masks_of
+from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
 from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.activation_memory import check_choice, decide_recomputation
 from unipruning_core.search.loop import run_samples, versions
 from unipruning_core.storage.checkpoint import Checkpoint, fingerprint_of
+from unipruning_core.storage.tensorfile import digest_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -51,6 +52,7 @@ class FoundScores:
     thresholds: Mapping[str, float]  # tau by target
     losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
     masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
+    digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
 
     def score(self, name: str) -> Tensor:
         """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
@@ -181,7 +183,10 @@ def search_in_memory(
         "backend": backend.name,
         "versions": versions(),
     }
-    return FoundScores(model.targets, fingerprint, settings.scope, provenance, duals, thresholds, tuple(losses))
+    digests = {layer.name: digest_of(layer.parameter.detach().cpu()) for layer in model.layers}
+    return FoundScores(
+        model.targets, fingerprint, settings.scope, provenance, duals, thresholds, tuple(losses), digests=digests
+    )
 
 
 def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> dict[str, Tensor]:
@@ -196,16 +201,19 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
     sparsity = with_scope(sparsity, scores, model.progress)
     sparsity.check(scores.targets)
     by_name = {layer.name: layer for layer in model.layers}
-    if unknown := [t for t in scores.targets if t.name not in by_name or by_name[t.name].target.shape != t.shape]:
+    if unknown := [t for t in scores.targets if t.name not in by_name or by_name[t.name].target != t]:
         raise RunError(
             f"the scores have a target {unknown[0].name!r} of shape {unknown[0].shape}, but the model does not; search "
             "this model"
         )
-    allowed = {scores.fingerprint} | getattr(scores, "masked", set())
-    if model.fingerprint() not in allowed:
+    masked: set[str] = getattr(scores, "masked", set())
+    if (fingerprint := model.fingerprint()) not in {scores.fingerprint} | masked:
         raise RunError(
             "the model's weights are not those that the scores were made from; load the model again, or search it again"
         )
+    if fingerprint not in masked:
+        for target in scores.targets:
+            check_weight(scores, target, by_name[target.name].parameter.detach().cpu())
     masks = {}
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
         decided = decide(scores, [sparsity], model.backend, model.progress)

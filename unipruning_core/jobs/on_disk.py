@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def search_on_disk(
         return finished
     bytes_per_device = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
     room = _room(model, settings, len(bytes_per_device))
-    model.check_finite()
+    task = replace(task, digests=model.check_finite())
     with memory_errors_as_config_errors(backend):
         loaded = model.load(bytes_per_device)
         return search(

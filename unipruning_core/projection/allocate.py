@@ -35,7 +35,7 @@ from torch import Tensor
 
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.progress import Progress
-from unipruning_core.projection.decide import Scores, checked_score
+from unipruning_core.projection.decide import Scores, check_weight, checked_score
 from unipruning_core.sparsity.apportion import apportion
 from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import KeptRows, MatrixSparsity, Unstructured
@@ -88,15 +88,22 @@ def outlier_ratios(
     backend: Backend,
     *,
     multiple: float = OUTLIER_MULTIPLE,
+    searched: Scores | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Fraction]:
-    """Return D_l by block, exact counts over the block's size; each matrix is read twice, one at a time."""
+    """Return D_l by block, exact counts over the block's size; each matrix is read twice, one at a time.
+
+    Raises:
+        RunError: a weight is not the one that was ``searched``.
+    """
     ratios = {}
     with (progress or Progress()).task("counting outliers", 2 * len(targets), "matrix") as task:
 
         def scores(block: Block) -> Iterator[Tensor]:
             for target in block.targets:
                 stored = checkpoint.read(target.name)
+                if searched is not None:
+                    check_weight(searched, target, stored)
                 weight = (stored.t() if target.transposed else stored).to(backend.device_type)
                 yield _wanda_score(weight, input_norms[target.name].to(backend.device_type), backend)
                 task.advance()
@@ -151,7 +158,9 @@ def owl(
     """
     _check_model(checkpoint, run)
     _check_numbers(multiple, spread)
-    ratios = outlier_ratios(checkpoint, run.input_norms, run.targets, backend, multiple=multiple, progress=progress)
+    ratios = outlier_ratios(
+        checkpoint, run.input_norms, run.targets, backend, multiple=multiple, searched=run, progress=progress
+    )
     sizes = {block.name: block.size for block in blocks_of(run.targets)}
     rules: list[tuple[str, MatrixSparsity]] = [
         (f"{name}.*", Unstructured(_written(pruned), "row"))

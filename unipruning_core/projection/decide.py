@@ -16,6 +16,7 @@ from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import Dense, Kept, KeptRows, MatrixSparsity, Scope, SemiStructured, Unstructured
 from unipruning_core.sparsity.mix import Mix
 from unipruning_core.sparsity.parse import Sparsity
+from unipruning_core.storage.tensorfile import digest_of
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
@@ -71,6 +72,20 @@ def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  
     if not bool(score.isfinite().all()):
         raise RunError(f"the score of {target.name!r} has NaN or infinite values; search again")
     return score
+
+
+def check_weight(scores: Scores, target: Target, weight: Tensor) -> None:
+    """Refuse a weight, as stored, that differs in any bit from the one that was searched, if the scores know it.
+
+    Raises:
+        RunError: it does.
+    """
+    digests: Mapping[str, str] = getattr(scores, "digests", {})
+    if target.name in digests and digest_of(weight) != digests[target.name]:
+        raise RunError(
+            f"the weights of {target.name!r} are not those that were searched; pass the model as it was, or search it"
+            " again"
+        )
 
 
 def decide(scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress) -> list[Decided]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.progress import Progress
-from unipruning_core.projection.decide import Scores, checked_score, decide, masks_of
+from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
 from unipruning_core.projection.output import INTEGERS, REPORT_FILE, PrunedFolder, is_pruned_checkpoint
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
@@ -52,7 +52,7 @@ def project(
 
     Raises:
         ConfigError: a sparsity occurs twice, does not divide a layer, or does not fit the model.
-        RunError: the scores belong to another model, or have a wrong shape, dtype or value.
+        RunError: the scores belong to another model or other weights, or have a wrong shape, dtype or value.
         CheckpointError: a target is of a type that cannot be pruned, or cannot be read.
         OutputError: the output folder is in use, or does not fit on its disk.
     """
@@ -84,6 +84,7 @@ def project(
         with progress.task("pruning", len(scores.targets), "matrix") as task:
             for position, target in enumerate(scores.targets):
                 score, weight = checked_score(scores, target, backend), checkpoint.read(target.name)
+                check_weight(scores, target, weight)
                 nonzero = int(score.count_nonzero())
                 masks = masks_of(score, position, target.name, decided, backend)
                 for output, mask in zip(outputs, masks, strict=True):

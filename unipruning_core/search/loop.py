@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,9 +44,10 @@ class SearchTask:
     settings: Settings
     model_name: str
     data: dict[str, Any]
+    digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of each target's weight as stored, if known
 
     def description(self, backend: Backend) -> dict[str, Any]:
-        """Return what the run folder records of the search, and what a resumed search must match."""
+        """Return what the run folder records of the search."""
         return {
             "settings": self.settings.to_json(),
             "scope": self.settings.scope,
@@ -53,6 +56,11 @@ class SearchTask:
             "backend": backend.name,
             "versions": versions(),
         }
+
+    def identity(self, backend: Backend) -> dict[str, Any]:
+        """Return what a resumed search must match: the description, and the weights to the last bit."""
+        weights = hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()
+        return {**self.description(backend), "weights": weights}
 
 
 def versions() -> dict[str, str]:
@@ -131,17 +139,17 @@ def search(
     batches = task.calibration.batches
     run = task.settings.start(model, layers, backend, len(batches))
     run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
-    description = task.description(backend)
+    description, resume = task.description(backend), Resume(folder, task.identity(backend))
     with disk_errors_as_output_errors(folder), _removed_if_empty(folder):
         # only now: a model that cannot be searched must not cost the result of an earlier search
         if overwrite and folder.is_dir():
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        losses = run_samples(run, batches, progress, Resume(folder, description), save_every)
+        losses = run_samples(run, batches, progress, resume, save_every)
         content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
         with progress.task("writing", len(targets), "matrix") as bar:
-            write_run(folder, targets, _counted(run.outcomes(), bar), content)
-        Resume(folder, description).discard()
+            write_run(folder, targets, _counted(run.outcomes(), bar), content, task.digests)
+        resume.discard()
     return Run.open(folder)
 
 

@@ -2,14 +2,13 @@
 
 ``dual.safetensors`` holds V, float32 (out, in), under each weight's name in the checkpoint.  ``inputs.safetensors``
 holds n, float32 (in,), in the same way; only ``frozen`` knows it over all samples, so other runs lack the file.
-``run.json`` holds tau, the settings, the fingerprints of model and text, versions and the checksums.  It is written
-last, so a folder that has it is complete.  The same search gives the same bytes: no file records time, host or path.
+``run.json`` holds tau, the settings, the fingerprints of model and text, the sha256 of each target's weight as it was
+searched, versions and the checksums.  It is written last, so a folder that has it is complete.  The same search gives
+the same bytes: no file records time, host or path.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError, RunError
-from unipruning_core.search.choice import own_settings
-from unipruning_core.search.modes import MODES
+from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE, check_tensors, checked
 from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.documents import quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, write_json
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
@@ -33,19 +32,19 @@ if TYPE_CHECKING:
     from unipruning_core.search.base import Outcome
     from unipruning_core.sparsity.forms import Scope
 
-FORMAT = "unipruning-run/2"
-FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it has no scope
 TENSORS_FORMAT = "unipruning-run/1"  # of the tensor files, which have not changed since
 RUN_FILE = "run.json"
-DUAL_FILE = "dual.safetensors"
-INPUTS_FILE = "inputs.safetensors"
 
 
 def write_run(
-    folder: Path, targets: Sequence[Target], outcomes: Iterable[Outcome], description: dict[str, Any]
+    folder: Path,
+    targets: Sequence[Target],
+    outcomes: Iterable[Outcome],  # in the order of the targets, consumed one at a time
+    description: dict[str, Any],
+    digests: Mapping[str, str] | None = None,  # sha256 of each target's weight as stored, if known
 ) -> None:
-    """Write a run folder's files; ``outcomes`` come in the order of ``targets`` and are consumed one at a time."""
-    entries = []
+    """Write a run folder's files."""
+    entries: list[dict[str, Any]] = []
     norms: list[Tensor] = []
 
     def duals() -> Iterator[Tensor]:
@@ -61,6 +60,7 @@ def write_run(
                     "transposed": target.transposed,
                     "threshold": float(outcome.threshold),
                     "steps": outcome.steps,
+                    **({"sha256": digests[target.name]} if digests else {}),
                 }
             )
 
@@ -69,7 +69,7 @@ def write_run(
         inputs = {target.name: (target.shape[1],) for target in targets}
         files[INPUTS_FILE] = _write(folder / INPUTS_FILE, inputs, norms)
     content = {"format": FORMAT, **description, "files": files, "targets": entries}
-    write_json(folder / RUN_FILE, {**content, "checksum": _checksum(content)})
+    write_json(folder / RUN_FILE, sealed(content))
 
 
 def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor]) -> str:
@@ -115,23 +115,19 @@ class Run:
                 "repeat the 'unipruning search' command, which resumes where it stopped"
             )
         try:
-            description = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-            written = description.pop("checksum")
-            if (version := description["format"]) not in (FORMAT, FORMAT_1):
-                raise RunError(f"{str(folder)!r} is of format {version!r}, not {FORMAT!r}; search again")
-            _compare(folder / RUN_FILE, _checksum(description), written)
+            description = _described(folder)
             for name, written in description["files"].items():
                 _compare(folder / name, sha256(folder / name), written)
-            if version == FORMAT_1:
-                description["settings"] = own_settings(description["settings"])
-                description["scope"] = MODES[description["settings"]["mode"]].scope
             run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
-            missing = [target.name for target in run.targets if target.name not in run.tensors]
-        except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:
+            check_tensors(run.tensors, {target.name: target.shape for target in run.targets}, DUAL_FILE)
+            if INPUTS_FILE in description["files"]:
+                check_tensors(run._input_tensors, run._input_shapes, INPUTS_FILE)
+        except OSError as error:
+            raise RunError(
+                f"run folder {str(folder)!r} cannot be read: {error.strerror or error}; make its files readable"
+            ) from error
+        except (ValueError, CheckpointError) as error:
             raise RunError(f"run folder {str(folder)!r} is damaged ({error}); search again") from error
-        if missing or not run.targets:
-            lacking = repr(missing[0]) if missing else "every target"
-            raise RunError(f"run folder {str(folder)!r} lacks V for {lacking}; search again")
         return run
 
     @cached_property
@@ -146,6 +142,11 @@ class Run:
     def thresholds(self) -> dict[str, float]:
         """tau by target."""
         return {entry["name"]: entry["threshold"] for entry in self.description["targets"]}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of the searched weight by target, as the checkpoint stores it; empty if it is not known."""
+        return {entry["name"]: entry["sha256"] for entry in self.description["targets"] if "sha256" in entry}
 
     @property
     def fingerprint(self) -> str:
@@ -175,21 +176,30 @@ class Run:
                 f"run folder {str(self.folder)!r} holds no input norms; search with '--mode frozen' and a metric that"
                 " uses inputs, such as wanda"
             )
-        norms = {name: read_tensor(info) for name, info in read_header(self.folder / INPUTS_FILE)[0].items()}
-        for target in self.targets:
-            if target.name not in norms or norms[target.name].shape != (target.shape[1],):
-                raise RunError(
-                    f"run folder {str(self.folder)!r} lacks the input norms of {target.name!r}; search again"
-                )
+        norms = {name: read_tensor(info) for name, info in self._input_tensors.items()}
+        if wrong := [name for name, norm in norms.items() if not bool((norm.isfinite() & (norm >= 0)).all())]:
+            raise RunError(f"run folder {str(self.folder)!r} has no valid input norms of {wrong[0]!r}; search again")
         return norms
+
+    @property
+    def _input_tensors(self) -> dict[str, TensorInfo]:
+        return read_header(self.folder / INPUTS_FILE)[0]
+
+    @property
+    def _input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {target.name: (target.shape[1],) for target in self.targets}
 
     def score(self, name: str) -> Tensor:
         """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
         return read_tensor(self.tensors[name]).abs_().sub_(self.thresholds[name]).clamp_min_(0.0)
 
 
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _described(folder: Path) -> dict[str, Any]:
+    """Read and check run.json."""
+    description = read_object(folder / RUN_FILE)
+    if (version := description.get("format")) not in (FORMAT, FORMAT_1):
+        raise RunError(f"{str(folder)!r} is of format {quoted(version)}, not {FORMAT!r}; search again")
+    return checked(unsealed(description))
 
 
 def _compare(path: Path, actual: str, written: str) -> None:

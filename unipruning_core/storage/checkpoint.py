@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,7 +18,7 @@ from unipruning_core.progress import Progress
 from unipruning_core.storage.config import CONFIG_FILE, read_config
 from unipruning_core.storage.documents import read_json
 from unipruning_core.storage.files import open_regular
-from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, read_header, read_tensor
+from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, digest_of, read_header, read_tensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -138,16 +138,21 @@ class Checkpoint:
 
         return fingerprint_of(self.tensors, lambda name, start, size: part_of(self.tensors[name], start, size))
 
-    def check_finite(self, names: Iterable[str], progress: Progress | None = None) -> None:
-        """Read the tensors and stop at the first that is not finite.
+    def check_finite(
+        self, names: Iterable[str], progress: Progress | None = None, *, digested: Container[str] = ()
+    ) -> dict[str, str]:
+        """Read the tensors, stop at the first that is not finite, and return the sha256 of those to be digested.
 
         Raises:
             CheckpointError: a tensor holds NaN or infinity.
         """
+        digests = {}
         pending = list(names)
         with (progress or Progress()).task("checking weights", len(pending), "tensor") as task:
             for name in pending:
                 tensor = self.read(name)
+                if name in digested:
+                    digests[name] = digest_of(tensor)
                 if tensor.dtype.itemsize == 1:
                     tensor = tensor.float()  # isfinite does not support 8-bit floats
                 if bad := tensor.numel() - int(torch.isfinite(tensor).sum()):
@@ -156,6 +161,7 @@ class Checkpoint:
                         " use a checkpoint whose weights are finite"
                     )
                 task.advance()
+        return digests
 
     def files_to_copy(self) -> tuple[list[Path], dict[str, str]]:
         """Return the model's files besides its shards, relative to the folder, and those left out, with the reason.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -93,6 +94,11 @@ def read_tensor(info: TensorInfo) -> Tensor:
     if not buffer:
         return torch.empty(info.shape, dtype=info.dtype)
     return torch.frombuffer(buffer, dtype=info.dtype).view(info.shape)
+
+
+def digest_of(tensor: Tensor) -> str:
+    """Return the sha256 of the bytes of a tensor, in memory, as a file holds them."""
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def header_for(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:

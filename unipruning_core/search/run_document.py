@@ -1,0 +1,120 @@
+"""What run.json must say, checked as a whole where a run folder is opened, so that nothing fails or misleads later."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.search.choice import own_settings, settings_of
+from unipruning_core.search.modes import MODES
+from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.documents import member, quoted
+from unipruning_core.storage.tensorfile import TensorInfo
+
+FORMAT = "unipruning-run/2"
+FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it has no scope
+DUAL_FILE = "dual.safetensors"
+INPUTS_FILE = "inputs.safetensors"
+SCOPES = ("matrix", "row", "global")
+LARGEST_THRESHOLD = torch.finfo(torch.float32).max
+NUMBER = int | float
+
+
+def checked(description: dict[str, Any]) -> dict[str, Any]:
+    """Return a description, of either format, as format 2 has it.
+
+    Raises:
+        ValueError: a part is missing, or of a type or value that no search writes.
+    """
+    settings = _settings(member(description, "settings", dict))
+    if description["format"] == FORMAT_1:
+        description = {**description, "settings": settings, "scope": MODES[settings["mode"]].scope}
+    if (scope := member(description, "scope", str)) not in SCOPES:
+        raise ValueError(f"'scope' is {quoted(scope)}")
+    member(member(description, "model", dict), "fingerprint", str)
+    member(description, "data", dict)
+    member(description, "backend", str)
+    versions = member(description, "versions", dict)
+    for name in versions:
+        member(versions, name, str)
+    if "losses" in description and not all(_is_number(loss) for loss in member(description, "losses", list)):
+        raise ValueError("'losses' are not all numbers")
+    _check_files(member(description, "files", dict))
+    entries = member(description, "targets", list)
+    targets = [_target(entry) for entry in entries]
+    if not targets:
+        raise ValueError("'targets' is empty")
+    if len({target.name for target in targets}) < len(targets):
+        raise ValueError("'targets' repeats a name")
+    if len({"sha256" in entry for entry in entries}) > 1:
+        raise ValueError("'targets' has a 'sha256' for some only")
+    return description
+
+
+def check_tensors(tensors: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]], file: str) -> None:
+    """Refuse a tensor file that does not hold exactly these float32 tensors, in this order.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if lacking := [name for name in shapes if name not in tensors]:
+        raise ValueError(f"{file} lacks {lacking[0]!r}")
+    if list(tensors) != list(shapes):
+        raise ValueError(f"{file} holds other tensors than the targets, or in another order")
+    for name, info in tensors.items():
+        if (info.dtype, info.shape) != (torch.float32, shapes[name]):
+            raise ValueError(f"{name!r} in {file} is {info.dtype} of {info.shape}, not float32 of {shapes[name]}")
+
+
+def _settings(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings under current names, if those that this version knows are valid."""
+    if (mode := member(recorded, "mode", str)) not in MODES:
+        raise ValueError(f"'mode' is {quoted(mode)}")
+    own = own_settings(recorded)
+    values = {name: value for name, value in own.items() if name != "mode"}
+    try:
+        parsed = settings_of(mode, values).to_json()
+    except ConfigError as error:
+        raise ValueError(f"'settings' are invalid, {error}") from error
+    # text of a number is for the command line only
+    if wrong := [name for name, value in values.items() if parsed[name] != value]:
+        raise ValueError(f"{wrong[0]!r} is {quoted(values[wrong[0]])}")
+    return own
+
+
+def _check_files(files: Mapping[str, Any]) -> None:
+    if set(files) not in ({DUAL_FILE}, {DUAL_FILE, INPUTS_FILE}):
+        raise ValueError(f"'files' are {quoted(sorted(files))}")
+    for name in files:
+        _digest(files, name)
+
+
+def _target(entry: Any) -> Target:
+    name, shape = member(entry, "name", str), member(entry, "shape", list)
+    if not _is_shape(shape):
+        raise ValueError(f"the shape of {name!r} is {quoted(shape)}")
+    if not 0 <= member(entry, "threshold", NUMBER) <= LARGEST_THRESHOLD:
+        raise ValueError(f"the threshold of {name!r} is {quoted(entry['threshold'])}")
+    if member(entry, "steps", int) < 0:
+        raise ValueError(f"the steps of {name!r} are {entry['steps']}")
+    if "sha256" in entry:
+        _digest(entry, "sha256")
+    return Target(name, (shape[0], shape[1]), member(entry, "transposed", bool))
+
+
+def _is_shape(shape: Sequence[Any]) -> bool:
+    return len(shape) == 2 and all(type(side) is int and side > 0 for side in shape) and math.prod(shape) < 1 << 61
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, NUMBER) and not isinstance(value, bool)
+
+
+def _digest(content: Mapping[str, Any], name: str) -> None:
+    if not re.fullmatch("[0-9a-f]{64}", member(content, name, str)):
+        raise ValueError(f"{name!r} is {quoted(content[name])}, not a sha256")
