@@ -145,7 +145,7 @@ def test_the_fingerprint_sees_where_samples_end():
     [
         ((100,), "packed", "need 128 tokens, but 'made up' has only 100; pass fewer --samples, a shorter --seq-len"),
         ((60, 60), "packed", "need 128 tokens, but 'made up' has only 120; pass fewer --samples, a shorter --seq-len"),
-        ((40, 15, 90), "document", r"has only 2 \(64 tokens\); pass fewer --samples"),
+        ((40, 15, 90), "document", r"has only 2 \(130 tokens\); pass fewer --samples"),
     ],
 )
 def test_too_little_text_is_refused_with_both_numbers(lengths, packing, message):

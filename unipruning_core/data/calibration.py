@@ -98,16 +98,16 @@ def _one_a_document(
     text: Text, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int, order: torch.Generator
 ) -> tuple[list[Tensor], int]:
     batches: list[Tensor] = []
-    passed_over = 0
+    passed_over = tokens = 0
     for index in _shuffled(len(text.documents), order):
         ids = token_ids(tokenizer, text.documents[index])
         if len(ids) < SHORTEST_DOCUMENT:
             passed_over += 1
             continue
+        tokens += len(ids)
         batches.append(torch.tensor([ids[:seq_len]], dtype=torch.int64))
         if len(batches) == samples:
             return batches, passed_over
-    tokens = sum(batch.numel() for batch in batches)
     raise DataError(
         f"{samples} samples need as many documents of {SHORTEST_DOCUMENT} tokens or more, but {text.source!r} has only "
         f"{len(batches)} ({tokens} tokens); pass fewer --samples, --packing packed or more text"
