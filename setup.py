@@ -32,6 +32,7 @@ setup(
         "torch>=2.6",
         "transformers>=4.56",
         "datasets>=3",
+        "pyarrow>=15",
         "pluggy>=1.5",
         "safetensors>=0.4.3",
         "numpy>=1.26",

@@ -56,6 +56,8 @@ EXTRA = {
     "unipruning_core/tools/demo/assets.py": {"gguf", "filelock"},
     # only the picture of a benchmark needs it, and says so where it is missing
     "unipruning_core/tools/bench/plot.py": {"matplotlib"},
+    # what datasets reads tables with; a local one needs no more of datasets, whose import takes far longer
+    "unipruning_core/data/tables.py": {"pyarrow"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import logging
 from pathlib import Path
 
 import datasets
 import huggingface_hub.utils as hub
 import pytest
+from _texts import ROWS, lines, write
 
 from unipruning_core.data import text as text_module
 from unipruning_core.data.text import load_text
 from unipruning_core.errors import DataError
-
-ROWS = [{"text": "one fish"}, {"text": ""}, {"text": "two\nfish"}]
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
-
-
-def lines(*rows: object) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.raw", "a.utf8", "a.md", "a.unheard-of", "a"])
@@ -36,62 +26,19 @@ def test_a_text_file_is_one_document_as_it_is(tmp_path, name):
     assert loaded.source == str(tmp_path / name)
 
 
-def test_the_rows_of_a_jsonl_file_keep_their_order_and_their_blanks(tmp_path):
-    content = lines(*ROWS)
-    loaded = load_text(write(tmp_path / "a.jsonl", content))
-    assert loaded.documents == ("one fish", "", "two\nfish")
-    assert loaded.sha256 == hashlib.sha256(content.encode()).hexdigest()
-
-
-def test_a_json_file_is_a_list_of_rows(tmp_path):
-    assert load_text(write(tmp_path / "a.json", json.dumps(ROWS))).documents == ("one fish", "", "two\nfish")
-
-
-def test_the_rows_of_a_parquet_file_are_documents(tmp_path):
-    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "a.parquet")
-    assert load_text(str(tmp_path / "a.parquet")).documents == ("one fish", "", "two\nfish")
-
-
 @pytest.mark.parametrize(
-    ("row", "column", "wanted"),
-    [
-        ({"text": "a", "title": "b"}, None, "a"),
-        ({"body": "a", "id": 7}, None, "a"),
-        ({"text": "a", "title": "b"}, "title", "b"),
-    ],
-    ids=["the column text", "the only strings", "the column asked for"],
+    ("source", "reason"), [("x" * 300 + ".txt", "File name too long"), ("a\0.txt", "null"), ("loop.txt", "symbolic")]
 )
-def test_a_row_gives_its_text_from(tmp_path, row, column, wanted):
-    assert load_text(write(tmp_path / "a.jsonl", lines(row)), column=column).documents == (wanted,)
+def test_a_path_that_cannot_be_looked_at_is_one_sentence(tmp_path, monkeypatch, source, reason):
+    monkeypatch.chdir(tmp_path)
+    Path("loop.txt").symlink_to("loop.txt")
+    with pytest.raises(DataError, match=f"cannot be looked at: .*{reason}.*; check the path"):
+        load_text(source)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.txt", "", "is empty"),
-        ("a.txt", " \n\n", "is empty"),
-        ("a.jsonl", "\n", "is empty"),
-        ("a.jsonl", lines({"text": " "}), "is empty"),
-        ("a.txt", b"plain\x00text", "byte 5 is NUL"),
-        ("a.txt", b"caf\xe9", "byte 3 is not UTF-8"),
-        ("a.jsonl", b'{"text": "caf\xe9"}', "byte 13 is not UTF-8"),
-        ("a.jsonl", lines({"text": "a"}) + "\n" + '{"text": "b"\n', "line 3 is not JSON"),
-        ("a.jsonl", lines({"text": "a"}, ["b"]), "line 2 should be a JSON object"),
-        ("a.jsonl", lines({"text": "a"}, {"other": "b"}), "row 2 should have text in column 'text', not None"),
-        ("a.jsonl", lines({"text": 3}), "row 1 should have text in column 'text', not 3"),
-        ("a.jsonl", lines({"title": "a", "body": "b"}), r"has \['title', 'body'\]"),
-        ("a.json", '[{"text": "a"', "is not a readable table of text"),
-        ("a.parquet", b"PAR1 but no more", "is not a readable table of text"),
-    ],
-)
-def test_a_file_that_is_not_text_is_refused_with_the_place(tmp_path, name, content, message):
-    with pytest.raises(DataError, match=message):
-        load_text(write(tmp_path / name, content))
-
-
-def test_an_unknown_column_is_refused_with_the_existing_columns(tmp_path):
-    with pytest.raises(DataError, match=r"should have a column 'body', but has \['text'\]"):
-        load_text(write(tmp_path / "a.jsonl", lines(*ROWS)), column="body")
+def test_texts_in_memory_are_characters():
+    with pytest.raises(DataError, match="text 1 in memory has half of a surrogate pair"):
+        load_text(["a", "\ud800"])
 
 
 @pytest.mark.parametrize("source", ["missing.txt", "folder/missing.jsonl", "/no/such/file", "./org/name", "wikitext"])
@@ -138,8 +85,13 @@ def test_reading_a_table_says_nothing_and_leaves_no_cache(tmp_path, monkeypatch,
 
 
 @pytest.mark.usefixtures("talkative")
-def test_the_libraries_own_verbosity_comes_back(tmp_path):
-    load_text(write(tmp_path / "a.jsonl", lines(*ROWS)))
+def test_the_libraries_own_verbosity_comes_back(monkeypatch):
+    def load(*_, **__):
+        assert datasets.are_progress_bars_disabled()
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    load_text("org/name")
     for library in (datasets, hub):
         assert library.logging.get_verbosity() == logging.WARNING
         assert not library.are_progress_bars_disabled()
@@ -203,6 +155,9 @@ def test_of_an_endless_stream_only_the_first_documents_are_taken(monkeypatch):
         (datasets.exceptions.DatasetNotFoundError("doesn't exist"), "no copy of it is cached: doesn't exist; check"),
         (ValueError('Unknown split "train".'), "no readable split 'train': Unknown split \"train\"; name a split"),
         (datasets.exceptions.DatasetGenerationError("broken"), "no readable split 'train': broken; name a split"),
+        (KeyError("odd"), "no readable split 'train': 'odd'; name a split"),
+        (Exception("odd"), "no readable split 'train': odd; name a split"),
+        (OSError(errno.ENOSPC, "No space left"), "cannot be kept on this disk: No space left; free some space"),
     ],
 )
 def test_a_hub_that_has_no_answer_is_one_sentence(monkeypatch, failure, message):

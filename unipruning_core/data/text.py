@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unipruning_core.data.tables import choose_column, decode, is_encodable, read_table, text_of_rows
 from unipruning_core.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"
-TABLES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+TABLES = (".jsonl", ".json", ".parquet")
 # endings that tell a missing file from a data set; a file with any other ending is read as text too
 ENDINGS = (*TABLES, ".txt", ".raw", ".utf8", ".md")
 # of C4's 365 million documents, enough for 1000 windows of 4096 tokens
@@ -82,20 +82,43 @@ def load_text(
         source = os.fspath(source)
     if not isinstance(source, str):
         return _in_memory(source)
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = find_text(source)
+    if path is not None:
         documents, digest = _read_file(path, column)
-    elif source in ALIASES or _looks_like_hub_name(source):
+    else:
         documents = _read_hub(_hub_name(source), source, split or "train", column)
         digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
-    else:
-        raise DataError(
-            f"{source!r} is not a file; pass a .jsonl, .json, .parquet or text file, "
-            f"or a data set: {', '.join(ALIASES)}, or org/name[:config]"
-        )
     if not any(document.strip() for document in documents):
         raise DataError(f"text {source!r} is empty; pass one with words in it")
     return Text(documents, source, digest)
+
+
+def find_text(source: str) -> Path | None:
+    """Return the local file of that name, or None for the name of a data set on the hub; imports nothing heavy.
+
+    Raises:
+        DataError: it is neither, or the file is empty.
+    """
+    path = os.path.expanduser(source)
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    # ValueError for a name with a NUL
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"text {source!r} cannot be looked at: {reason}; check the path") from error
+    else:
+        if stat.S_ISREG(status.st_mode):
+            if not status.st_size:
+                raise DataError(f"text {source!r} is empty; pass one with words in it")
+            return Path(path)
+    if source in ALIASES or _looks_like_hub_name(source):
+        return None
+    raise DataError(
+        f"{source!r} is not a file; pass a .jsonl, .json, .parquet or text file, "
+        f"or a data set: {', '.join(ALIASES)}, or org/name[:config]"
+    )
 
 
 def _in_memory(documents: Sequence[str]) -> Text:
@@ -103,6 +126,8 @@ def _in_memory(documents: Sequence[str]) -> Text:
         raise DataError(f"texts in memory must be strings, not {type(others[0]).__name__}; pass a list of strings")
     if not any(document.strip() for document in documents):
         raise DataError("the texts in memory are empty; pass some with words in them")
+    if broken := [number for number, document in enumerate(documents) if not is_encodable(document)]:
+        raise DataError(f"text {broken[0]} in memory has half of a surrogate pair, which is no character; correct it")
     digest = hashlib.sha256(SEPARATOR.join(documents).encode()).hexdigest()
     return Text(tuple(documents), f"{len(documents)} texts in memory", digest)
 
@@ -115,106 +140,45 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _read_file(path: Path, column: str | None) -> tuple[tuple[str, ...], str]:
     try:
+        if path.suffix.lower() in TABLES:
+            return read_table(path, column)
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"text {str(path)!r} cannot be read: {error.strerror}; check its permissions") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if not data.strip():
-        raise DataError(f"text {str(path)!r} is empty; pass one with words in it")
-    suffix = path.suffix.lower()
-    if suffix != ".parquet":
-        text = _decode(data, path)
-    if suffix not in TABLES:
-        return (text,), digest
-    if suffix == ".jsonl":
-        _check_lines(text, path)
-    return _read_table(path, column), digest
-
-
-def _decode(data: bytes, path: Path) -> str:
-    if (position := data.find(0)) >= 0:
-        raise DataError(f"{str(path)!r} is not text: byte {position} is NUL; convert it to UTF-8")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{str(path)!r} is not text: byte {error.start} is not UTF-8; convert it to UTF-8") from error
-
-
-def _check_lines(text: str, path: Path) -> None:
-    """Refuse a wrong line by its number, which the table reader does not report."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{str(path)!r} line {number} is not JSON: {error.msg} at column {error.colno}; "
-                "correct or remove the line"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{str(path)!r} line {number} should be a JSON object such as {{'text': ...}}, "
-                f"not a {type(row).__name__}; correct or remove the line"
-            )
-
-
-def _read_table(path: Path, column: str | None) -> tuple[str, ...]:
-    import datasets
-
-    # the rows are copied, so the cache can be temporary
-    with tempfile.TemporaryDirectory() as cache, _quiet():
-        try:
-            table = datasets.load_dataset(
-                TABLES[path.suffix.lower()], data_files=str(path.resolve()), split="train", cache_dir=cache
-            )
-        except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
-            reason = first_line(error.__cause__ or error)
-            raise DataError(f"{str(path)!r} is not a readable table of text: {reason}; correct the file") from error
-        return _column(table, table.features, str(path), column)
+        reason = error.strerror or error
+        raise DataError(f"text {str(path)!r} cannot be read: {reason}; check its permissions and the disk") from error
+    return (decode(data, path),), hashlib.sha256(data).hexdigest()
 
 
 def _read_hub(name: _HubName, source: str, split: str, column: str | None) -> tuple[str, ...]:
     import datasets
 
     split = name.test_split if split == "test" else split
-    with _quiet():
-        try:
+    try:
+        with _quiet():
             rows = datasets.load_dataset(name.path, name=name.config, split=split, streaming=name.streaming)
             features = rows.features or dict.fromkeys(next(iter(rows), {}))
-            if name.streaming:
-                rows = islice(rows, STREAMED_DOCUMENTS)
-            return _column(rows, features, source, column)
-        # OSError includes every failure to connect
-        except OSError as error:
+            strings = [n for n in features if getattr(features[n], "dtype", None) in ("string", "large_string")]
+            chosen = choose_column(features, strings, source, column)
+            return text_of_rows(islice(rows, STREAMED_DOCUMENTS) if name.streaming else rows, source, chosen)
+    except (DataError, MemoryError):
+        raise
+    except OSError as error:
+        # failures to connect have no number, and those of the hub are about files that it lacks
+        if error.errno and not isinstance(error, FileNotFoundError | ConnectionError | TimeoutError):
             raise DataError(
-                f"data set {source!r} cannot be fetched, and no copy of it is cached: {first_line(error)}; "
-                "check the name and the connection, or pass a local file"
+                f"data set {source!r} cannot be kept on this disk: {error.strerror}; free some space there, or set "
+                "HF_HOME to a folder that can be written"
             ) from error
-        except (ValueError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"data set {source!r} has no readable split {split!r}: {first_line(error)}; "
-                "name a split that it has and, if need be, a configuration: org/name:config"
-            ) from error
-
-
-def _column(rows: Iterable[Any], features: Any, source: str, column: str | None) -> tuple[str, ...]:
-    names = list(features)
-    if column is None:
-        strings = [n for n in names if getattr(features[n], "dtype", None) in ("string", "large_string")]
-        column = "text" if "text" in names else strings[0] if len(strings) == 1 else None
-    if column not in names:
-        expected = "a column 'text', or exactly one column of strings" if column is None else f"a column {column!r}"
-        raise DataError(f"{source!r} should have {expected}, but has {names}; name the text column with --text-column")
-    documents = []
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row[column], str):
-            raise DataError(
-                f"{source!r} row {number} should have text in column {column!r}, not {row[column]!r}; correct or remove"
-                " the row"
-            )
-        documents.append(row[column])
-    return tuple(documents)
+        raise DataError(
+            f"data set {source!r} cannot be fetched, and no copy of it is cached: {first_line(error)}; "
+            "check the name and the connection, or pass a local file"
+        ) from error
+    # whatever the library raises, what it was asked for is at fault
+    except Exception as error:
+        raise DataError(
+            f"data set {source!r} has no readable split {split!r}: {first_line(error)}; "
+            "name a split that it has and, if need be, a configuration: org/name:config"
+        ) from error
 
 
 def _looks_like_hub_name(source: str) -> bool:
