@@ -1,5 +1,29 @@
 """Every error a user can cause, in one tree; a message says what was wanted, what came, and the remedy."""
 
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from os import PathLike, fspath
+
+# what helps against an error of the machine, whatever the file in question is for
+REMEDIES = {
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there, or ask for a larger quota",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close some files of other programs",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "replace the link that leads to itself",
+    errno.ESTALE: "check the network file system, then run again",
+    errno.EIO: "check the disk",
+    errno.EBUSY: "wait until nothing else uses it, or choose another place",
+}
+NO_THREAD = "can't start new thread"  # Python's words
+
 
 class UnipruningError(Exception):
     """Base of all errors that the command line shows in one sentence, with exit code 2."""
@@ -42,3 +66,36 @@ class OutputError(UnipruningError):
 def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, without its full stop, to quote in a message of ours."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that led to it."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        yield following
+        seen.add(id(following))
+        following = following.__cause__ or following.__context__
+
+
+def reason_and_remedy(error: BaseException, remedy: str, about: PathLike[str] | None = None) -> str:
+    """Return why something failed and what to do: ``remedy``, unless the machine is the reason.
+
+    A file is named unless it is the one that the message is ``about``.
+
+    Libraries wrap an error of the file system in their own and advise on the file's content, when a permission or space
+    is missing.
+    """
+    for cause in chain(error):
+        if isinstance(cause, RuntimeError) and NO_THREAD in str(cause):
+            return f"{NO_THREAD}; raise the limit of processes (ulimit -u)"
+        if isinstance(cause, ImportError):
+            return f"{first_line(cause)}; install what is missing"
+        if isinstance(cause, OSError) and cause.errno in REMEDIES:
+            known = cause.filename is None or (about is not None and cause.filename in (about, fspath(about)))
+            where = "" if known else f" for {cause.filename!r}"
+            return f"{(cause.strerror or str(cause)).rstrip('.')}{where}; {REMEDIES[cause.errno]}"
+        # the name of a file whose bytes are no text, passed to a library that takes only text
+        if isinstance(cause, UnicodeEncodeError):
+            return f"{first_line(cause)}; choose a name that is UTF-8"
+    return f"{first_line(error)}; {remedy}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.data.tables import choose_column, decode, is_encodable, read_table, text_of_rows
 from unipruning_core.errors import DataError, first_line
+from unipruning_core.models.borders import library_errors_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,7 +135,8 @@ def _in_memory(documents: Sequence[str]) -> Text:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the token ids, with the tokenizer's defaults but without its warning about long texts."""
-    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    with library_errors_as(DataError, "the model's tokenizer fails on the text", "check the tokenizer and the text"):
+        ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     return ids
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, perplexity
-from unipruning_core.models.memory import free_bytes, free_bytes_each, memory_errors_as_config_errors
+from unipruning_core.models.memory import LARGER_DEVICE, free_bytes, free_bytes_each, memory_errors_as_config_errors
 from unipruning_core.projection.project import Projected, check_output, project
 from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.loop import SAVE_EVERY, SearchTask, check_run_folder, finished_search, search
@@ -88,7 +88,7 @@ def project_on_disk(
         UnipruningError: what is wrong, before anything is written.
     """
     backend = model.backend
-    with memory_errors_as_config_errors(backend):
+    with memory_errors_as_config_errors(backend, LARGER_DEVICE):
         return project(model.checkpoint, scores, sparsities, out, backend, overwrite=overwrite, progress=model.progress)
 
 
@@ -129,5 +129,5 @@ def perplexity_on_disk(
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
     length, read = model.seq_len(seq_len), text.load("test")
-    with memory_errors_as_config_errors(model.backend):
+    with memory_errors_as_config_errors(model.backend, f"{LARGER_DEVICE}, or a shorter --seq-len"):
         return perplexity(model.load(), model.tokenizer, read, seq_len=length, windows=windows, progress=model.progress)

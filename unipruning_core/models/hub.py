@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.borders import library_errors_as
+from unipruning_core.storage.paths import path_errors_as
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*"]
 # the same weights again, in another layout
@@ -21,13 +24,26 @@ def resolve_model(model: str, *, trust_remote_code: bool = False, revision: str 
     """
     # not pathlib, which takes "" for the current folder and raises an exception for "~nobody"
     folder = os.path.expanduser(model)
-    if os.path.isdir(folder):
-        return Path(folder)
-    if os.path.exists(folder):
+    if (mode := mode_of(folder, f"model {model!r}")) is not None:
+        if stat.S_ISDIR(mode):
+            return Path(folder)
         raise CheckpointError(f"model {model!r} is a file; pass the folder that holds it")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model, flags=re.ASCII):
         raise CheckpointError(f"model {model!r} does not exist; pass a folder, or a hub id such as 'owner/name'")
     return _download(model, trust_remote_code, revision)
+
+
+def mode_of(path: str, what: str) -> int | None:
+    """Return a path's kind and permissions, as ``os.stat`` does, or None if there is nothing.
+
+    Raises:
+        CheckpointError: that cannot be known.
+    """
+    with path_errors_as(CheckpointError, what):
+        try:
+            return os.stat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def _download(model: str, trust_remote_code: bool, revision: str | None) -> Path:
@@ -35,26 +51,27 @@ def _download(model: str, trust_remote_code: bool, revision: str | None) -> Path
     from huggingface_hub import snapshot_download
 
     patterns = [*PATTERNS, "*.py"] if trust_remote_code else PATTERNS
-    try:
-        return Path(
-            snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_WANTED),
-        )
-    except hub.GatedRepoError as error:
-        raise CheckpointError(
-            f"model {model!r} is gated on the hub; accept its terms there, then run 'hf auth login'"
-        ) from error
-    except hub.RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"model {model!r} is neither a local folder nor a public model on the hub; check the spelling, or log in"
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise CheckpointError(f"model {model!r} has no revision {revision!r} on the hub; check the spelling") from error
-    except hub.LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"model {model!r} is neither a local folder nor in the cache, and the hub cannot be reached; "
-            "go online once, or pass a folder"
-        ) from error
-    # other errors of the network or the disk, and names that the hub refuses
-    except (OSError, hub.HFValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"model {model!r} cannot be downloaded: {reason}; try again, or pass a folder") from error
+    # what is not refused by name: errors of the network or the disk, and names that the hub refuses
+    with library_errors_as(CheckpointError, f"model {model!r} cannot be downloaded", "try again, or pass a folder"):
+        try:
+            return Path(
+                snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_WANTED),
+            )
+        except hub.GatedRepoError as error:
+            raise CheckpointError(
+                f"model {model!r} is gated on the hub; accept its terms there, then run 'hf auth login'"
+            ) from error
+        except hub.RepositoryNotFoundError as error:
+            raise CheckpointError(
+                f"model {model!r} is neither a local folder nor a public model on the hub; "
+                "check the spelling, or log in"
+            ) from error
+        except hub.RevisionNotFoundError as error:
+            raise CheckpointError(
+                f"model {model!r} has no revision {revision!r} on the hub; check the spelling"
+            ) from error
+        except hub.LocalEntryNotFoundError as error:
+            raise CheckpointError(
+                f"model {model!r} is neither a local folder nor in the cache, and the hub cannot be reached; "
+                "go online once, or pass a folder"
+            ) from error

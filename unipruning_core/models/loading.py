@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 
-from unipruning_core.errors import CheckpointError, ConfigError, first_line
+from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.placement import spread
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.progress import Progress
@@ -48,25 +48,20 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
     config = checkpoint.folder / CONFIG_FILE
     check_config(config, read_config(config), checkpoint.tensors.values())
     check_side_files(checkpoint.folder)
-    try:
-        options = {"trust_remote_code": choice.trust_remote_code}
+    options = {"trust_remote_code": choice.trust_remote_code}
+    what = f"model {choice.name!r} has no usable config and tokenizer"
+    with library_errors_as(CheckpointError, what, "copy the complete checkpoint"):
         return (
             AutoConfig.from_pretrained(checkpoint.folder, **options),
             AutoTokenizer.from_pretrained(checkpoint.folder, **options),
         )
-    # what transformers raises for a folder that is incomplete or of an unknown kind
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        hint = "; pass --trust-remote-code if you trust its code" if "trust_remote_code" in str(error) else ""
-        raise CheckpointError(
-            f"model {choice.name!r} has no usable config and tokenizer: {first_line(error)}{hint}"
-        ) from error
 
 
 def check_seq_len(config: PretrainedConfig, seq_len: int) -> None:
     """Refuse a length the model has no positions for, before the model is loaded."""
     if seq_len < 2:
         raise ConfigError(f"--seq-len must be at least 2, to have a token to predict, not {seq_len!r}")
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = _positions(config)
     if longest is not None and seq_len > longest:
         raise ConfigError(f"--seq-len {seq_len} is more than the model's {longest} positions; pass at most {longest}")
 
@@ -74,10 +69,16 @@ def check_seq_len(config: PretrainedConfig, seq_len: int) -> None:
 def window_length(config: PretrainedConfig, requested: int | None) -> int:
     """Return the tokens per window: as requested, or else LONGEST_WINDOW, or all positions of a model with fewer."""
     if requested is None:
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        return min(LONGEST_WINDOW, positions or LONGEST_WINDOW)
+        return min(LONGEST_WINDOW, _positions(config) or LONGEST_WINDOW)
     check_seq_len(config, requested)
     return requested
+
+
+def _positions(config: PretrainedConfig) -> int | None:
+    """Return the most tokens that the model has positions for, or None if its config names no limit."""
+    with library_errors_as(CheckpointError, "the model's config is not usable", "copy the complete checkpoint"):
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        return None if positions is None else int(positions)
 
 
 def find_targets_of_config(
@@ -96,13 +97,10 @@ def build_model(
     """Build a model from its config alone, under the caller's device context and tensor mode."""
     from transformers import AutoModelForCausalLM
 
-    try:
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     # including what a model's own code raises if it expects another device or version of transformers
-    except (ValueError, KeyError, ImportError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"model {name!r} cannot be built as a causal language model: {first_line(error)}"
-        ) from error
+    what = f"model {name!r} cannot be built as a causal language model"
+    with library_errors_as(CheckpointError, what, "check its config"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
@@ -142,17 +140,12 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    try:
-        with hidden_bars():
-            model, loading = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-            )
-    # what transformers raises for a folder that is missing, damaged, of an unknown kind or of other shapes
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"model {str(folder)!r} cannot be loaded: {first_line(error)}; pass a folder with a causal language model, "
-            "as save_pretrained writes it"
-        ) from error
+    what = f"model {str(folder)!r} cannot be loaded"
+    remedy = "pass a folder with a causal language model, as save_pretrained writes it"
+    with library_errors_as(CheckpointError, what, remedy), hidden_bars():
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
             f"model {str(folder)!r} lacks {len(missing)} of the weights that its config requires (first: "

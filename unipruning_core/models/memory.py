@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.errors import ConfigError
+from unipruning_core.errors import ConfigError, chain, first_line
+from unipruning_core.models.host_memory import free_host_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +19,14 @@ if TYPE_CHECKING:
     from unipruning_core.storage.checkpoint import Checkpoint
 
 GIB = 2**30
+LARGER_DEVICE = "use a device with more memory"
+SEARCH_REMEDY = "use a shorter --seq-len, --checkpoint-activations on, --mode frozen, or a device with more memory"
+# how allocators on the host and on devices say that memory is exhausted where they raise only a RuntimeError
+EXHAUSTED = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|alloc_cpu|DefaultCPUAllocator"
+    r"|bad_alloc|_ALLOC_FAILED|Unable to mmap",
+    re.IGNORECASE,
+)
 
 
 def loaded_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
@@ -30,12 +41,7 @@ def free_bytes(device_type: str) -> int | None:
     module = torch.get_device_module(device_type)
     if hasattr(module, "mem_get_info"):
         return int(module.mem_get_info()[0])
-    try:
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    # not Linux, or a container that hides it
-    except (OSError, KeyError, ValueError):
-        return None
+    return free_host_bytes()
 
 
 def free_bytes_each(device_type: str) -> list[int]:
@@ -48,24 +54,39 @@ def free_bytes_each(device_type: str) -> list[int]:
     return [int(module.mem_get_info(index)[0]) for index in range(module.device_count())]
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory is exhausted, of the host or of a device; imports nothing."""
+    # only where torch is imported can the error be one of its own
+    kinds = (MemoryError, getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError))
+    return any(
+        isinstance(cause, kinds)
+        or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        or (isinstance(cause, RuntimeError | OSError) and EXHAUSTED.search(first_line(cause)) is not None)
+        for cause in chain(error)
+    )
+
+
+def exhausted(error: BaseException) -> str:
+    """Return the numbers of an error that means exhausted memory, without advice on an allocator's settings."""
+    cause = next((cause for cause in chain(error) if is_out_of_memory(cause) and str(cause)), error)
+    numbers = first_line(cause).partition("If reserved")[0].partition(" See documentation")[0]
+    # of the host's allocator: its place in the sources precedes
+    return numbers.rpartition("DefaultCPUAllocator: ")[2].rstrip(". ")
+
+
 @contextmanager
-def memory_errors_as_config_errors(backend: Backend) -> Iterator[None]:
-    """Turn torch's out-of-memory error into one sentence with torch's numbers.
+def memory_errors_as_config_errors(backend: Backend, remedy: str = SEARCH_REMEDY) -> Iterator[None]:
+    """Turn an allocator's error into one sentence with its numbers and what helps.
 
     Raises:
-        ConfigError: a device ran out of memory.
+        ConfigError: the host or a device ran out of memory.
     """
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        # torch's advice on its allocator, which follows the numbers, does not help here
-        numbers = str(error).splitlines()[0].partition("If reserved")[0].partition(" See documentation")[0].rstrip(". ")
-        raise ConfigError(
-            f"the {backend.name} device ran out of memory ({numbers}); use a shorter --seq-len, "
-            "--checkpoint-activations on, --mode frozen, or a device with more memory"
-        ) from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(f"the {backend.name} device ran out of memory ({exhausted(error)}); {remedy}") from error
 
 
 def check_model_fits(checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.errors import CheckpointError, ConfigError, first_line
+from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.extensions import hide_broken_extensions
+from unipruning_core.models.borders import library_errors_as
+from unipruning_core.models.hub import mode_of
 from unipruning_core.models.loading import DTYPES, build_model
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -117,18 +120,14 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
     if name.lower() in known:
         return AutoConfig.for_model(**known[name.lower()])
     path = os.path.expanduser(name)
-    if os.path.isdir(path) and not os.path.isfile(os.path.join(path, CONFIG_FILE)):
+    there = mode_of(path, f"model {name!r}")
+    if there is not None and stat.S_ISDIR(there) and mode_of(os.path.join(path, CONFIG_FILE), repr(name)) is None:
         raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")
-    if os.path.exists(path):
-        check_bare_config(Path(path, CONFIG_FILE) if os.path.isdir(path) else Path(path))
-    try:
-        return AutoConfig.from_pretrained(path if os.path.exists(path) else name, trust_remote_code=trust_remote_code)
-    # what transformers raises for a config that is damaged, of an unknown kind or out of reach
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise CheckpointError(
-            f"model {name!r} has no usable config: {first_line(error)}; pass a folder, a {CONFIG_FILE}, a hub id, or "
-            f"one of {', '.join(known)}"
-        ) from error
+    if there is not None:
+        check_bare_config(Path(path, CONFIG_FILE) if stat.S_ISDIR(there) else Path(path))
+    remedy = f"pass a folder, a {CONFIG_FILE}, a hub id, or one of {', '.join(known)}"
+    with library_errors_as(CheckpointError, f"model {name!r} has no usable config", remedy):
+        return AutoConfig.from_pretrained(name if there is None else path, trust_remote_code=trust_remote_code)
 
 
 def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
 from unipruning_core.projection.mask_file import mask_stream, pack
 from unipruning_core.sparsity.forms import MatrixSparsity
@@ -72,9 +74,16 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
     def copy(self, files: list[Path], task: Task) -> None:
         """Copy files, given relative to the model folder, byte for byte."""
         for path in files:
-            target = self.folder / path
+            source, target = self._checkpoint.folder / path, self.folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._checkpoint.folder / path, target)
+            try:
+                shutil.copyfile(source, target)
+            except OSError as error:
+                # an error of the copy, such as a full disk, names both files
+                if error.filename != os.fspath(source) or error.filename2 is not None:
+                    raise
+                reason = reason_and_remedy(error, "check the file", source)
+                raise CheckpointError(f"{str(source)!r} cannot be read: {reason}") from error
             task.advance(target.stat().st_size)
 
     def prune(
@@ -118,7 +127,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
         }
         text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
-        (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+        (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def is_pruned_checkpoint(folder: Path) -> bool:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.errors import CheckpointError, RunError
+from unipruning_core.errors import CheckpointError, RunError, reason_and_remedy
 from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE, check_tensors, checked
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.documents import quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, write_json
+from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
@@ -105,11 +106,13 @@ class Run:
             RunError: the folder is not a run folder, is unfinished, has another format, or is damaged.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        with path_errors_as(RunError, f"run folder {str(folder)!r}"):
+            exists, finished = folder.is_dir(), (folder / RUN_FILE).is_file()
+        if not exists:
             raise RunError(
                 f"run folder {str(folder)!r} does not exist; make it with 'unipruning search MODEL --out RUN'"
             )
-        if not (folder / RUN_FILE).is_file():
+        if not finished:
             raise RunError(
                 f"{str(folder)!r} has no {RUN_FILE}, so it is not a run folder or its search has not finished; "
                 "repeat the 'unipruning search' command, which resumes where it stopped"
@@ -123,9 +126,8 @@ class Run:
             if INPUTS_FILE in description["files"]:
                 check_tensors(run._input_tensors, run._input_shapes, INPUTS_FILE)
         except OSError as error:
-            raise RunError(
-                f"run folder {str(folder)!r} cannot be read: {error.strerror or error}; make its files readable"
-            ) from error
+            reason = reason_and_remedy(error, "check the folder", folder)
+            raise RunError(f"run folder {str(folder)!r} cannot be read: {reason}") from error
         except (ValueError, CheckpointError) as error:
             raise RunError(f"run folder {str(folder)!r} is damaged ({error}); search again") from error
         return run

@@ -18,6 +18,7 @@ from unipruning_core.progress import Progress
 from unipruning_core.storage.config import CONFIG_FILE, read_config
 from unipruning_core.storage.documents import read_json
 from unipruning_core.storage.files import open_regular
+from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, digest_of, read_header, read_tensor
 
 SINGLE_FILE = "model.safetensors"
@@ -76,6 +77,11 @@ class Checkpoint:
             CheckpointError: the folder is not a model, has only pickled weights, or is incomplete or damaged.
         """
         folder = Path(folder)
+        with path_errors_as(CheckpointError, f"model {str(folder)!r}"):
+            return cls._open(folder)
+
+    @classmethod
+    def _open(cls, folder: Path) -> Checkpoint:
         config = folder / CONFIG_FILE
         if not config.is_file():
             raise CheckpointError(f"{str(folder)!r} is not a model folder: it has no {CONFIG_FILE}; check the path")

@@ -13,7 +13,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import OutputError, reason_and_remedy
 
 BLOCK_BYTES = 1 << 20
 
@@ -21,7 +21,8 @@ BLOCK_BYTES = 1 << 20
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically: under a temporary name, synced to disk, then renamed."""
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    # the name of a file that is not UTF-8 becomes an escape of JSON, which gives the same name when read
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
         file.flush()
@@ -85,6 +86,5 @@ def disk_errors_as_output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"{str(path)!r} cannot be written: {error.strerror or error}; free some space or choose another path"
-        ) from error
+        reason = reason_and_remedy(error, "choose another path", path)
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from error

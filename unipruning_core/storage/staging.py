@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import OutputError, reason_and_remedy
 from unipruning_core.progress import Progress
 from unipruning_core.storage.files import sync
 
@@ -30,9 +30,8 @@ def staged(out: Path, *, replace: bool) -> Iterator[Path]:
         _sync(partial)
         _publish(partial, out, replace)
     except OSError as error:
-        raise OutputError(
-            f"output folder {str(out)!r} could not be written: {error}; free some space or choose another folder"
-        ) from error
+        reason = reason_and_remedy(error, "choose another folder", out)
+        raise OutputError(f"output folder {str(out)!r} could not be written: {reason}") from error
     finally:
         # the original error is the one to show; what cannot be removed now is removed at the next start
         shutil.rmtree(partial, ignore_errors=True)

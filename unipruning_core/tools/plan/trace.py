@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.borders import library_errors_as
 from unipruning_core.search.language_loss import LanguageLoss
 
 if TYPE_CHECKING:
@@ -38,31 +39,26 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
         ConfigError: the model's forward needs the values of its tensors.
     """
     names = {target.name for target in outline.targets}
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            model = outline.build()
-            model.eval().requires_grad_(False)
-            for name, parameter in model.named_parameters() if backward else ():
-                if name in names:
-                    parameter.requires_grad_(True)
-                    parameter.register_post_accumulate_grad_hook(_drop_gradient)
-            loss = LanguageLoss(model)
-            loss.agrees = True  # nothing can be compared without values
-            ids = torch.zeros(1, seq_len, dtype=torch.int64)
-            flops = FlopCounterMode(display=False, custom_mapping=_host_attention())
-            memory = LiveMemory(list(model.parameters()))
-            with nullcontext() if backward else torch.no_grad(), flops, memory:
-                if backward:
-                    loss(ids).backward()
-                else:
-                    getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
-    # what fake tensors raise when a forward reads values, depending on the model
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(
-            f"the forward of {outline.name!r} cannot be planned without weights: {reason}; plan a model of the same "
-            "family, or measure a search"
-        ) from error
+    # what fake tensors raise when a forward reads values depends on the model
+    what = f"the forward of {outline.name!r} cannot be planned without weights"
+    planned = library_errors_as(ConfigError, what, "plan a model of the same family, or measure a search")
+    with planned, FakeTensorMode(allow_non_fake_inputs=True):
+        model = outline.build()
+        model.eval().requires_grad_(False)
+        for name, parameter in model.named_parameters() if backward else ():
+            if name in names:
+                parameter.requires_grad_(True)
+                parameter.register_post_accumulate_grad_hook(_drop_gradient)
+        loss = LanguageLoss(model)
+        loss.agrees = True  # nothing can be compared without values
+        ids = torch.zeros(1, seq_len, dtype=torch.int64)
+        flops = FlopCounterMode(display=False, custom_mapping=_host_attention())
+        memory = LiveMemory(list(model.parameters()))
+        with nullcontext() if backward else torch.no_grad(), flops, memory:
+            if backward:
+                loss(ids).backward()
+            else:
+                getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
     return Trace(flops.get_total_flops(), memory.peak)
 
 

@@ -1,0 +1,78 @@
+"""The memory that the host still has for this process: of the machine, of its control groups, and of its limits."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+# of a control group, by version: the file of the limit, that of the use, and what of the use is cache that can be freed
+GROUP_FILES = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+    2: ("memory.max", "memory.current", ("active_file", "inactive_file")),
+}
+
+
+def free_host_bytes(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process can still take, by the tightest of all limits, or None if none is known."""
+    return min([*_of_the_machine(root), *_of_control_groups(root), *_of_the_process(root)], default=None)
+
+
+def _of_the_machine(root: Path) -> Iterator[int]:
+    try:
+        yield _fields(root / "proc/meminfo")["MemAvailable"] * 1024
+    # not Linux, or a container that hides it
+    except (OSError, KeyError, ValueError):
+        return
+
+
+def _of_control_groups(root: Path) -> Iterator[int]:
+    """Yield what the process's control group and each group around it leave."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        controllers, path = line.partition(":")[2].split(":", 1)
+        if "memory" in controllers.split(","):
+            version, mount = 1, root / "sys/fs/cgroup/memory"
+        elif not controllers:
+            version, mount = 2, root / "sys/fs/cgroup"
+        else:
+            continue
+        # in a container the path may be that on the host, which is not mounted here, but the outermost group is
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            yield from _of_control_group(folder, version)
+            if folder == mount:
+                break
+
+
+def _of_control_group(folder: Path, version: int) -> Iterator[int]:
+    limit, used, cache = GROUP_FILES[version]
+    try:
+        most = int((folder / limit).read_text(encoding="utf-8"))
+        held = int((folder / used).read_text(encoding="utf-8"))
+        fields = _fields(folder / "memory.stat")
+    # a group that is not mounted here, or "max", which is no limit
+    except (OSError, ValueError):
+        return
+    yield max(most - held + sum(fields.get(name, 0) for name in cache), 0)
+
+
+def _of_the_process(root: Path) -> Iterator[int]:
+    """Yield what the limits on the process's addresses and on its data leave."""
+    try:
+        held = _fields(root / "proc/self/status")
+    except (OSError, ValueError):
+        return
+    for limit, name in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY and name in held:
+            yield max(most - held[name] * 1024, 0)
+
+
+def _fields(path: Path) -> dict[str, int]:
+    """Return the lines of a file of the kernel that are a name and a whole number."""
+    lines = [line.replace(":", " ").split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
