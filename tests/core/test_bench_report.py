@@ -25,6 +25,7 @@ from unipruning_core.tools.bench.run import BenchLine, known_operations
 from unipruning_core.tools.environment import environment, without_paths
 
 TIMES = {"median": 2e-3, "p20": 1e-3, "p80": 3e-3, "copy": 1e-3, "baseline": 8e-3}
+SURROUNDINGS = {"date": "2000-01-01T00:00Z", "devices": {}}
 LINE = BenchLine("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, **TIMES)
 
 
@@ -42,7 +43,7 @@ LINE = BenchLine("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, **TIMES)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_difference_is_claimed_only_where_the_spreads_are_apart(tmp_path, now, says):
-    (tmp_path / "old.json").write_text(json.dumps(to_json([LINE], {}, model=None, baseline=None)))
+    (tmp_path / "old.json").write_text(json.dumps(to_json([LINE], SURROUNDINGS, model=None, baseline=None)))
     (said,) = compare([now], read_earlier(tmp_path / "old.json"))
     assert says in said
 
@@ -173,3 +174,26 @@ def test_a_file_of_another_kind_is_not_compared_with(tmp_path):
     (tmp_path / "other.json").write_text('{"schema": "other"}')
     with pytest.raises(ConfigError, match="does not have the schema 'unipruning-bench-1'"):
         read_earlier(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole.pop("lines"),
+        lambda whole: whole["lines"].append(3),
+        lambda whole: whole["lines"][0].pop("median"),
+        lambda whole: whole["lines"][0].update(p20="fast"),
+        lambda whole: whole["lines"][0].update(p80=None),
+        lambda whole: whole["lines"][0].update(layers=0),
+        lambda whole: whole["lines"][0].update(shape=[4, 8]),
+        lambda whole: whole.update(environment=[]),
+        lambda whole: whole["environment"].pop("date"),
+    ],
+    ids=range(9),
+)
+def test_a_result_that_lacks_a_part_is_not_compared_with(tmp_path, damage):
+    whole = json.loads(json.dumps(to_json([LINE], SURROUNDINGS, model=None, baseline=None)))
+    damage(whole)
+    (tmp_path / "old.json").write_text(json.dumps(whole))
+    with pytest.raises(ConfigError, match="lacks a part of its results"):
+        read_earlier(tmp_path / "old.json")

@@ -10,7 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from unipruning_core.errors import ConfigError
+from unipruning_core.errors import ConfigError, reason_and_remedy
 from unipruning_core.tools.bench.cases import OPERATION_KINDS, Case
 from unipruning_core.tools.bench.run import BenchLine
 
@@ -65,11 +65,30 @@ def read_earlier(path: Path) -> dict[str, Any]:
     """
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{str(path)!r} cannot be compared with: {error}; pass a file that --json wrote") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = reason_and_remedy(error, "pass a file that --json wrote", path)
+        raise ConfigError(f"{str(path)!r} cannot be compared with: {reason}") from error
     if not isinstance(earlier, dict) or earlier.get("schema") != SCHEMA:
         raise ConfigError(f"{str(path)!r} does not have the schema {SCHEMA!r}; pass a file that --json wrote")
+    if not _is_whole(earlier):
+        raise ConfigError(f"{str(path)!r} lacks a part of its results; pass a file as --json wrote it")
     return earlier
+
+
+def _is_whole(earlier: dict[str, Any]) -> bool:
+    """Return whether all that ``compare`` reads is there."""
+    environment, rows = earlier.get("environment"), earlier.get("lines")
+    if not isinstance(environment, dict) or not {"date", "devices"} <= environment.keys() or not isinstance(rows, list):
+        return False
+    return all(isinstance(row, dict) and _is_line(row) for row in rows)
+
+
+def _is_line(row: dict[str, Any]) -> bool:
+    named = all(isinstance(row.get(name), str) for name in ("backend", "operation", "shape", "dtype"))
+    times = [row.get(name) for name in ("median", "p20", "p80")]
+    # a line whose result was wrong has no times
+    timed = times == [None] * 3 or all(isinstance(time, int | float) and time > 0 for time in times)
+    return named and timed and isinstance(row.get("layers"), int) and row["layers"] > 0
 
 
 def compare(lines: Sequence[BenchLine], earlier: dict[str, Any]) -> list[str]:
