@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from unipruning_core.streams import Surviving
+
 
 class Task:
     """One piece of work with a known number of units; this one is silent."""
@@ -40,15 +42,24 @@ class Bar(Task):
 
 
 class Bars(Progress):
-    """Bars and notes on standard error, or as widgets in a notebook; standard output is for results only."""
+    """Bars and notes on standard error, or as widgets in a notebook; standard output is for results only.
+
+    Where standard error is closed, full or a pipe that nobody reads, they go quiet and the work goes on.
+    """
+
+    def __init__(self) -> None:
+        self._stream = Surviving(lambda: sys.stderr)
 
     @contextmanager
     def task(self, label: str, total: int, unit: str, done: int = 0) -> Iterator[Task]:
         from tqdm.auto import tqdm
 
+        in_notebook = "ipykernel" in sys.modules
         # a log file needs a line now and then, not ten a second
-        watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+        watched = in_notebook or self._stream.isatty()
         with tqdm(
+            # a notebook's bars choose their own stream
+            file=None if in_notebook else self._stream,
             total=total,
             initial=done,
             desc=label,
@@ -62,7 +73,7 @@ class Bars(Progress):
     def note(self, message: str) -> None:
         from tqdm import tqdm
 
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(message, file=self._stream)
 
 
 def _short(value: object) -> str:

@@ -12,6 +12,7 @@ from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Bars
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.storage.paths import path_errors_as
 
 DETAILS = """\
 Writes a budget file for 'unipruning project ... --sparsity @FILE'; the overall ratio is met exactly.
@@ -63,7 +64,9 @@ def _allocate(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--sparsity of allocate must be a ratio of all weights together, such as 60%, not {options.sparsity!r}"
         )
-    if options.out.exists() and not (options.overwrite and options.out.is_file()):
+    with path_errors_as(OutputError, f"output {str(options.out)!r}"):
+        taken = options.out.exists() and not (options.overwrite and options.out.is_file())
+    if taken:
         raise OutputError(f"{str(options.out)!r} exists; choose another file, or pass --overwrite to replace a file")
     note_unused_dtype(options)
     from unipruning_core.jobs.prepared import OnDisk

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import OutputError, reason_and_remedy
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import Flag, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
@@ -135,4 +135,5 @@ def write_result(path: Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}; choose another file") from error
+        reason = reason_and_remedy(error, "choose another file", path)
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from error

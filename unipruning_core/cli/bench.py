@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.cli.arguments import Command, write_result
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import OutputError, reason_and_remedy
 
 if TYPE_CHECKING:
     from unipruning_core.tools.bench.run import Bench, BenchLine
@@ -114,7 +114,8 @@ def _plot(lines: Sequence[BenchLine], path: Path, title: str) -> None:
     try:
         plot(lines, path, title)
     except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}; choose another file") from error
+        reason = reason_and_remedy(error, "choose another file", path)
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from error
 
 
 def _list(bench: Bench) -> int:

@@ -1,23 +1,20 @@
-"""The entry point: all commands, and every error as one sentence.  Only commands that compute import torch."""
+"""The entry point: all commands, and every error as one sentence.  Only commands that compute import torch.
+
+What is imported here comes before any error is caught, so the commands are imported where they are needed.
+"""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from typing import Any
-
-from unipruning_core.cli import allocate, bench, compare, demo, machine, perplexity, plan, prune
-from unipruning_core.errors import UnipruningError
-from unipruning_core.extensions import REMEDY, root_cause
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
 EARLIER_NAMES = {"reference-sparsegpt": "compare-sparsegpt"}  # of commands, accepted but not shown
-AUTOLOAD_FAILED = "Failed to load the backend extension"
 DESCRIPTION = """\
 Prune a large language model: one search over a little text yields a saliency for every weight, from which masks
 of any sparsity, unstructured or N:M, are read off afterwards.  The original weights are never changed.
@@ -30,8 +27,33 @@ of any sparsity, unstructured or N:M, are read off afterwards.  The original wei
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, or 2 with one sentence on standard error."""
-    argv = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command and return its exit code: 0, 2 with one sentence on standard error, or 130 if interrupted."""
+    try:
+        from unipruning_core.cli.streams import exit_code, standard_streams
+
+        argv = list(sys.argv[1:] if arguments is None else arguments)
+        with standard_streams():
+            try:
+                return exit_code(_run(argv))
+            # the parser's, for --help and for words that it does not know
+            except SystemExit as leaving:
+                if leaving.code:
+                    raise
+                raise SystemExit(exit_code(0)) from None
+            except BaseException as error:
+                return _report(error, traceback="--traceback" in argv)
+    # at a moment outside the two statements above
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        # the command is over: an interruption ends the interpreter's own end, without a traceback
+        if arguments is None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run(argv: list[str]) -> int:
+    import logging
+
     command = next((position for position, word in enumerate(argv) if not word.startswith("-")), None)
     if command is not None:
         argv[command] = EARLIER_NAMES.get(argv[command], argv[command])
@@ -39,35 +61,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
-        return int(options.run(options))
-    except UnipruningError as error:
-        if options.traceback:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes an unfinished search", file=sys.stderr)
+    return int(options.run(options))
+
+
+def _report(error: BaseException, *, traceback: bool) -> int:
+    """Tell the user of an error in one sentence, after its traceback if that was asked for."""
+    from unipruning_core.cli.net import interruption, sentence
+
+    if traceback:
+        import traceback as library
+
+        library.print_exception(error)
+    if (interrupted := interruption(error)) is not None:
+        print(str(interrupted) or "interrupted", file=sys.stderr)
         return INTERRUPTED
-    # on import torch loads every installed device extension, and fails with the first that does
-    except RuntimeError as error:
-        if AUTOLOAD_FAILED not in str(error) or options.traceback:
-            raise
-        print(
-            f"error: torch cannot be imported because a device extension fails ({root_cause(error)}); {REMEDY}; "
-            "see 'unipruning backends'",
-            file=sys.stderr,
-        )
-        return USAGE_ERROR
+    print(f"error: {sentence(error)}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
+    from importlib.metadata import version
+
+    from unipruning_core.cli import allocate, bench, compare, demo, machine, perplexity, plan, prune
+
     parser = argparse.ArgumentParser(
         "unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"unipruning {version('unipruning')}")
-    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an error came from, before the sentence about it"
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], int], summary: str, details: str = "") -> Any:
@@ -77,6 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
             description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        # after the command too, where one adds it to a command that has failed
+        sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         sub.set_defaults(run=run)
         return sub
 
