@@ -8,15 +8,21 @@ from math import ceil, comb, log2
 
 import pytest
 import torch
-from _checkpoints import write_raw
+from _checkpoints import FakeScores, parsed, write_raw
 from safetensors.torch import load_file
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.progress import Progress
 from unipruning_core.projection import mask_file as masks
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes, read_masks, unpack
+from unipruning_core.projection.project import project
+from unipruning_core.projection.report import MASKS, REPORT_FILE, read_report
 from unipruning_core.sparsity.forms import SemiStructured
 from unipruning_core.sparsity.parse import parse_sparsity
-from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.documents import sealed
+from unipruning_core.storage.tensorfile import digest_of
+from unipruning_cpu.backend import CpuBackend
 from unipruning_kernels import reference
 
 HALF = parse_sparsity("50%")
@@ -120,6 +126,9 @@ def test_a_folder_without_masks_is_refused(tmp_path):
         read_masks(tmp_path)
 
 
+LAYER = {"shape": [1, 8], "transposed": False, "pattern": "bits"}
+
+
 def layers_with(pattern):
     return json.dumps({"w": {"shape": [2, 8], "transposed": False, "pattern": pattern}})
 
@@ -129,18 +138,37 @@ def layers_with(pattern):
     [
         ({}, "has format None"),
         ({"format": "another"}, "has format 'another'"),
-        ({"format": masks.FORMAT}, "has invalid metadata"),
-        ({"format": masks.FORMAT, "sparsity": "1:1", "layers": layers_with("1:1")}, "has invalid metadata"),
-        ({"format": masks.FORMAT, "sparsity": "2:4", "layers": "[3]"}, "has invalid metadata"),
+        ({"format": masks.FORMAT}, "is damaged"),
+        ({"format": masks.FORMAT, "sparsity": "1:1", "layers": layers_with("1:1")}, "is damaged"),
+        ({"format": masks.FORMAT, "sparsity": "2:4", "layers": "[3]"}, "is damaged"),
         (
             {"format": masks.FORMAT, "sparsity": "2:4", "layers": '{"w": {"shape": [2]}}'},
-            "has invalid metadata",
+            "is damaged",
         ),
         (
             {"format": masks.FORMAT, "sparsity": "2:4", "layers": layers_with("2:4")},
-            "does not match its metadata",
+            "its tensors are not those of its metadata",
         ),
-        ({"format": masks.FORMAT, "sparsity": "50%", "layers": "{}"}, "does not match its metadata"),
+        *(
+            (
+                {"format": masks.FORMAT, "sparsity": "50%", "layers": json.dumps({"w": {**LAYER, **changed}})},
+                "is damaged",
+            )
+            for changed in (
+                {"shape": [1]},
+                {"shape": [True, 8]},
+                {"shape": [-1, -8]},
+                {"shape": [1, 10**30]},
+                {"shape": {}},
+                {"transposed": 1},
+                {"transposed": None},
+                {"pattern": 3},
+                {"pattern": "60%"},
+                {"pattern": "3:5"},
+            )
+        ),
+        ({"format": masks.FORMAT, "sparsity": "50%", "layers": json.dumps({"w": LAYER, "v": LAYER})}, "is damaged"),
+        ({"format": masks.FORMAT, "sparsity": "50%", "layers": "{}"}, "its tensors are not those of its metadata"),
     ],
 )
 def test_a_file_of_something_else_is_refused(metadata, fault, tmp_path):
@@ -148,6 +176,16 @@ def test_a_file_of_something_else_is_refused(metadata, fault, tmp_path):
     write_raw(tmp_path / MASK_FILE, header, b"x")
     with pytest.raises(CheckpointError, match=fault):
         read_masks(tmp_path)
+
+
+@pytest.mark.parametrize(("shape", "pattern", "byte"), [([1, 5], "bits", 0b100001), ([1, 8], "2:4", 0b1000000)])
+def test_a_bit_beyond_the_last_weight_is_refused(shape, pattern, byte, tmp_path):
+    layers = json.dumps({"w": {"shape": shape, "transposed": False, "pattern": pattern}})
+    metadata = {"format": masks.FORMAT, "sparsity": "50%", "layers": layers}
+    header = {"__metadata__": metadata, "w": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}
+    write_raw(tmp_path / MASK_FILE, header, bytes([byte]))
+    with pytest.raises(CheckpointError, match="a bit is set beyond the last weight"):
+        read_masks(tmp_path).read("w")
 
 
 @pytest.mark.parametrize("rank", [6, 7])
@@ -158,3 +196,102 @@ def test_a_rank_that_is_none_is_refused(rank, tmp_path):
     write_raw(tmp_path / MASK_FILE, header, bytes([rank]))
     with pytest.raises(CheckpointError, match=r"the mask of 'w' is damaged: a rank is not below C\(4, 2\)"):
         read_masks(tmp_path).read("w")
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+@pytest.fixture
+def pruned(single, tmp_path):
+    checkpoint = Checkpoint.open(single)
+    project(checkpoint, FakeScores(checkpoint), parsed("60%", "2:4"), tmp_path / "out", CpuBackend())
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("slug", ["60", "2-4"])
+@pytest.mark.parametrize("name", [MASK_FILE, REPORT_FILE])
+def test_a_flipped_bit_anywhere_is_noticed(slug, name, pruned):
+    path = pruned / slug / name
+    original = path.read_bytes()
+    for position in range(0, len(original), 11):
+        changed = bytearray(original)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"damaged|stored as|has format"):
+            read_masks(pruned / slug)
+
+
+def test_a_report_that_calls_itself_earlier_is_not_spared_its_checksum(pruned):
+    path = pruned / "60" / REPORT_FILE
+    path.write_text(path.read_text().replace("unipruning-checkpoint-3", "unipruning-checkpoint-2"))
+    with pytest.raises(CheckpointError, match="which had no checksum"):
+        read_masks(path.parent)
+
+
+@pytest.mark.parametrize("known", ["nothing", "an earlier report"])
+def test_masks_that_nothing_vouches_for_are_read_after_a_note(known, pruned):
+    path, notes = pruned / "60" / REPORT_FILE, Notes()
+    assert read_masks(path.parent, notes).kept
+    assert notes.notes == []
+    report = json.loads(path.read_text())
+    path.unlink()
+    if known == "an earlier report":
+        report["format"] = "unipruning-checkpoint-2"
+        path.write_text(json.dumps({key: value for key, value in report.items() if key not in ("checksum", MASKS)}))
+    found = read_masks(path.parent, notes)
+    assert [bool(found.read(target.name).any()) for target in found.targets] == [True] * len(found.targets)
+    assert "nothing tells whether" in notes.notes[0]
+    assert bool(found.kept) == (known == "an earlier report")
+
+
+def test_a_mask_that_keeps_another_number_than_was_reported_is_refused(pruned):
+    path = pruned / "60" / REPORT_FILE
+    report = json.loads(path.read_text())
+    name = next(iter(report["matrices"]))
+    for counts in (report["matrices"][name], report["overall"]):
+        counts["kept"] -= 1
+        counts["sparsity"] = (counts["total"] - counts["kept"]) / counts["total"]
+    del report["checksum"]
+    path.write_text(json.dumps(sealed(report)))
+    with pytest.raises(CheckpointError, match=rf"the mask of '{name}' is damaged: it keeps \d+ weights, but"):
+        read_masks(pruned / "60").read(name)
+
+
+def test_the_report_knows_the_bytes_of_every_pruned_weight(pruned):
+    checkpoint, report = Checkpoint.open(pruned / "2-4"), read_report(pruned / "2-4")
+    assert len(report["matrices"]) == 14
+    for name, counts in report["matrices"].items():
+        assert counts["sha256"] == digest_of(checkpoint.read(name))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [("format",), ("sparsity",), ("provenance",), ("matrices",), ("overall",), (MASKS,), ("matrices", "NAME")]
+    + [("overall", key) for key in ("asked", "kept", "total", "sparsity", "zero_share")]
+    + [("matrices", "NAME", key) for key in ("asked", "kept", "total", "sparsity", "zero_share", "sha256")],
+    ids=".".join,
+)  # fmt: skip
+def test_a_report_that_no_projection_wrote_is_refused_even_with_a_right_checksum(path, pruned):
+    file = pruned / "60" / REPORT_FILE
+    original = json.loads(file.read_text())
+    del original["checksum"]
+    for value in (None, True, -1, 2.5, [], {}, "REMOVED", 10**30, ["x"]):
+        report = json.loads(json.dumps(original))
+        *above, last = [next(iter(report["matrices"])) if key == "NAME" else key for key in path]
+        content = report
+        for key in above:
+            content = content[key]
+        if value == "REMOVED":
+            del content[last]
+        else:
+            content[last] = value
+        if value == {} and path == ("provenance",):
+            continue
+        file.write_text(json.dumps(sealed(report)))
+        with pytest.raises(CheckpointError, match=r"is damaged.*; project again"):
+            read_masks(file.parent)

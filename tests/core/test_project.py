@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 
@@ -165,6 +166,7 @@ def test_the_report_says_what_was_done(llama, tmp_path):
         "total": numel,
         "sparsity": 0.5,
         "zero_share": 1.0,
+        "sha256": hashlib.sha256(bytes(info.nbytes)).hexdigest(),
     }
     assert report["overall"]["total"] == sum(layer["total"] for layer in report["matrices"].values())
     assert report["overall"]["sparsity"] == 0.5

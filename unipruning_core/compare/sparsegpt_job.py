@@ -13,8 +13,9 @@ from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.targets import decoder_blocks, find_targets
-from unipruning_core.projection.output import REPORT_FILE, PrunedFolder
+from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.project import Projected, check_output
+from unipruning_core.projection.report import REPORT_FILE
 from unipruning_core.search.loop import versions
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity

@@ -13,8 +13,9 @@ The file's metadata names the encoding of each matrix, since the two may be mixe
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import comb
 from pathlib import Path
 
@@ -22,8 +23,12 @@ import torch
 from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.progress import Progress, as_progress
+from unipruning_core.projection.report import MASKS, REPORT_FILE, read_report
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, parse_cut
 from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.documents import member, parse_json, quoted
+from unipruning_core.storage.files import sha256
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
@@ -94,18 +99,24 @@ class MaskFile:
     targets: tuple[Target, ...]
     patterns: dict[str, SemiStructured | None]  # by target; None where the mask is bits
     packed: dict[str, TensorInfo]
+    kept: Mapping[str, int] = field(default_factory=dict)  # by target, as the report counted; empty if there is none
 
     def read(self, name: str) -> Tensor:
         """Return the mask of one target in the layer's orientation, (out, in) bool: True is kept."""
         shape = next(target.shape for target in self.targets if target.name == name)
         try:
-            return unpack(read_tensor(self.packed[name]), shape, self.patterns[name])
+            mask = unpack(read_tensor(self.packed[name]), shape, self.patterns[name])
+            if (kept := int(mask.sum())) != self.kept.get(name, kept):
+                raise ValueError(f"it keeps {kept} weights, but {REPORT_FILE} counted {self.kept[name]}")
+            return mask
         except ValueError as error:
             raise CheckpointError(f"the mask of {name!r} is damaged: {error}; project again") from error
 
 
-def read_masks(folder: str | Path) -> MaskFile:
-    """Open the masks beside a pruned checkpoint.
+def read_masks(folder: str | os.PathLike[str], progress: bool | Progress = True) -> MaskFile:
+    """Open the masks beside a pruned checkpoint, and compare them with the checksum and the counts of its report.
+
+    Masks without a report, or with one of an earlier version, are read too, after a note.
 
     Raises:
         CheckpointError: they are missing or damaged.
@@ -113,30 +124,54 @@ def read_masks(folder: str | Path) -> MaskFile:
     path = Path(folder) / MASK_FILE
     if not path.is_file():
         raise CheckpointError(f"{str(folder)!r} has no {MASK_FILE}; pass a folder that 'unipruning project' wrote")
+    report = read_report(path.parent) if (path.parent / REPORT_FILE).exists() else {}
+    if MASKS not in report:
+        as_progress(progress).note(
+            f"nothing tells whether {str(path)!r} is what was written: {REPORT_FILE} is missing or has no checksums"
+        )
     packed, metadata = read_header(path)
     if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{str(path)!r} has format {metadata.get('format')!r}, not {FORMAT!r}; project again")
-    try:
-        layers = json.loads(metadata["layers"])
-        targets = tuple(
-            Target(name, (layer["shape"][0], layer["shape"][1]), layer["transposed"]) for name, layer in layers.items()
+        raise CheckpointError(
+            f"{str(path)!r} has format {quoted(metadata.get('format'))}, not {FORMAT!r}; project again"
         )
-        patterns = {name: _pattern(layer["pattern"]) for name, layer in layers.items()}
-        expected_bytes = {target.name: packed_bytes(target.shape, patterns[target.name]) for target in targets}
-        masks = MaskFile(metadata["sparsity"], targets, patterns, packed)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{str(path)!r} has invalid metadata: {error}; project again") from error
-    if expected_bytes != {name: info.nbytes for name, info in packed.items()}:
-        raise CheckpointError(f"{str(path)!r} does not match its metadata; project again")
-    return masks
+    try:
+        if MASKS in report and sha256(path) != report[MASKS]:
+            raise ValueError(f"its checksum is not that in {REPORT_FILE}")
+        kept = {name: counts["kept"] for name, counts in report.get("matrices", {}).items()}
+        return _described(packed, metadata, kept)
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}; check the disk") from error
+    except ValueError as error:
+        raise CheckpointError(f"{str(path)!r} is damaged: {error}; project again") from error
 
 
-def _pattern(text: str) -> SemiStructured | None:
+def _described(packed: dict[str, TensorInfo], metadata: Mapping[str, str], kept: Mapping[str, int]) -> MaskFile:
+    """Return the masks if the metadata describe exactly the tensors, and the report, if any, the same matrices."""
+    sparsity, layers = member(metadata, "sparsity", str), parse_json(member(metadata, "layers", str).encode())
+    if not isinstance(layers, dict):
+        raise ValueError("'layers' is not an object")
+    targets, patterns = [], {}
+    for name in layers:
+        layer = member(layers, name, dict)
+        shape = member(layer, "shape", list)
+        if len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
+            raise ValueError(f"the shape of {name!r} is {quoted(shape)}")
+        targets.append(Target(name, (shape[0], shape[1]), member(layer, "transposed", bool)))
+        patterns[name] = _pattern(member(layer, "pattern", str), targets[-1])
+    expected = {target.name: (torch.uint8, (packed_bytes(target.shape, patterns[target.name]),)) for target in targets}
+    if expected != {name: (info.dtype, info.shape) for name, info in packed.items()}:
+        raise ValueError("its tensors are not those of its metadata")
+    if kept and (list(kept) != list(layers) or list(packed) != list(layers)):
+        raise ValueError(f"its matrices are not those of {REPORT_FILE}")
+    return MaskFile(sparsity, tuple(targets), patterns, packed, kept)
+
+
+def _pattern(text: str, target: Target) -> SemiStructured | None:
     if text == "bits":
         return None
-    if isinstance(pattern := parse_cut(text), SemiStructured):
+    if isinstance(pattern := parse_cut(text), SemiStructured) and target.shape[1] % pattern.m == 0:
         return pattern
-    raise ValueError(f"{text!r} is neither N:M nor 'bits'")
+    raise ValueError(f"the pattern of {target.name!r} is {quoted(text)}")
 
 
 def _rank_bits(sparsity: SemiStructured) -> int:
@@ -179,4 +214,7 @@ def _pack_bits(bits: Tensor) -> Tensor:  # (n,) bool -> (ceil(n / 8),) uint8
 
 def _unpack_bits(packed: Tensor, count: int) -> Tensor:  # (ceil(count / 8),) uint8 -> (count,) bool
     places = torch.arange(8, dtype=torch.uint8)
-    return ((packed[:, None] >> places) & 1).bool().flatten()[:count]
+    bits = ((packed[:, None] >> places) & 1).bool().flatten()
+    if bool(bits[count:].any()):
+        raise ValueError("a bit is set beyond the last weight")
+    return bits[:count]

@@ -17,13 +17,13 @@ from torch import Tensor
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
 from unipruning_core.projection.mask_file import mask_stream, pack
+from unipruning_core.projection.report import FORMAT, MASKS, REPORT_FILE, read_report
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.documents import sealed
+from unipruning_core.storage.tensorfile import digest_of
 
-REPORT_FILE = "unipruning.json"
-REPORT_FORMAT = "unipruning-checkpoint-2"
-REPORT_FORMATS = (REPORT_FORMAT, "unipruning-checkpoint-1")  # 1 listed the settings of every mode
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -36,15 +36,17 @@ class MatrixReport:
     total: int
     zeros: int  # in the file, including weights that were zero before
     tied: bool  # the mask keeps weights of score zero, chosen by position
+    digest: str = ""  # sha256 of the pruned weight as written
 
     def as_json(self) -> dict[str, object]:
-        return {
+        content = {
             "asked": str(self.cut),
             "kept": self.kept,
             "total": self.total,
             "sparsity": (self.total - self.kept) / self.total,
             "zero_share": self.zeros / self.total,
         }
+        return content | {"sha256": self.digest} if self.digest else content
 
 
 class PrunedFolder(AbstractContextManager["PrunedFolder"]):
@@ -104,7 +106,8 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         self._masks.append(pack(mask, cut := self._cuts[target.name]))
         kept = int(mask.sum())
         zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())
-        self.layers[target.name] = MatrixReport(cut, kept, mask.numel(), zeros, kept > nonzero_scores)
+        tied, digest = kept > nonzero_scores, digest_of(pruned)
+        self.layers[target.name] = MatrixReport(cut, kept, mask.numel(), zeros, tied, digest)
 
     @property
     def overall(self) -> MatrixReport:
@@ -120,20 +123,21 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
     def write_report(self, **about: object) -> None:
         """Describe this folder, without time or host, so that two runs write the same bytes."""
         report = {
-            "format": REPORT_FORMAT,
+            "format": FORMAT,
             "sparsity": str(self.sparsity),
             **about,
+            MASKS: self._masks.sha256,
             "overall": self.overall.as_json(),
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
         }
-        text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(sealed(report), indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def is_pruned_checkpoint(folder: Path) -> bool:
     """Return whether this program wrote the folder."""
     try:
-        report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        read_report(folder)
+    except CheckpointError:
         return False
-    return isinstance(report, dict) and report.get("format") in REPORT_FORMATS
+    return True

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
-from unipruning_core.projection.output import INTEGERS, REPORT_FILE, PrunedFolder, is_pruned_checkpoint
+from unipruning_core.projection.output import INTEGERS, PrunedFolder, is_pruned_checkpoint
+from unipruning_core.projection.report import REPORT_FILE
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
 from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint, Target

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipruning_core.progress import Progress
-from unipruning_core.projection.output import REPORT_FILE
+from unipruning_core.projection.report import read_report
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.tools.demo.assets import demo_model, demo_texts
 from unipruning_core.tools.processes import Stage, run_command, run_in_subprocess
@@ -87,7 +87,7 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         for sparsity in parsed:
             checkpoint = pruned / sparsity.slug if len(parsed) > 1 else pruned
             perplexity, stage = evaluate(str(checkpoint))
-            report = json.loads((checkpoint / REPORT_FILE).read_text(encoding="utf-8"))
+            report = read_report(checkpoint)
             rows.append(_row(str(sparsity), perplexity, f"{report['overall']['zero_share']:.2%}", stage))
     finally:
         if choice.out is None:

@@ -1,0 +1,66 @@
+"""``unipruning.json`` beside a pruned checkpoint: what was pruned and how, with the checksums of what was written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.errors import CheckpointError
+from unipruning_core.storage.documents import CHECKSUM, member, quoted, read_object, unsealed
+
+REPORT_FILE = "unipruning.json"
+FORMAT = "unipruning-checkpoint-3"
+# 2 had no checksums, 1 listed the settings of every mode
+EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
+MASKS = "masks_sha256"  # of the mask file
+NUMBER = int | float
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Read the report of a pruned checkpoint, of any format.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = folder / REPORT_FILE
+    try:
+        return _checked(read_object(path))
+    except OSError as error:
+        raise CheckpointError(
+            f"report {str(path)!r} cannot be read: {error.strerror}; pass a folder that 'unipruning project' wrote"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"report {str(path)!r} is damaged ({error}); project again") from error
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    if (version := content.get("format")) not in (FORMAT, *EARLIER_FORMATS):
+        raise ValueError(f"its format is {quoted(version)}, not {FORMAT!r}")
+    if version != FORMAT and CHECKSUM in content:
+        raise ValueError(f"its format is {version!r}, which had no checksum")
+    report = unsealed(content) if version == FORMAT else content
+    member(report, "sparsity", str)
+    member(report, "provenance", dict)
+    overall, matrices = member(report, "overall", dict), member(report, "matrices", dict)
+    for counts in (overall, *(member(matrices, name, dict) for name in matrices)):
+        _check_counts(counts)
+    for name in ("kept", "total"):
+        if overall[name] != (summed := sum(counts[name] for counts in matrices.values())):
+            raise ValueError(f"{name!r} of all matrices is {overall[name]}, not {summed}")
+    if version == FORMAT:
+        for holder, name in ((report, MASKS), *((counts, "sha256") for counts in matrices.values())):
+            if not re.fullmatch("[0-9a-f]{64}", member(holder, name, str)):
+                raise ValueError(f"{name!r} is {quoted(holder[name])}, not a sha256")
+    return report
+
+
+def _check_counts(counts: dict[str, Any]) -> None:
+    member(counts, "asked", str)
+    kept, total = member(counts, "kept", int), member(counts, "total", int)
+    if not 0 <= kept <= total or total == 0:
+        raise ValueError(f"{quoted(kept)} weights are kept of {quoted(total)}")
+    if member(counts, "sparsity", NUMBER) != (total - kept) / total:
+        raise ValueError(f"'sparsity' is {quoted(counts['sparsity'])} with {kept} of {total} weights kept")
+    if not 0 <= member(counts, "zero_share", NUMBER) <= 1:
+        raise ValueError(f"'zero_share' is {quoted(counts['zero_share'])}")
