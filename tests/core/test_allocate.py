@@ -49,7 +49,7 @@ def write(folder, checkpoint, settings, *, norms=True, spoil=lambda name, score:
         "settings": settings,
         "scope": "matrix",
         "model": {"fingerprint": checkpoint.fingerprint()},
-        "data": {},
+        "data": {"tokens": 1},
     }
     folder.mkdir()
     write_run(folder, targets_of(checkpoint), outcomes(), {**description, "backend": "cpu", "versions": {}})

@@ -1,5 +1,9 @@
 """A comparison that cannot be made: one sentence, before any command runs."""
 
+import contextlib
+import copy
+import json
+import math
 import re
 import sys
 
@@ -7,6 +11,9 @@ import pytest
 
 import unipruning
 from unipruning_core.cli.main import main
+from unipruning_core.compare.records import read_evaluation, read_search, write_record
+from unipruning_core.errors import OutputError
+from unipruning_core.storage.documents import sealed
 
 
 @pytest.mark.parametrize(
@@ -75,3 +82,95 @@ def test_what_no_command_can_be_given_is_refused_from_python(home, tmp_path, com
         unipruning.compare(**given)
     assert commands == []
     assert not (tmp_path / "out").exists()
+
+
+MEASURED = {"facts": {"windows": 2, "search": "s"}, "evaluate": {"seconds": 1.5, "peak_mib": 64.0}}
+MEASURED |= {"measured": {"perplexity": 9.5, "per_window_nll": [2.25, 2.5]}}
+PRUNED = {**MEASURED, "pruned": {"sparsity": 0.5}, "project": {"seconds": 1.5, "peak_mib": None}}
+SEARCHED = {"facts": {"seed": 0}, "method": "wanda", "seconds": None, "peak_mib": 64.0, "tokens": 48}
+
+
+def reread(path, record):
+    if "method" in record:
+        return read_search(path, SEARCHED["facts"])
+    return read_evaluation(path, MEASURED["facts"], pruned="pruned" in record)
+
+
+@pytest.mark.parametrize("record", [MEASURED, PRUNED, SEARCHED], ids=["dense", "pruned", "search"])
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_record_comes_back_whether_or_not_it_has_a_checksum(record, checksum, tmp_path):
+    write_record(tmp_path / "r.json", record)
+    if not checksum:
+        (tmp_path / "r.json").write_text(json.dumps(record))
+    assert reread(tmp_path / "r.json", record) == record
+
+
+def test_a_loss_that_is_not_finite_comes_back_as_infinite(tmp_path):
+    measured = {"perplexity": math.nan, "per_window_nll": [math.nan, math.inf]}
+    write_record(tmp_path / "r.json", {**MEASURED, "measured": measured})
+    assert "NaN" not in (tmp_path / "r.json").read_text()
+    found = read_evaluation(tmp_path / "r.json", MEASURED["facts"], pruned=False)
+    assert found["measured"]["per_window_nll"] == [math.inf, math.inf]
+
+
+@pytest.mark.parametrize("record", [MEASURED, PRUNED, SEARCHED], ids=["dense", "pruned", "search"])
+def test_a_flipped_bit_in_a_record_is_noticed(record, tmp_path):
+    path = tmp_path / "r.json"
+    write_record(path, record)
+    original = path.read_bytes()
+    for position in range(len(original)):
+        changed = bytearray(original)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        if changed.split() != original.split():
+            with pytest.raises(OutputError, match=r"is damaged \(.*\); remove it to measure again"):
+                reread(path, record)
+
+
+def places(content, path=()):
+    """Every place in a JSON value."""
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield (*path, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("record", [MEASURED, PRUNED, SEARCHED], ids=["dense", "pruned", "search"])
+def test_a_record_that_nothing_measured_is_refused_with_a_right_checksum_or_with_none(record, tmp_path):
+    path = tmp_path / "r.json"
+    for place in places(record):
+        for value in (None, "", "x", True, -1, [], {}, {"a": [1]}, 10**90):
+            content = copy.deepcopy(record)
+            inner = content
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = value
+            for text in (content, sealed(content)):
+                path.write_text(json.dumps(text))
+                with contextlib.suppress(OutputError):
+                    found = reread(path, record)
+                    assert found.keys() == record.keys()
+                    # what the table reads
+                    costs = [found[part] for part in ("evaluate", "project") if part in found]
+                    costs += [found] if "method" in found else []
+                    seconds = [cost["seconds"] for cost in costs if cost["seconds"] is not None]
+                    counts = found.get("measured", {}).get("per_window_nll", []) + seconds
+                    counts += [found["tokens"]] if "tokens" in found else []
+                    counts += [found["pruned"]["sparsity"]] if "pruned" in found else []
+                    assert all(isinstance(count, int | float) and count is not True for count in counts)
+                    assert len(found.get("measured", MEASURED["measured"])["per_window_nll"]) == 2
+
+
+def test_a_damaged_record_is_named_before_anything_runs(words, commands, tmp_path, capsys):
+    asked = ["--methods", "wanda", "--sparsity", "50%"]
+    assert main([*words, *asked]) == 0
+    for kind in ("evaluations/dense-*.json", "evaluations/wanda-*.json", "searches/*/search.json"):
+        (path,) = (tmp_path / "out").glob(kind)
+        original = path.read_bytes()
+        for content in (original[:60], original.replace(b"1.5", b"0.5"), b"", b"[]"):
+            path.write_bytes(content)
+            commands.clear()
+            assert main([*words, *asked, "60%"]) == 2
+            assert f"record {str(path)!r} is damaged" in capsys.readouterr().err
+            assert commands == []
+        path.write_bytes(original)

@@ -167,6 +167,7 @@ HUGE = 10**30
         (("model",), [None, "x", {}, []]),
         (("model", "fingerprint"), [None, 3, {}]),
         (("data",), [None, 3, []]),
+        (("data", "tokens"), [None, -1, 1.5, "3", True]),
         (("backend",), [None, 3, {}]),
         (("versions",), [None, [], {"torch": 2}]),
         (("losses",), [None, {}, [None], [True], ["x"], [[1.0]]]),

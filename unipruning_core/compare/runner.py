@@ -10,23 +10,24 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.compare.countdown import Countdown
 from unipruning_core.compare.methods import Method
 from unipruning_core.compare.plan import CompareChoice, ComparisonPlan
+from unipruning_core.compare.records import added, cost_of, read_evaluation, read_search, write_record
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Progress
-from unipruning_core.projection.output import REPORT_FILE
-from unipruning_core.search.run_folder import RUN_FILE
+from unipruning_core.projection.report import read_report
+from unipruning_core.search.run_folder import RUN_FILE, read_description
 from unipruning_core.sparsity.parse import Sparsity
-from unipruning_core.storage.files import write_json
 from unipruning_core.tools.processes import Stage, run_command
 
 if TYPE_CHECKING:
@@ -126,9 +127,12 @@ class ComparisonRunner:
         self._backend = ["--backend", plan.common["backend"]]
 
     def run_missing(self, lines: Sequence[TableLine]) -> None:
-        """Run what is missing, search by search."""
+        """Run what is missing, search by search, after a look at what is there."""
         cells = [cell for line in lines for cell in line.cells]
         missing = [cell for cell in cells if not self._evaluation(cell).is_file()]
+        for cell in cells:
+            if cell not in missing:
+                self.result(cell)
         # all sparsities of one search together, so that its run folder can be removed afterwards
         groups: dict[str, list[Cell]] = {}
         for cell in missing:
@@ -154,16 +158,15 @@ class ComparisonRunner:
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """Return the measurements of a cell and of its search."""
-        content: dict[str, Any] = json.loads(self._evaluation(cell).read_text(encoding="utf-8"))
+        content = read_evaluation(self._evaluation(cell), cell.facts, pruned=cell.search is not None)
         if cell.search is not None and "search" not in content:
             content["search"] = self._record(cell.search)
             if cell.budget_source is not None:
-                content["search"] = _added(content["search"], self._record(cell.budget_source))
+                content["search"] = added(content["search"], self._record(cell.budget_source))
         return content
 
     def _record(self, search: SearchJob) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self.searches / search.slug / "search.json").read_text(encoding="utf-8"))
-        return record
+        return read_search(self.searches / search.slug / "search.json", search.facts)
 
     def _evaluation(self, cell: Cell) -> Path:
         return self.evaluations / f"{cell.slug}.json"
@@ -172,7 +175,8 @@ class ComparisonRunner:
         folder = self.searches / search.slug
         if search.method.spec.changes_weights:
             return True
-        return (folder / "search.json").is_file() and (folder / "run" / RUN_FILE).is_file()
+        recorded = (folder / "search.json").is_file() and self._record(search)
+        return bool(recorded) and (folder / "run" / RUN_FILE).is_file()
 
     def _make_search(self, search: SearchJob) -> None:
         folder = self.searches / search.slug
@@ -184,10 +188,10 @@ class ComparisonRunner:
             folder.mkdir(exist_ok=True)
             arguments = self._search_arguments(search)
             stage = self._command("search", self.choice.model.name, "--out", str(run), *arguments, *self._loading)
-        tokens = json.loads((run / RUN_FILE).read_text(encoding="utf-8"))["data"]["tokens"]
+        tokens = read_description(run)["data"]["tokens"]
         # the total time of a search that resumed after another process is unknown
         timed_whole = stage is not None and not begun_before
-        write_json(
+        write_record(
             folder / "search.json",
             {
                 "facts": search.facts,
@@ -205,15 +209,16 @@ class ComparisonRunner:
             folder = self.checkpoints / cell.slug
             checkpoint = str(folder)
             costs = self._prune(cell, cell.search, ["--out", checkpoint, "--overwrite"])
-            report = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))
+            report = read_report(folder)
             content |= {**costs, "pruned": report["overall"]}
             if "search" in costs:
                 content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
         arguments = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
         stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *arguments, *self._loading)
         measured = json.loads(stage.output)
-        write_json(self._evaluation(cell), {**content, "evaluate": _cost(stage), "measured": measured})
-        self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {measured['perplexity']:.2f}")
+        write_record(self._evaluation(cell), {**content, "evaluate": cost_of(stage), "measured": measured})
+        perplexity = math.inf if measured["perplexity"] is None else measured["perplexity"]
+        self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {perplexity:.2f}")
         if cell.search is not None and self.choice.keep != "checkpoints":
             shutil.rmtree(checkpoint)
 
@@ -222,7 +227,7 @@ class ComparisonRunner:
         sparsity_arguments, model = ["--sparsity", str(cell.sparsity)], self.choice.model.name
         if search.method.spec.changes_weights:
             arguments += [*sparsity_arguments, *self._search_arguments(search)]
-            return {"search": _cost(self._command("compare-sparsegpt", model, *arguments, *self._loading))}
+            return {"search": cost_of(self._command("compare-sparsegpt", model, *arguments, *self._loading))}
         run = self.searches / search.slug / "run"
         cost = {"seconds": 0.0, "peak_mib": 0.0}
         if cell.method is not None and cell.method.allocation:
@@ -230,10 +235,10 @@ class ComparisonRunner:
             budget_run = self.searches / (cell.budget_source or search).slug / "run"
             allocation = [f"--{key.replace('_', '-')}={value}" for key, value in cell.method.allocation.items()]
             allocation += [*sparsity_arguments, "--out", str(budget), "--overwrite"]
-            cost = _cost(self._command("allocate", model, str(budget_run), *allocation, *self._reading))
+            cost = cost_of(self._command("allocate", model, str(budget_run), *allocation, *self._reading))
             sparsity_arguments = ["--sparsity", f"@{budget}"]
         stage = self._command("project", model, str(run), *sparsity_arguments, *arguments, *self._reading)
-        return {"project": _added(cost, _cost(stage))}
+        return {"project": added(cost, cost_of(stage))}
 
     def _search_arguments(self, search: SearchJob) -> list[str]:
         data, settings = search.facts["data"], search.method.settings | {"seed": str(search.seed)}
@@ -273,18 +278,6 @@ def text_words(text: TextChoice) -> list[str]:
     """Return a text as command-line options."""
     options = {"--split": text.split, "--text-column": text.column}
     return ["--data", str(text.source), *(word for key, value in options.items() if value for word in (key, value))]
-
-
-def _added(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Add the costs of two steps in sequence; the time is unknown if one of them is."""
-    known = first["seconds"] is not None and second["seconds"] is not None
-    peaks = [cost["peak_mib"] for cost in (first, second) if cost["peak_mib"] is not None]
-    seconds = first["seconds"] + second["seconds"] if known else None
-    return {**first, "seconds": seconds, "peak_mib": max(peaks, default=None)}
-
-
-def _cost(stage: Stage) -> dict[str, float]:
-    return {key: value for key, value in asdict(stage).items() if key != "output"}
 
 
 def _key(facts: dict[str, Any]) -> str:

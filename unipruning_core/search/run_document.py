@@ -37,7 +37,8 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
     if (scope := member(description, "scope", str)) not in SCOPES:
         raise ValueError(f"'scope' is {quoted(scope)}")
     member(member(description, "model", dict), "fingerprint", str)
-    member(description, "data", dict)
+    if member(member(description, "data", dict), "tokens", int) < 0:
+        raise ValueError(f"'tokens' is {quoted(description['data']['tokens'])}")
     member(description, "backend", str)
     versions = member(description, "versions", dict)
     for name in versions:

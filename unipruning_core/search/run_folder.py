@@ -10,6 +10,7 @@ the same bytes: no file records time, host or path.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -117,19 +118,14 @@ class Run:
                 f"{str(folder)!r} has no {RUN_FILE}, so it is not a run folder or its search has not finished; "
                 "repeat the 'unipruning search' command, which resumes where it stopped"
             )
-        try:
-            description = _described(folder)
+        description = read_description(folder)
+        with _faults_as_run_errors(folder):
             for name, written in description["files"].items():
                 _compare(folder / name, sha256(folder / name), written)
             run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
             check_tensors(run.tensors, {target.name: target.shape for target in run.targets}, DUAL_FILE)
             if INPUTS_FILE in description["files"]:
                 check_tensors(run._input_tensors, run._input_shapes, INPUTS_FILE)
-        except OSError as error:
-            reason = reason_and_remedy(error, "check the folder", folder)
-            raise RunError(f"run folder {str(folder)!r} cannot be read: {reason}") from error
-        except (ValueError, CheckpointError) as error:
-            raise RunError(f"run folder {str(folder)!r} is damaged ({error}); search again") from error
         return run
 
     @cached_property
@@ -196,12 +192,28 @@ class Run:
         return read_tensor(self.tensors[name]).abs_().sub_(self.thresholds[name]).clamp_min_(0.0)
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    """Read and check run.json."""
-    description = read_object(folder / RUN_FILE)
-    if (version := description.get("format")) not in (FORMAT, FORMAT_1):
-        raise RunError(f"{str(folder)!r} is of format {quoted(version)}, not {FORMAT!r}; search again")
-    return checked(unsealed(description))
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and check run.json alone, without the tensors.
+
+    Raises:
+        RunError: it cannot be read, has another format, or is damaged.
+    """
+    with _faults_as_run_errors(folder):
+        description = read_object(folder / RUN_FILE)
+        if (version := description.get("format")) not in (FORMAT, FORMAT_1):
+            raise RunError(f"{str(folder)!r} is of format {quoted(version)}, not {FORMAT!r}; search again")
+        return checked(unsealed(description))
+
+
+@contextmanager
+def _faults_as_run_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = reason_and_remedy(error, "check the folder", folder)
+        raise RunError(f"run folder {str(folder)!r} cannot be read: {reason}") from error
+    except (ValueError, CheckpointError) as error:
+        raise RunError(f"run folder {str(folder)!r} is damaged ({error}); search again") from error
 
 
 def _compare(path: Path, actual: str, written: str) -> None:
