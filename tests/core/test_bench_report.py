@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import getpass
 import io
@@ -18,6 +19,7 @@ from _checkpoints import save_llama
 from unipruning_core.cli import choose_bench as bench_words
 from unipruning_core.cli.main import main
 from unipruning_core.errors import ConfigError
+from unipruning_core.storage.documents import sealed
 from unipruning_core.testing import oracle
 from unipruning_core.tools.bench import plot as bench_plot
 from unipruning_core.tools.bench.report import compare, read_earlier, to_csv, to_json
@@ -25,8 +27,8 @@ from unipruning_core.tools.bench.run import BenchLine, known_operations
 from unipruning_core.tools.environment import environment, without_paths
 
 TIMES = {"median": 2e-3, "p20": 1e-3, "p80": 3e-3, "copy": 1e-3, "baseline": 8e-3}
-SURROUNDINGS = {"date": "2000-01-01T00:00Z", "devices": {}}
 LINE = BenchLine("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, **TIMES)
+DOCUMENT = to_json([LINE], {"date": "2026-01-01T00:00Z", "devices": {"cpu": "a CPU"}}, model=None, baseline=None)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ LINE = BenchLine("cpu", "nm_mask", "4x8", "bfloat16", 1, 32, 5.0, **TIMES)
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_difference_is_claimed_only_where_the_spreads_are_apart(tmp_path, now, says):
-    (tmp_path / "old.json").write_text(json.dumps(to_json([LINE], SURROUNDINGS, model=None, baseline=None)))
+    (tmp_path / "old.json").write_text(json.dumps(DOCUMENT))
     (said,) = compare([now], read_earlier(tmp_path / "old.json"))
     assert says in said
 
@@ -176,24 +178,60 @@ def test_a_file_of_another_kind_is_not_compared_with(tmp_path):
         read_earlier(tmp_path / "other.json")
 
 
+def refusal_of(path, content):
+    path.write_text(json.dumps(content) if isinstance(content, dict) else content)
+    with pytest.raises(ConfigError, match=r"cannot be compared with|does not have the schema"):
+        read_earlier(path)
+
+
+def test_a_flipped_bit_in_an_earlier_file_is_noticed(tmp_path):
+    original = json.dumps(DOCUMENT, indent=1)
+    for position in range(len(original)):
+        changed = original[:position] + chr(ord(original[position]) ^ 1 << position % 7) + original[position + 1 :]
+        # white space, or 2e-3 for 2E-3, may say the same
+        if not says_the_same(changed):
+            refusal_of(tmp_path / "old.json", changed)
+
+
+def says_the_same(text):
+    with contextlib.suppress(ValueError):
+        return json.loads(text) == DOCUMENT
+    return False
+
+
+LINES = ("lines", 0)
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("path", "values"),
     [
-        lambda whole: whole.pop("lines"),
-        lambda whole: whole["lines"].append(3),
-        lambda whole: whole["lines"][0].pop("median"),
-        lambda whole: whole["lines"][0].update(p20="fast"),
-        lambda whole: whole["lines"][0].update(p80=None),
-        lambda whole: whole["lines"][0].update(layers=0),
-        lambda whole: whole["lines"][0].update(shape=[4, 8]),
-        lambda whole: whole.update(environment=[]),
-        lambda whole: whole["environment"].pop("date"),
+        (("environment",), ["REMOVED", None, [], {}, 3]),
+        (("environment", "date"), ["REMOVED", None, 3]),
+        (("environment", "devices"), ["REMOVED", None, [], {"cpu": None}]),
+        (("lines",), ["REMOVED", None, {}, [3], [[]], ["x"]]),
+        *(((*LINES, key), ["REMOVED", None, 3, []]) for key in ("backend", "operation", "shape", "dtype")),
+        ((*LINES, "layers"), ["REMOVED", None, 0, -1, 1.5, True, "1"]),
+        *(((*LINES, key), ["REMOVED", None, 0, -1.0, "x", True, []]) for key in ("median", "p20", "p80")),
+        (("more",), [1]),
     ],
-    ids=range(9),
+    ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",
 )
-def test_a_result_that_lacks_a_part_is_not_compared_with(tmp_path, damage):
-    whole = json.loads(json.dumps(to_json([LINE], SURROUNDINGS, model=None, baseline=None)))
-    damage(whole)
-    (tmp_path / "old.json").write_text(json.dumps(whole))
-    with pytest.raises(ConfigError, match="lacks a part of its results"):
-        read_earlier(tmp_path / "old.json")
+def test_an_earlier_file_that_no_benchmark_wrote_is_refused_with_a_right_checksum_or_with_none(path, values, tmp_path):
+    for value in values:
+        content = json.loads(json.dumps(DOCUMENT))
+        del content["checksum"]
+        inner = content
+        for key in path[:-1]:
+            inner = inner[key]
+        if value == "REMOVED":
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = value
+        refusal_of(tmp_path / "old.json", content)
+        refusal_of(tmp_path / "old.json", sealed(content))
+
+
+def test_an_earlier_file_without_a_checksum_is_read(tmp_path):
+    content = {key: value for key, value in DOCUMENT.items() if key != "checksum"}
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert read_earlier(tmp_path / "old.json") == content

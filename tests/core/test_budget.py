@@ -169,7 +169,7 @@ def test_a_budget_that_does_not_fit_the_model_is_refused_in_one_sentence(content
     ("text", "fault"),
     [
         ("{", "is not valid JSON"),
-        ('{"sparsity": {"*": "50%", "*": "60%"}}', "is not valid JSON: an object repeats a key"),
+        ('{"sparsity": {"*": "50%", "*": "60%"}}', "is not valid JSON: an object repeats a name"),
         ("[]", "must be an object with 'sparsity'"),
         ('{"sparsity": []}', "must be an object with 'sparsity'"),
         ('{"sparsity": {}, "overal": "50%"}', "and optionally 'overall' and 'default'"),

@@ -45,6 +45,7 @@ from unipruning_core.sparsity.forms import (
     kept_weights,
     parse_cut,
 )
+from unipruning_core.storage.documents import quoted, read_json
 
 if TYPE_CHECKING:
     from unipruning_core.storage.checkpoint import Target
@@ -75,17 +76,17 @@ class Budget:
         """Read a budget file.
 
         Raises:
-            ConfigError: it is missing, not JSON, or invalid.
+            ConfigError: it is missing, not a regular file, too large, not JSON, or invalid.
         """
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repetition)
+            content = read_json(path)
         except OSError as error:
             raise ConfigError(
                 f"budget {str(path)!r} cannot be read: {error.strerror}; pass a budget file, such as one that"
                 " 'unipruning allocate' wrote"
             ) from error
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ConfigError(f"budget {str(path)!r} is not valid JSON: {error}; correct the file") from error
         return cls.from_json(path.name, content)
 
@@ -100,7 +101,9 @@ class Budget:
             )
         overall = parse_cut(content["overall"]) if isinstance(content.get("overall"), str) else None
         if "overall" in content and not (isinstance(overall, Unstructured) and overall.scope != "row"):
-            raise ConfigError(f"'overall' in budget {name!r} must be a ratio such as '60%', not {content['overall']!r}")
+            raise ConfigError(
+                f"'overall' in budget {name!r} must be a ratio such as '60%', not {quoted(content['overall'])}"
+            )
         return cls(
             name,
             tuple((pattern, _cut(value, pattern, name)) for pattern, value in rules.items()),
@@ -221,7 +224,7 @@ def _cut(value: Any, where: str, name: str) -> MatrixSparsity:
         case {"keep_rows": [_, *_] as rows, **more} if not more and all(map(_is_count, rows)):
             return KeptRows(tuple(rows))
     if parsed is None:
-        raise ConfigError(f"{where!r} in budget {name!r} must be {FORMS}, not {value!r}")
+        raise ConfigError(f"{where!r} in budget {name!r} must be {FORMS}, not {quoted(value)}")
     return parsed
 
 
@@ -233,9 +236,3 @@ def _value(cut: MatrixSparsity) -> Any:
     if isinstance(cut, Kept):
         return {"keep": cut.weights}
     return {"keep_rows": list(cut.weights)} if isinstance(cut, KeptRows) else str(cut)
-
-
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(content := dict(pairs)) != len(pairs):
-        raise ValueError("an object repeats a key")
-    return content

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from unipruning_core.errors import ConfigError, reason_and_remedy
+from unipruning_core.storage.documents import CHECKSUM, member, quoted, read_object, sealed, unsealed
 from unipruning_core.tools.bench.cases import OPERATION_KINDS, Case
 from unipruning_core.tools.bench.run import BenchLine
 
 SCHEMA = "unipruning-bench-1"
+PARTS = ("schema", "environment", "model", "baseline", "lines")  # of the document
 DERIVED = ("ns_per_element", "gb_per_second", "percent_of_copy", "bytes_at_copy_speed", "speedup")
 HEADER = (
     f"{'backend':8} {'operation':20} {'shape':>12} {'dtype':8} {'median ms':>10} {'p20':>9} {'p80':>9} {'ns/el':>7} "
@@ -44,7 +45,7 @@ def _shape(line: BenchLine) -> str:
 def to_json(lines: Sequence[BenchLine], environment: dict[str, Any], *, model: str | None, baseline: str | None) -> Any:
     """Return the versioned document that ``--compare`` reads."""
     rows = [asdict(line) | {name: getattr(line, name) for name in DERIVED} for line in lines]
-    return {"schema": SCHEMA, "environment": environment, "model": model, "baseline": baseline, "lines": rows}
+    return sealed(dict(zip(PARTS, (SCHEMA, environment, model, baseline, rows), strict=True)))
 
 
 def to_csv(lines: Sequence[BenchLine]) -> str:
@@ -64,31 +65,40 @@ def read_earlier(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, or of another kind.
     """
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        earlier = read_object(path)
+        if (schema := earlier.get("schema")) != SCHEMA:
+            raise ConfigError(
+                f"{str(path)!r} does not have the schema {SCHEMA!r} but {quoted(schema)}; pass a file that --json wrote"
+            )
+        return _checked(earlier)
+    except OSError as error:
         reason = reason_and_remedy(error, "pass a file that --json wrote", path)
         raise ConfigError(f"{str(path)!r} cannot be compared with: {reason}") from error
-    if not isinstance(earlier, dict) or earlier.get("schema") != SCHEMA:
-        raise ConfigError(f"{str(path)!r} does not have the schema {SCHEMA!r}; pass a file that --json wrote")
-    if not _is_whole(earlier):
-        raise ConfigError(f"{str(path)!r} lacks a part of its results; pass a file as --json wrote it")
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r} cannot be compared with: {error}; pass a file that --json wrote") from error
+
+
+def _checked(earlier: dict[str, Any]) -> dict[str, Any]:
+    """Return a whole and valid document without its checksum, which those of before 0.2.0 lack."""
+    if CHECKSUM in earlier:
+        earlier = unsealed(earlier)
+    # the name of the checksum may be what is damaged
+    if unknown := sorted(earlier.keys() - set(PARTS)):
+        raise ValueError(f"{unknown[0]!r} is unknown")
+    surroundings = member(earlier, "environment", dict)
+    member(surroundings, "date", str)
+    devices = member(surroundings, "devices", dict)
+    for name in devices:
+        member(devices, name, str)
+    for line in member(earlier, "lines", list):
+        for name in ("backend", "operation", "shape", "dtype"):
+            member(line, name, str)
+        if member(line, "layers", int) < 1:
+            raise ValueError(f"'layers' is {quoted(line['layers'])}")
+        times = [member(line, name, int | float | None) for name in ("median", "p20", "p80")]
+        if times != [None] * 3 and any(time is None or time <= 0 for time in times):
+            raise ValueError(f"the times of {line['operation']!r} are {quoted(times)}")
     return earlier
-
-
-def _is_whole(earlier: dict[str, Any]) -> bool:
-    """Return whether all that ``compare`` reads is there."""
-    environment, rows = earlier.get("environment"), earlier.get("lines")
-    if not isinstance(environment, dict) or not {"date", "devices"} <= environment.keys() or not isinstance(rows, list):
-        return False
-    return all(isinstance(row, dict) and _is_line(row) for row in rows)
-
-
-def _is_line(row: dict[str, Any]) -> bool:
-    named = all(isinstance(row.get(name), str) for name in ("backend", "operation", "shape", "dtype"))
-    times = [row.get(name) for name in ("median", "p20", "p80")]
-    # a line whose result was wrong has no times
-    timed = times == [None] * 3 or all(isinstance(time, int | float) and time > 0 for time in times)
-    return named and timed and isinstance(row.get("layers"), int) and row["layers"] > 0
 
 
 def compare(lines: Sequence[BenchLine], earlier: dict[str, Any]) -> list[str]:
