@@ -53,18 +53,28 @@ class Catalogue:
             BackendNotFoundError: no plugin provides the name.
             BackendUnavailableError: the plugin is broken, or cannot run here; there is no silent fallback.
         """
-        name = requested or os.environ.get(BACKEND_ENV) or "auto"
-        if name == "auto":
+        spec = self.requested(requested)
+        if spec is None:
             return self._load(self._best(device_type))
+        probe = self.probe(spec)
+        if not probe.available:
+            raise BackendUnavailableError(spec.name, probe.detail)
+        return self._load(spec)
+
+    def requested(self, name: str | None) -> BackendSpec | None:
+        """Return the backend of that name, or of the environment variable's, or None for "auto"; it is not probed.
+
+        Raises:
+            BackendNotFoundError, BackendUnavailableError: as ``select``.
+        """
+        name = name or os.environ.get(BACKEND_ENV) or "auto"
+        if name == "auto":
+            return None
         if name in self.broken:
             raise BackendUnavailableError(name, f"its plugin failed to load: {self.broken[name]}")
         if name not in self.specs:
             raise BackendNotFoundError(name, sorted(self.specs))
-        spec = self.specs[name]
-        probe = self.probe(spec)
-        if not probe.available:
-            raise BackendUnavailableError(name, probe.detail)
-        return self._load(spec)
+        return self.specs[name]
 
     def probe(self, spec: BackendSpec) -> Probe:
         """Ask a backend whether it can run here; a probe that raises counts as a no."""

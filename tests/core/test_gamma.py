@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from unipruning_core.errors import RunError
 from unipruning_core.search.base import Outcome
+from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.modes.frozen import FrozenSettings
-from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE, RUN_FILE, Run, write_run
+from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE, Run, write_run
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.documents import sealed
 from unipruning_core.storage.files import sha256

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.cli.main import main
 from unipruning_core.models.loading import ModelChoice, find_targets_of_config
-from unipruning_core.models.outline import built_in_configs, load_config, outline
+from unipruning_core.models.named import built_in_configs
+from unipruning_core.models.outline import load_config, outline
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.memory import held_bytes
 from unipruning_core.search.modes import MODES

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, OutputError, RunError
+from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.loop import SearchTask, check_run_folder, search
-from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE, RUN_FILE
+from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 

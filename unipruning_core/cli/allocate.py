@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype, write_result
+from unipruning_core.cli.early import check_first
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Bars
 from unipruning_core.sparsity.forms import Unstructured
@@ -68,6 +69,7 @@ def _allocate(options: argparse.Namespace) -> int:
         taken = options.out.exists() and not (options.overwrite and options.out.is_file())
     if taken:
         raise OutputError(f"{str(options.out)!r} exists; choose another file, or pass --overwrite to replace a file")
+    check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.loading import ModelChoice

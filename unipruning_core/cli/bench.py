@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.cli.arguments import Command, write_result
 from unipruning_core.errors import OutputError, reason_and_remedy
+from unipruning_core.models.named import check_outline
 
 if TYPE_CHECKING:
     from unipruning_core.tools.bench.run import Bench, BenchLine
@@ -59,6 +60,8 @@ def add_commands(command: Command) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.model:
+        check_outline(options.model)
     from unipruning_core.cli.choose_bench import choose_backends, choose_bench
     from unipruning_core.testing import oracle
     from unipruning_core.tools.bench.report import EXPLAINED, HEADER, compare, read_earlier, table_row, to_csv, to_json

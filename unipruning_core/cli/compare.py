@@ -17,11 +17,13 @@ from unipruning_core.cli.arguments import (
     given,
     loading_from,
 )
-from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS
+from unipruning_core.cli.early import check_first
+from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS, parse_methods, parse_ratios
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import built, flags
+from unipruning_core.sparsity.parse import parse_sparsity
 
 COMPARE_DETAILS = f"""\
 A method is NAME[/BUDGET][:KEY=VALUE]...
@@ -106,14 +108,17 @@ def _add_sparsegpt(command: Command) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from unipruning_core.compare.job import compare
-
     try:
         seeds = [int(word) for word in options.seeds.split(",")]
     except ValueError as error:
         raise ConfigError(
             f"--seeds must be whole numbers separated by commas, such as 0,1,2, not {options.seeds!r}"
         ) from error
+    parse_methods(options.methods, options.preset)
+    parse_ratios(options.sparsity)
+    check_first(options, "dtype", "backend", "model", "data", "eval_data")
+    from unipruning_core.compare.job import compare
+
     names = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len", "keep", "plot", "out")
     table = compare(
         options.model,
@@ -131,12 +136,13 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _sparsegpt(options: argparse.Namespace) -> int:
     settings = built(SparseGptSettings, given(options, flags(SPARSEGPT_FLAGS)), "SparseGPT")
+    sparsity = parse_sparsity(options.sparsity)
+    check_first(options, "dtype", "backend", "model", "data")
     from unipruning_core.compare.sparsegpt_job import run_sparsegpt
     from unipruning_core.data.calibration import DataChoice
     from unipruning_core.data.text import TextChoice
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.loading import ModelChoice
-    from unipruning_core.sparsity.parse import parse_sparsity
 
     text = TextChoice(options.data, options.split, options.text_column)
     choice = ModelChoice(options.model, options.dtype, options.trust_remote_code)
@@ -144,7 +150,7 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         OnDisk(choice, options.backend, Bars()),
         DataChoice(text, options.samples, options.seq_len, options.packing),
         settings,
-        parse_sparsity(options.sparsity),
+        sparsity,
         options.out,
         overwrite=options.overwrite,
     )

@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 
 from unipruning_core.cli.arguments import Command, add_backend
+from unipruning_core.cli.early import check_first
 from unipruning_core.progress import Bars
+from unipruning_core.search.choice import settings_of
 from unipruning_core.search.modes import DEFAULT_MODE
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 
 def add_commands(command: Command) -> None:
@@ -36,13 +39,17 @@ def add_commands(command: Command) -> None:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    sparsities = options.sparsity or ["50%", "60%", "2:4"]
+    check_distinct(map(parse_sparsity, sparsities))
+    settings_of(options.mode, {})
+    check_first(options, "backend", "model", "data", "eval_data")
     from unipruning_core.tools.demo.demo import DemoChoice, run_demo
 
     choice = DemoChoice(
         model=options.model,
         data=options.data,
         eval_data=options.eval_data,
-        sparsities=options.sparsity or ["50%", "60%", "2:4"],
+        sparsities=sparsities,
         samples=options.samples,
         seq_len=options.seq_len,
         windows=options.windows,

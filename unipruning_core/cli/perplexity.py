@@ -6,6 +6,7 @@ import argparse
 import json
 
 from unipruning_core.cli.arguments import SEQ_LEN_HELP, Command, add_backend, add_model, add_text, loading_from
+from unipruning_core.cli.early import check_first
 
 DETAILS = """\
 The field's standard protocol: the text as one string, tokenised once, in windows that do not overlap; the exponential
@@ -27,6 +28,7 @@ def add_commands(command: Command) -> None:
 
 
 def _perplexity(options: argparse.Namespace) -> int:
+    check_first(options, "dtype", "backend", "model", "data")
     from dataclasses import asdict
 
     from unipruning_core.jobs import api

@@ -16,6 +16,9 @@ from unipruning_core.cli.arguments import (
     settings_from,
     write_result,
 )
+from unipruning_core.cli.early import check_first
+from unipruning_core.models.named import check_outline
+from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 if TYPE_CHECKING:
     from unipruning_core.tools.plan.plan import SearchPlan
@@ -52,14 +55,17 @@ def add_commands(command: Command) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     settings = settings_from(options)
-    from unipruning_core.models.loading import window_length
-    from unipruning_core.models.outline import outline
-    from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
-    from unipruning_core.tools.plan.plan import Machine, plan_search
-
     sparsities = [parse_sparsity(text) for text in options.sparsity]
     if sparsities:
         check_distinct(sparsities)
+    check_first(options, "dtype")
+    check_outline(options.model)
+    if options.backend is not None:
+        check_first(options, "backend")
+    from unipruning_core.models.loading import window_length
+    from unipruning_core.models.outline import outline
+    from unipruning_core.tools.plan.plan import Machine, plan_search
+
     model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
     plan = plan_search(
         model,

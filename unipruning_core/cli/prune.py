@@ -21,6 +21,7 @@ from unipruning_core.cli.arguments import (
     note_unused_dtype,
     settings_from,
 )
+from unipruning_core.cli.early import check_first
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
@@ -48,6 +49,7 @@ Each is a complete checkpoint that from_pretrained loads, with its masks and uni
 example
   unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
 """
+SEARCHED = ("dtype", "backend", "model", "data")  # what a search is given and can be checked first
 OVERWRITE_HELP = "replace an output that an earlier command wrote"
 
 
@@ -115,6 +117,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 def _prune(options: argparse.Namespace) -> int:
     sparsities, settings = _sparsities(options), settings_from(options)
+    check_first(options, *SEARCHED)
     from unipruning_core.jobs import api
 
     run_folder = options.run_folder or options.out.with_name(f"{options.out.name}-run")
@@ -137,6 +140,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    check_first(options, *SEARCHED)
     from unipruning_core.jobs import api
 
     run = api.search(
@@ -156,6 +160,7 @@ def _search(options: argparse.Namespace) -> int:
 
 def _project(options: argparse.Namespace) -> int:
     sparsities = _sparsities(options)
+    check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
     from unipruning_core.jobs import api
 

@@ -26,7 +26,8 @@ from unipruning_core.compare.records import added, cost_of, read_evaluation, rea
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.report import read_report
-from unipruning_core.search.run_folder import RUN_FILE, read_description
+from unipruning_core.search.finished import RUN_FILE
+from unipruning_core.search.run_folder import read_description
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.tools.processes import Stage, run_command
 

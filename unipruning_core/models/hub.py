@@ -9,11 +9,13 @@ from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.storage.layout import check_layout
 from unipruning_core.storage.paths import path_errors_as
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*"]
 # the same weights again, in another layout
 NOT_WANTED = ["*/*.safetensors", "consolidated*.safetensors"]
+HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 
 
 def resolve_model(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Path:
@@ -22,15 +24,35 @@ def resolve_model(model: str, *, trust_remote_code: bool = False, revision: str 
     Raises:
         CheckpointError: there is no such folder, no such name, or no way to reach the hub.
     """
+    folder = local_folder(model)
+    return _download(model, trust_remote_code, revision) if folder is None else folder
+
+
+def check_model(model: str) -> None:
+    """Refuse a name that is neither a model folder nor may be on the hub, without loading or asking anything.
+
+    Raises:
+        CheckpointError: it is misspelt, or the folder is not a model.
+    """
+    if (folder := local_folder(model)) is not None:
+        check_layout(folder)
+
+
+def local_folder(model: str) -> Path | None:
+    """Return the folder of that name, or None for what may be a hub id.
+
+    Raises:
+        CheckpointError: it can be neither.
+    """
     # not pathlib, which takes "" for the current folder and raises an exception for "~nobody"
     folder = os.path.expanduser(model)
     if (mode := mode_of(folder, f"model {model!r}")) is not None:
         if stat.S_ISDIR(mode):
             return Path(folder)
         raise CheckpointError(f"model {model!r} is a file; pass the folder that holds it")
-    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model, flags=re.ASCII):
+    if not HUB_ID.fullmatch(model):
         raise CheckpointError(f"model {model!r} does not exist; pass a folder, or a hub id such as 'owner/name'")
-    return _download(model, trust_remote_code, revision)
+    return None
 
 
 def mode_of(path: str, what: str) -> int | None:

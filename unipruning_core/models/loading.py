@@ -12,18 +12,19 @@ import torch
 
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.progress import Progress
 from unipruning_core.storage.checkpoint import Checkpoint, Target
-from unipruning_core.storage.config import CONFIG_FILE, check_config, check_side_files, read_config
+from unipruning_core.storage.config import check_config, check_side_files, read_config
+from unipruning_core.storage.layout import CONFIG_FILE
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 LONGEST_WINDOW = 2048  # tokens; what published results calibrate and evaluate with
 
 
@@ -105,8 +106,7 @@ def build_model(
 
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
     """Return the requested dtype; "auto" is that of most of the checkpoint's bytes, or one the device runs well."""
-    if choice.dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {choice.dtype!r}")
+    check_dtype(choice.dtype)
     if choice.dtype != "auto":
         named: torch.dtype = getattr(torch, choice.dtype)
         return named

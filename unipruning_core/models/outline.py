@@ -6,54 +6,24 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.errors import CheckpointError
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.hub import mode_of
-from unipruning_core.models.loading import DTYPES, build_model
+from unipruning_core.models.loading import build_model
+from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.storage.checkpoint import Checkpoint, Target
-from unipruning_core.storage.config import CONFIG_FILE, check_bare_config
+from unipruning_core.storage.config import check_bare_config
+from unipruning_core.storage.layout import CONFIG_FILE
 from unipruning_core.storage.tensorfile import TensorInfo
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-
-def built_in_configs() -> dict[str, dict[str, Any]]:
-    """Return the built-in configs by name, with the shapes that the published ones state."""
-    return {
-        "llama-2-7b": _llama(4096, 11008, layers=32, heads=32, kv_heads=32, vocabulary=32000),
-        "llama-2-13b": _llama(5120, 13824, layers=40, heads=40, kv_heads=40, vocabulary=32000),
-        "llama-2-70b": _llama(8192, 28672, layers=80, heads=64, kv_heads=8, vocabulary=32000),
-        "qwen2.5-7b": _llama(3584, 18944, layers=28, heads=28, kv_heads=4, vocabulary=152064) | {"model_type": "qwen2"},
-        "qwen2.5-14b": _llama(5120, 13824, layers=48, heads=40, kv_heads=8, vocabulary=152064)
-        | {"model_type": "qwen2"},
-        "smollm2-135m": _llama(576, 1536, layers=30, heads=9, kv_heads=3, vocabulary=49152)
-        | {"tie_word_embeddings": True, "max_position_embeddings": 8192},
-        # shapes of openPangu-Embedded-7B; its blocks are those of a Llama with biases
-        "openpangu-7b": _llama(4096, 12800, layers=34, heads=32, kv_heads=8, vocabulary=153376)
-        | {"attention_bias": True},
-    }
-
-
-def _llama(hidden: int, inner: int, *, layers: int, heads: int, kv_heads: int, vocabulary: int) -> dict[str, Any]:
-    return {
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": vocabulary,
-        "max_position_embeddings": 4096 if vocabulary == 32000 else 32768,
-        "tie_word_embeddings": False,
-        "dtype": "bfloat16",
-    }
 
 
 @dataclass(frozen=True)
@@ -92,8 +62,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
         CheckpointError: there is no such config, or it is not for a causal language model.
         ConfigError: weights cannot be loaded in this dtype.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    check_dtype(dtype)
     config = load_config(name, trust_remote_code=trust_remote_code)
     held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
@@ -113,6 +82,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Load the config of a name: built in, in a file or folder, or on the hub, in this order."""
+    check_outline(name)
     hide_broken_extensions()
     from transformers import AutoConfig
 

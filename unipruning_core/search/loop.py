@@ -19,8 +19,9 @@ from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
 from unipruning_core.search.base import Outcome, Search
+from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.resume import Resume
-from unipruning_core.search.run_folder import RUN_FILE, Run, write_run
+from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.files import disk_errors_as_output_errors
 

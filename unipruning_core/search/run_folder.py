@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError, RunError, reason_and_remedy
+from unipruning_core.search.finished import RUN_FILE, check_finished
 from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE, check_tensors, checked
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.documents import quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, write_json
-from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.forms import Scope
 
 TENSORS_FORMAT = "unipruning-run/1"  # of the tensor files, which have not changed since
-RUN_FILE = "run.json"
 
 
 def write_run(
@@ -107,17 +106,7 @@ class Run:
             RunError: the folder is not a run folder, is unfinished, has another format, or is damaged.
         """
         folder = Path(folder)
-        with path_errors_as(RunError, f"run folder {str(folder)!r}"):
-            exists, finished = folder.is_dir(), (folder / RUN_FILE).is_file()
-        if not exists:
-            raise RunError(
-                f"run folder {str(folder)!r} does not exist; make it with 'unipruning search MODEL --out RUN'"
-            )
-        if not finished:
-            raise RunError(
-                f"{str(folder)!r} has no {RUN_FILE}, so it is not a run folder or its search has not finished; "
-                "repeat the 'unipruning search' command, which resumes where it stopped"
-            )
+        check_finished(folder)
         description = read_description(folder)
         with _faults_as_run_errors(folder):
             for name, written in description["files"].items():

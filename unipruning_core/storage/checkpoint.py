@@ -15,16 +15,14 @@ from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress
-from unipruning_core.storage.config import CONFIG_FILE, read_config
+from unipruning_core.storage.config import read_config
 from unipruning_core.storage.documents import read_json
 from unipruning_core.storage.files import open_regular
+from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
 from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, digest_of, read_header, read_tensor
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 FINGERPRINT_SAMPLE = 4096  # bytes, at the start, middle and end of each tensor
-SAVE_SAFELY = "save it as safetensors with model.save_pretrained(folder, safe_serialization=True)"
 # files that are not copied: the first match gives the reason
 LEFT_OUT = (
     ("*.safetensors", "weights that are no part of the model"),
@@ -77,24 +75,17 @@ class Checkpoint:
             CheckpointError: the folder is not a model, has only pickled weights, or is incomplete or damaged.
         """
         folder = Path(folder)
+        check_layout(folder)
         with path_errors_as(CheckpointError, f"model {str(folder)!r}"):
             return cls._open(folder)
 
     @classmethod
     def _open(cls, folder: Path) -> Checkpoint:
-        config = folder / CONFIG_FILE
-        if not config.is_file():
-            raise CheckpointError(f"{str(folder)!r} is not a model folder: it has no {CONFIG_FILE}; check the path")
-        read_config(config)
-        index = folder / INDEX_FILE
+        read_config(folder / CONFIG_FILE)
         # where a folder has both, transformers prefers the single file too
         if (folder / SINGLE_FILE).is_file():
             return cls(folder, (folder / SINGLE_FILE,), read_header(folder / SINGLE_FILE)[0])
-        if index.is_file():
-            return cls._open_shards(folder, _weight_map(index))
-        if pickled := sorted(path.name for path in folder.glob("pytorch_model*.bin")):
-            raise CheckpointError(f"{str(folder)!r} has only pickled weights ({pickled[0]!r}); {SAVE_SAFELY}")
-        raise CheckpointError(f"{str(folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}; {SAVE_SAFELY}")
+        return cls._open_shards(folder, _weight_map(folder / INDEX_FILE))
 
     @classmethod
     def _open_shards(cls, folder: Path, weight_map: dict[str, str]) -> Checkpoint:

@@ -11,7 +11,6 @@ from unipruning_core.errors import CheckpointError
 from unipruning_core.storage.documents import quoted, read_object
 from unipruning_core.storage.tensorfile import TensorInfo
 
-CONFIG_FILE = "config.json"
 PACKED = 8  # weights in one stored number, at most: 4 bits each in an int32
 SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 LARGEST_SIDE_FILE = 1 << 28  # bytes

@@ -1,0 +1,41 @@
+"""What can be refused before torch is imported: misspelt names, and files and folders that are not there."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from unipruning_core.data.text import find_text
+from unipruning_core.models.hub import check_model
+from unipruning_core.models.named import check_dtype
+from unipruning_core.registry import Catalogue
+from unipruning_core.search.finished import check_finished
+
+
+def _check_backend(name: str | None) -> None:
+    Catalogue().requested(name)
+
+
+CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "dtype": check_dtype,
+    "backend": _check_backend,
+    "run_folder": check_finished,
+    "model": check_model,
+    "data": find_text,
+    "eval_data": find_text,
+}
+
+
+def check_first(options: argparse.Namespace, *names: str) -> None:
+    """Check what these options name; those that were not given pass.
+
+    Each check is made again where its subject is used, with the same message; here it costs a small part of an import.
+
+    Raises:
+        UnipruningError: a name is wrong, or what it names is not there.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None or name == "backend":
+            CHECKS[name](value)
