@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
-from unipruning_core.data.calibration import calibration_batches
+from unipruning_core.data.calibration import Origin, calibration_batches
 from unipruning_core.data.text import Text
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.loading import check_seq_len
@@ -206,3 +206,31 @@ def test_a_model_without_a_limit_of_positions_takes_any_length():
 def test_a_length_that_leaves_nothing_to_predict_is_refused():
     with pytest.raises(ConfigError, match="must be at least 2"):
         check_seq_len(LlamaConfig(), 1)
+
+
+@pytest.mark.parametrize("packing", ["packed", "document"])
+@pytest.mark.parametrize("lengths", [(64,), (20, 0, 33, 17, 90, 16, 16, 16, 4, 30)])
+def test_every_sample_knows_its_documents(packing, lengths):
+    text, tokenizer = documents(*lengths), make_tokenizer()
+    samples = 1 if packing == "document" and len(lengths) == 1 else 3
+    drawn = calibration_batches(text, tokenizer, samples=samples, seq_len=20, seed=3, packing=packing)
+    words = [tokenizer(document)["input_ids"] for document in text.documents]
+    for ids, origin in zip(drawn.batches, drawn.origins, strict=True):
+        joined = [token for number in origin.documents for token in words[number - 1]]
+        found = ids[0].tolist()
+        assert any(joined[start : start + len(found)] == found for start in range(len(joined)))
+        assert all(words[number - 1] for number in origin.documents)
+        assert text.documents[origin.documents[0] - 1].startswith(origin.quotation)
+        assert 0 < len(origin.quotation) <= 60
+
+
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        ((7,), "document 7, which begins 'some words'"),
+        ((7, 2, 9), "document 7, which begins 'some words', and 2, 9"),
+        ((7, 2, 9, 4, 5), "document 7, which begins 'some words', and 2, 9, 2 more"),
+    ],
+)
+def test_an_origin_names_a_few_documents(numbers, says):
+    assert str(Origin(numbers, "some words")) == says

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 Packing = Literal["packed", "document"]
 SHORTEST_DOCUMENT = 16  # tokens; a shorter one says little about a model
+QUOTED = 60  # characters of a document in a message
+NAMED = 3  # documents that a message names, of those that a sample came from
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,21 @@ class DataChoice:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a sample came from."""
+
+    documents: tuple[int, ...]  # their numbers in the source, from 1, in the order of the sample
+    quotation: str  # the first words of the first of them
+
+    def __str__(self) -> str:
+        first = f"document {self.documents[0]}, which begins {self.quotation!r}"
+        others = [str(number) for number in self.documents[1:NAMED]]
+        if (more := len(self.documents) - NAMED) > 0:
+            others.append(f"{more} more")
+        return f"{first}, and {', '.join(others)}" if others else first
+
+
+@dataclass(frozen=True)
 class Calibration:
     """The samples of one search."""
 
@@ -38,6 +56,7 @@ class Calibration:
     tokens: int
     fingerprint: str  # sha256 of the token ids and of where each sample ends
     passed_over: int = 0  # documents that were too short to be a sample
+    origins: Sequence[Origin] = ()  # of each sample, where known
 
 
 def calibration_batches(
@@ -64,23 +83,31 @@ def calibration_batches(
     order = torch.Generator().manual_seed(seed)
     passed_over = 0
     if packing == "packed":
-        batches = _packed(text, tokenizer, samples, seq_len, order)
+        batches, sources = _packed(text, tokenizer, samples, seq_len, order)
     elif packing == "document":
-        batches, passed_over = _one_a_document(text, tokenizer, samples, seq_len, order)
+        batches, sources, passed_over = _one_a_document(text, tokenizer, samples, seq_len, order)
     else:
         raise ConfigError(f"--packing must be 'packed' or 'document', not {packing!r}")
     if passed_over and progress is not None:
         progress.note(f"skipped {passed_over} documents of {text.source!r} shorter than {SHORTEST_DOCUMENT} tokens")
-    return Calibration(batches, sum(batch.numel() for batch in batches), _fingerprint(batches), passed_over)
+    tokens = sum(batch.numel() for batch in batches)
+    origins = [_origin(text, documents) for documents in sources]
+    return Calibration(batches, tokens, _fingerprint(batches), passed_over, origins)
 
 
 def _packed(
     text: Text, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int, order: torch.Generator
-) -> list[Tensor]:
+) -> tuple[list[Tensor], list[list[int]]]:
+    """Return windows, and the documents of each."""
     needed = samples * seq_len
     ids: list[int] = []
+    documents: list[list[int]] = []  # of each window, begun ones included
     for index in _shuffled(len(text.documents), order):
+        begin = len(ids)
         ids += token_ids(tokenizer, text.documents[index])
+        documents += [[] for _ in range(-(-len(ids) // seq_len) - len(documents))]
+        for window in range(begin // seq_len, -(-len(ids) // seq_len) if len(ids) > begin else 0):
+            documents[window].append(index)
         if len(ids) >= needed:
             break
     if len(ids) < needed:
@@ -91,13 +118,15 @@ def _packed(
     windows = torch.tensor(ids[: len(ids) // seq_len * seq_len], dtype=torch.int64).view(-1, 1, seq_len)
     # the documents are in seeded order already; a single one has only its windows to shuffle
     chosen = _shuffled(len(windows), order) if len(text.documents) == 1 else range(len(windows))
-    return [windows[index].clone() for index in chosen[:samples]]
+    return [windows[index].clone() for index in chosen[:samples]], [documents[index] for index in chosen[:samples]]
 
 
 def _one_a_document(
     text: Text, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int, order: torch.Generator
-) -> tuple[list[Tensor], int]:
+) -> tuple[list[Tensor], list[list[int]], int]:
+    """Return samples, the document of each, and how many documents were too short."""
     batches: list[Tensor] = []
+    documents: list[list[int]] = []
     passed_over = tokens = 0
     for index in _shuffled(len(text.documents), order):
         ids = token_ids(tokenizer, text.documents[index])
@@ -106,12 +135,18 @@ def _one_a_document(
             continue
         tokens += len(ids)
         batches.append(torch.tensor([ids[:seq_len]], dtype=torch.int64))
+        documents.append([index])
         if len(batches) == samples:
-            return batches, passed_over
+            return batches, documents, passed_over
     raise DataError(
         f"{samples} samples need as many documents of {SHORTEST_DOCUMENT} tokens or more, but {text.source!r} has only "
         f"{len(batches)} ({tokens} tokens); pass fewer --samples, --packing packed or more text"
     )
+
+
+def _origin(text: Text, documents: Sequence[int]) -> Origin:
+    words = text.documents[documents[0]][: 4 * QUOTED].split()
+    return Origin(tuple(index + 1 for index in documents), " ".join(words)[:QUOTED])
 
 
 def _shuffled(count: int, order: torch.Generator) -> list[int]:
