@@ -67,6 +67,7 @@ def make_plan(choice: CompareChoice) -> ComparisonPlan:
 def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.data.calibration import calibration_batches
     from unipruning_core.data.text import SEPARATOR, token_ids
+    from unipruning_core.data.token_ids import id_tensor
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.loading import dtype_name
     from unipruning_core.search.settings import Settings
@@ -87,7 +88,7 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
         (m.calibration("samples", choice.data.samples), m.calibration("seq_len", seq_len)) for m in choice.methods
     }
     for samples, length in sorted(calibrations):
-        calibration_batches(
+        calibration = calibration_batches(
             text,
             model.tokenizer,
             samples=samples,
@@ -95,8 +96,11 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
             seed=choice.seeds[0],
             packing=choice.data.packing,
         )
+        model.check_ids(calibration.batches, text.source)
     eval_text = choice.eval_text.load("test")
-    available = len(token_ids(model.tokenizer, SEPARATOR.join(eval_text.documents))) // eval_seq_len
+    ids = id_tensor(token_ids(model.tokenizer, SEPARATOR.join(eval_text.documents)), eval_text.source)
+    model.check_ids([ids], eval_text.source)
+    available = len(ids) // eval_seq_len
     windows = available if choice.windows is None else choice.windows
     if windows < 1 <= available:
         raise ConfigError(f"--windows must be 1 or more, not {windows}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unipruning_core.data.text import Text, TextChoice, token_ids
+from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.progress import Progress
 
@@ -115,7 +116,7 @@ def _packed(
             f"{samples} samples of {seq_len} tokens need {needed} tokens, but {text.source!r} has only {len(ids)}; "
             "pass fewer --samples, a shorter --seq-len or more text"
         )
-    windows = torch.tensor(ids[: len(ids) // seq_len * seq_len], dtype=torch.int64).view(-1, 1, seq_len)
+    windows = id_tensor(ids[: len(ids) // seq_len * seq_len], text.source).view(-1, 1, seq_len)
     # the documents are in seeded order already; a single one has only its windows to shuffle
     chosen = _shuffled(len(windows), order) if len(text.documents) == 1 else range(len(windows))
     return [windows[index].clone() for index in chosen[:samples]], [documents[index] for index in chosen[:samples]]
@@ -134,7 +135,7 @@ def _one_a_document(
             passed_over += 1
             continue
         tokens += len(ids)
-        batches.append(torch.tensor([ids[:seq_len]], dtype=torch.int64))
+        batches.append(id_tensor(ids[:seq_len], text.source)[None])
         documents.append([index])
         if len(batches) == samples:
             return batches, documents, passed_over

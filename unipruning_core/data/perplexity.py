@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unipruning_core.data.text import SEPARATOR, Text, token_ids
+from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.loading import check_seq_len, dtype_name
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LOGITS_AT_ONCE = 2**25  # 128 MiB of fp32, whatever the vocabulary
 PROBE_TOKENS = 8
@@ -38,6 +39,47 @@ class Perplexity:
     per_window_nll: list[float]
 
 
+@dataclass(frozen=True)
+class Windows:
+    """A text cut into windows, ready for any model of one tokenizer."""
+
+    ids: Tensor  # (windows, 1, seq_len), int64, on the CPU
+    source: str
+    data_sha256: str
+
+
+def cut(
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    *,
+    seq_len: int = 2048,
+    windows: int | None = None,
+    join: str = SEPARATOR,
+    progress: Progress | None = None,
+) -> Windows:
+    """Join the documents, tokenise them once, with the tokenizer's defaults, and cut them; no model is needed.
+
+    Raises:
+        ConfigError: a number is out of range for the model.
+        DataError: the text does not fill one window, or the tokenizer gives no ids for it.
+    """
+    check_seq_len(config, seq_len)
+    if windows is not None and windows < 1:
+        raise ConfigError(f"perplexity needs at least 1 window, not {windows!r}")
+    ids = id_tensor(token_ids(tokenizer, join.join(text.documents)), text.source)
+    available = ids.numel() // seq_len
+    if not available:
+        raise DataError(
+            f"one window needs {seq_len} tokens, but {text.source!r} has only {ids.numel()}; "
+            "pass a shorter --seq-len or more text"
+        )
+    if windows is not None and windows > available and progress is not None:
+        progress.note(f"{text.source!r} fills only {available} windows of {seq_len} tokens, not {windows}; using all")
+    count = min(windows or available, available)
+    return Windows(ids[: count * seq_len].view(count, 1, seq_len), text.source, text.sha256)
+
+
 def perplexity(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -48,38 +90,25 @@ def perplexity(
     join: str = SEPARATOR,
     progress: Progress | None = None,
 ) -> Perplexity:
+    """Measure a model on a text; see ``cut`` and ``measured``."""
+    made = cut(text, tokenizer, model.config, seq_len=seq_len, windows=windows, join=join, progress=progress)
+    return measured(model, made, progress)
+
+
+def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None = None) -> Perplexity:
     r"""Return exp of the mean negative log-likelihood of the text, over windows that do not overlap.
 
-    The documents are joined into one string and tokenised once, with the tokenizer's defaults; a tail that does not
-    fill a window is dropped.  ``windows`` limits their number.  The model is put into evaluation mode.
+    The model is put into evaluation mode.
 
     .. math:: \exp \frac{1}{K} \sum_{k=1}^{K} \frac{1}{L-1} \sum_{t=2}^{L} -\log p(x_{k,t} \mid x_{k,1..t-1})
-
-    Raises:
-        ConfigError: a number is out of range for this model.
-        DataError: the text does not fill one window.
     """
-    check_seq_len(model.config, seq_len)
-    if windows is not None and windows < 1:
-        raise ConfigError(f"perplexity needs at least 1 window, not {windows!r}")
     progress = progress or Progress()
-    ids = torch.tensor(token_ids(tokenizer, join.join(text.documents)), dtype=torch.int64)
-    available = ids.numel() // seq_len
-    if not available:
-        raise DataError(
-            f"one window needs {seq_len} tokens, but {text.source!r} has only {ids.numel()}; "
-            "pass a shorter --seq-len or more text"
-        )
-    if windows is not None and windows > available:
-        progress.note(f"{text.source!r} fills only {available} windows of {seq_len} tokens, not {windows}; using all")
-    count = min(windows or available, available)
-    inputs = ids[: count * seq_len].view(count, 1, seq_len)
-
+    count, _, seq_len = windows.ids.shape
     model.eval()
     losses: list[float] = []
     with torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
-        head = _separable_head(model, inputs[0, :, :PROBE_TOKENS])
-        for window in inputs:
+        head = _separable_head(model, windows.ids[0, :, :PROBE_TOKENS])
+        for window in windows.ids:
             losses.append(_window_nll(model, head, window.to(model.device)))
             task.advance(1, perplexity=_exp(sum(losses) / len(losses)))
     nll = sum(losses) / count
@@ -89,8 +118,8 @@ def perplexity(
         count * (seq_len - 1),
         count,
         seq_len,
-        text.source,
-        text.sha256,
+        windows.source,
+        windows.data_sha256,
         dtype_name(model.dtype),
         losses,
     )

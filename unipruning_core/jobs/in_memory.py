@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unipruning_core.data.perplexity import Perplexity, perplexity
+from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.jobs.prepared import Prepared
+from unipruning_core.models.loading import embedding_rows
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
 from unipruning_core.models.outline import header_of, saved_buffers
 from unipruning_core.models.targets import LeftOut, find_targets
@@ -124,6 +125,9 @@ class InMemory(Prepared):
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    def embedding_rows(self) -> int | None:
+        return embedding_rows(self.model)
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the current weights: that of a checkpoint that ``save_pretrained`` would write."""
@@ -236,9 +240,9 @@ def perplexity_in_memory(
     model: InMemory, text: TextChoice, *, seq_len: int | None = None, windows: int | None = None
 ) -> Perplexity:
     """Measure the perplexity of a loaded model on a text by the standard protocol."""
-    length, read = model.seq_len(seq_len), text.load("test")
+    made = model.windows(text, seq_len, windows)
     with memory_errors_as_config_errors(model.backend), _restored(model, weights=False):
-        return perplexity(model.model, model.tokenizer, read, seq_len=length, windows=windows, progress=model.progress)
+        return measured(model.model, made, model.progress)
 
 
 def _room(model: InMemory, settings: Settings) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.data.perplexity import Perplexity, perplexity
+from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.models.memory import LARGER_DEVICE, free_bytes, free_bytes_each, memory_errors_as_config_errors
 from unipruning_core.projection.project import Projected, check_output, project
 from unipruning_core.search.activation_memory import check_choice
@@ -128,6 +128,6 @@ def perplexity_on_disk(
     Raises:
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
-    length, read = model.seq_len(seq_len), text.load("test")
+    made = model.windows(text, seq_len, windows)
     with memory_errors_as_config_errors(model.backend, f"{LARGER_DEVICE}, or a shorter --seq-len"):
-        return perplexity(model.load(), model.tokenizer, read, seq_len=length, windows=windows, progress=model.progress)
+        return measured(model.load(), made, model.progress)

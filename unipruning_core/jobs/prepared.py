@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.calibration import Calibration, DataChoice, calibration_batches
+from unipruning_core.data.perplexity import Windows, cut
+from unipruning_core.data.token_ids import check_ids
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.hub import resolve_model
 from unipruning_core.models.loading import (
     ModelChoice,
+    build_outline,
     choose_dtype,
     dtype_name,
+    embedding_rows,
     find_targets_of_config,
     load_config_and_tokenizer,
     load_model,
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.data.text import TextChoice
     from unipruning_core.models.targets import LeftOut
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
@@ -94,6 +99,15 @@ class Prepared(ABC):
         """Return the tokens per window: as requested, or else 2048, or all positions of a model with fewer."""
         return window_length(self.config, requested)
 
+    @abstractmethod
+    def embedding_rows(self) -> int | None:
+        """Return how many token ids the model has an embedding for, or None if that cannot be known."""
+
+    def check_ids(self, batches: Iterable[torch.Tensor], source: str) -> None:
+        """Refuse token ids that the model has no embedding for; ``source`` is the text they come from."""
+        vocabulary = getattr(self.config.get_text_config(), "vocab_size", None) or 0
+        check_ids(batches, source, vocabulary, self.embedding_rows)
+
     def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
         """Refuse sparsities and settings that do not fit the targets."""
         for sparsity in sparsities:
@@ -114,6 +128,7 @@ class Prepared(ABC):
             packing=data.packing,
             progress=self.progress,
         )
+        self.check_ids(samples.batches, text.source)
         described = {
             "source": text.source,
             "sha256": text.sha256,
@@ -123,6 +138,13 @@ class Prepared(ABC):
             "dtype": dtype_name(self.dtype),
         }
         return Calibrated(samples, described)
+
+    def windows(self, text: TextChoice, seq_len: int | None, count: int | None) -> Windows:
+        """Read a text and cut it into the windows of a perplexity."""
+        length, read = self.seq_len(seq_len), text.load("test")
+        made = cut(read, self.tokenizer, self.config, seq_len=length, windows=count, progress=self.progress)
+        self.check_ids([made.ids], read.source)
+        return made
 
     def report_targets(self) -> None:
         """Report what will be pruned, and what will not and why."""
@@ -184,6 +206,9 @@ class OnDisk(Prepared):
     @cached_property
     def dtype(self) -> torch.dtype:
         return choose_dtype(self.choice, self.checkpoint, self.backend, self.progress)
+
+    def embedding_rows(self) -> int | None:
+        return embedding_rows(build_outline(self.config, self.choice))
 
     def check_finite(self) -> dict[str, str]:
         """Refuse a floating-point tensor with NaN or infinite values; return the sha256 of each target's weight."""

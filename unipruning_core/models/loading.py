@@ -86,10 +86,14 @@ def find_targets_of_config(
     checkpoint: Checkpoint, config: PretrainedConfig, choice: ModelChoice
 ) -> tuple[list[Target], list[LeftOut]]:
     """Find the targets of a model on a copy that has shapes but no weights."""
-    with torch.device("meta"):
-        model = build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
-    layers, left_out = find_targets(model, checkpoint)
+    layers, left_out = find_targets(build_outline(config, choice), checkpoint)
     return [layer.target for layer in layers], left_out
+
+
+def build_outline(config: PretrainedConfig, choice: ModelChoice) -> PreTrainedModel:
+    """Build a model that has shapes but no weights."""
+    with torch.device("meta"):
+        return build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
 
 
 def build_model(
@@ -102,6 +106,15 @@ def build_model(
     what = f"model {name!r} cannot be built as a causal language model"
     with library_errors_as(CheckpointError, what, "check its config"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def embedding_rows(model: PreTrainedModel) -> int | None:
+    """Return how many token ids the input embedding has rows for, or None if the model has no plain one."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    # what models raise that look tokens up in another way
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, progress: Progress) -> torch.dtype:
