@@ -182,4 +182,4 @@ def test_a_disk_that_fills_up_leaves_all_as_it_was(overwrite, llama, tmp_path, m
     with pytest.raises(OutputError, match="No space left on device"):
         project(llama, FakeScores(llama), parsed("60%"), tmp_path / "out", BACKEND, overwrite=overwrite)
     assert content(tmp_path) == before
-    assert not list(tmp_path.glob("*.partial-*"))
+    assert not list(tmp_path.glob("*.partial"))

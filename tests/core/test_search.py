@@ -15,10 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, OutputError, RunError
+from unipruning_core.search.claim import claimed_run
 from unipruning_core.search.finished import RUN_FILE
-from unipruning_core.search.loop import SearchTask, check_run_folder, search
+from unipruning_core.search.loop import SearchTask, search
 from unipruning_core.search.run_folder import DUAL_FILE, INPUTS_FILE
 from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.ownership import MARKER
 from unipruning_cpu.backend import CpuBackend
 
 
@@ -48,7 +50,7 @@ def model(tmp_path):
 def test_two_runs_give_the_same_bytes_and_only_the_files_of_a_run(model, tmp_path, mode):
     first = run(model, tmp_path / "a", settings={"mode": mode})
     run(model, tmp_path / "b", settings={"mode": mode})
-    assert {str(name) for name in content(tmp_path / "a")} == {RUN_FILE, DUAL_FILE} | (
+    assert {str(name) for name in content(tmp_path / "a")} == {RUN_FILE, DUAL_FILE, MARKER} | (
         {INPUTS_FILE} if mode == "frozen" else set()
     )
     assert content(tmp_path / "a") == content(tmp_path / "b")
@@ -75,7 +77,8 @@ def test_an_interrupted_search_ends_with_the_same_bytes(model, tmp_path, mode, a
     loaded.model.forward = interrupted
     with pytest.raises(InterruptedSearchError):
         run(model, tmp_path / "cut", model=loaded, settings={"mode": mode}, save_every=0.0)
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == [f"resume-{after:08d}"]
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["unfinished"]
+    assert {path.name for path in (tmp_path / "cut").glob("*/*")} == {MARKER, f"resume-{after:08d}"}
     run(model, tmp_path / "cut", settings={"mode": mode})
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
@@ -133,7 +136,7 @@ def test_a_finished_search_is_not_overwritten_unasked(model, tmp_path):
     run(model, tmp_path / "a")
     before = content(tmp_path / "a")
     with pytest.raises(OutputError, match="already holds a finished search"):
-        check_run_folder(tmp_path / "a", overwrite=False)
+        run(model, tmp_path / "a")
     assert content(tmp_path / "a") == before
 
 
@@ -145,17 +148,39 @@ def test_a_model_that_cannot_be_searched_does_not_cost_the_earlier_result(model,
     assert content(tmp_path / "a") == before
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_with_other_things_is_never_touched(tmp_path, overwrite):
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputError, match=r"remove it yourself|is not empty"):
-        check_run_folder(tmp_path, overwrite=overwrite)
+def fill(folder, files):
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["thesis.tex"],
+        ["resume.pdf"],
+        ["resume-00000001/state.json"],
+        ["run.json", "thesis.tex"],
+        ["run.json"],
+        ["unfinished/thesis.tex"],
+        ["unfinished/resume-00000001/state.json"],
+        ["dual.safetensors", ".unipruning.json"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize(("overwrite", "fault"), [(False, "is not empty"), (True, "remove it yourself")])
+def test_a_folder_with_other_things_is_never_touched(tmp_path, files, overwrite, fault):
+    before = content(fill(tmp_path, files))
+    with pytest.raises(OutputError, match=fault), claimed_run(tmp_path, overwrite=overwrite):
+        pytest.fail("it is not ours")
+    assert content(tmp_path) == before
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is a file"):
-        check_run_folder(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputError, match="is a file"), claimed_run(tmp_path / "file", overwrite=True):
+        pytest.fail("there is nowhere to write")
 
 
 def test_a_full_disk_is_one_sentence_and_keeps_the_last_saved_state(model, tmp_path, monkeypatch):
@@ -178,7 +203,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_last_saved_state(model, tmp_p
     with pytest.raises(OutputError, match="No space left on device; free some space"):
         run(model, tmp_path / "cut", save_every=0.0)
     monkeypatch.undo()
-    assert (tmp_path / "cut" / "resume-00000001").is_dir()
+    assert (tmp_path / "cut" / "unfinished" / "resume-00000001").is_dir()
     run(model, tmp_path / "cut")
     run(model, tmp_path / "whole")
     assert content(tmp_path / "cut") == content(tmp_path / "whole")

@@ -16,6 +16,7 @@ from unipruning_core.errors import CheckpointError, ConfigError, DataError
 from unipruning_core.models.targets import decoder_blocks, find_targets
 from unipruning_core.progress import Progress
 from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.projection.place import claimed_output
 from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
@@ -207,7 +208,9 @@ def test_the_checkpoint_holds_the_changed_weights_and_their_masks(save, tmp_path
     calibration = Calibration(batches(), 36, "")
     masks = prune_model(model, layers, calibration, SparseGptSettings(), sparsity, BACKEND, progress)
     out = tmp_path / "out"
-    done = write_changed(checkpoint, layers, masks, sparsity, out, BACKEND, {"settings": {}}, False, progress)
+    targets = [layer.target for layer in layers]
+    with claimed_output(checkpoint, targets, [sparsity], out, overwrite=False, progress=progress) as output:
+        done = write_changed(checkpoint, layers, masks, sparsity, output, {"provenance": {}}, progress)
     assert done.pruned == sum(mask.numel() - sparsity.keep(mask.numel()) for mask in masks.values())
     reloaded, again = loaded(out)
     file = read_masks(out)

@@ -112,7 +112,12 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         help="on: compute activations again in the backward pass, for less memory, more time and the same result; "
         "auto: if they seem not to fit (default: %(default)s)",
     )
-    machine.add_argument("--overwrite", action="store_true", help=f"{OVERWRITE_HELP}; an unfinished search starts over")
+    machine.add_argument(
+        "--overwrite",
+        action="store_true",
+        help=f"{OVERWRITE_HELP}, when the new one is whole; an unfinished search goes on if it is this one, else "
+        "starts over",
+    )
 
 
 def _prune(options: argparse.Namespace) -> int:

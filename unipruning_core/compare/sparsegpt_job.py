@@ -14,12 +14,11 @@ from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.targets import decoder_blocks, find_targets
 from unipruning_core.projection.output import PrunedFolder
-from unipruning_core.projection.project import Projected, check_output
-from unipruning_core.projection.report import REPORT_FILE
+from unipruning_core.projection.place import Output, claimed_output, files_of
+from unipruning_core.projection.project import Projected
 from unipruning_core.search.loop import versions
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity
-from unipruning_core.storage.staging import staged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,20 +47,29 @@ def run_sparsegpt(
     out = out.resolve()
     backend, progress = model.backend, model.progress
     model.check([sparsity])
-    check_output(model.checkpoint, model.targets, [sparsity], out, overwrite=overwrite, progress=progress)
-    model.report_targets()
-    calibrated = model.calibrate(data, settings.seed)
-    model.check_finite()
-    with memory_errors_as_config_errors(backend):
-        loaded = model.load()
-        layers, _ = find_targets(loaded, model.checkpoint)
-        masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
-    provenance: dict[str, object] = {
-        "settings": settings.to_json(),
-        "data": calibrated.record,
-        "versions": versions(),
-    }
-    return write_changed(model.checkpoint, layers, masks, cut, out, backend, provenance, overwrite, progress)
+    with claimed_output(
+        model.checkpoint,
+        model.targets,
+        [sparsity],
+        out,
+        overwrite=overwrite,
+        progress=progress,
+        apart=data.text.files(),
+    ) as output:
+        model.report_targets()
+        calibrated = model.calibrate(data, settings.seed)
+        about: dict[str, object] = {
+            "backend": backend.name,
+            "model_fingerprint": model.checkpoint.fingerprint(),
+            "provenance": {"settings": settings.to_json(), "data": calibrated.record, "versions": versions()},
+        }
+        output.check_same([{"sparsity": str(cut), **about}])
+        model.check_finite()
+        with memory_errors_as_config_errors(backend):
+            loaded = model.load()
+            layers, _ = find_targets(loaded, model.checkpoint)
+            masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
+        return write_changed(model.checkpoint, layers, masks, cut, output, about, progress)
 
 
 def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
@@ -126,32 +134,26 @@ def write_changed(
     layers: Sequence[Layer],
     masks: dict[str, Tensor],
     sparsity: Unstructured | SemiStructured,
-    out: Path,
-    backend: Backend,
-    provenance: dict[str, object],
-    overwrite: bool,
+    output: Output,
+    about: dict[str, object],  # for the report
     progress: Progress,
 ) -> Projected:
     """Write the checkpoint with the layers' current weights, in the dtype of the source, and their masks."""
-    files, left_out = checkpoint.files_to_copy()
-    files = [Path(shard.name) for shard in checkpoint.shards] + [path for path in files if path.name != REPORT_FILE]
+    files, left_out = files_of(checkpoint)
     targets = tuple(layer.target for layer in layers)
     cuts: dict[str, MatrixSparsity] = dict.fromkeys((target.name for target in targets), sparsity)
-    with staged(out, replace=overwrite) as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts) as output:
+    with output.filling() as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts) as pruned:
         with progress.task("copying", checkpoint.total_bytes, "B") as task:
-            output.copy(files, task)
+            pruned.copy(files, task)
         with progress.task("writing", len(layers), "matrix") as task:
             for layer in layers:
                 stored = checkpoint.tensors[layer.name].dtype
                 weight = layer.parameter.detach().to("cpu", stored).contiguous()
                 mask = masks[layer.name]
-                output.prune(layer.target, weight, mask, mask.numel())
+                pruned.prune(layer.target, weight, mask, mask.numel())
                 task.advance()
-        output.write_report(
-            backend=backend.name,
-            model_fingerprint=checkpoint.fingerprint(),
-            provenance=provenance,
-            left_out=left_out,
-        )
-        overall = output.overall
-    return Projected(out, sparsity, overall.total - overall.kept, overall.total, overall.zeros / overall.total)
+        pruned.write_report(**about, left_out=left_out)
+        overall = pruned.overall
+    return Projected(
+        output.folder, sparsity, overall.total - overall.kept, overall.total, overall.zeros / overall.total
+    )

@@ -67,6 +67,13 @@ class TextChoice:
         """
         return load_text(self.source, split=self.split or split, column=self.column)
 
+    def files(self) -> list[tuple[str, Path]]:
+        """Return the local files that are read, which no output may overlap."""
+        if not isinstance(self.source, str | os.PathLike):
+            return []
+        path = Path(self.source).expanduser()
+        return [("text", path)] if path.is_file() else []
+
 
 def load_text(
     source: str | os.PathLike[str] | Sequence[str], *, split: str | None = None, column: str | None = None

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, measured
+from unipruning_core.errors import RunError
 from unipruning_core.models.memory import LARGER_DEVICE, free_bytes, free_bytes_each, memory_errors_as_config_errors
-from unipruning_core.projection.project import Projected, check_output, project
+from unipruning_core.projection.place import Output, claimed_output
+from unipruning_core.projection.project import Projected, project
 from unipruning_core.search.activation_memory import check_choice
-from unipruning_core.search.loop import SAVE_EVERY, SearchTask, check_run_folder, finished_search, search
+from unipruning_core.search.claim import ClaimedRun, claimed_run
+from unipruning_core.search.loop import SAVE_EVERY, SearchTask, finished_search, search
 from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.run_folder import Run
+from unipruning_core.storage.outputs import check_space
 
 if TYPE_CHECKING:
     from unipruning_core.data.calibration import DataChoice
@@ -44,32 +48,59 @@ def search_on_disk(
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
     check_choice(checkpoint_activations, settings)
-    check_run_folder(out, overwrite=overwrite, finished_ok=reuse)
-    backend, progress = model.backend, model.progress
-    model.check(sparsities, settings)
-    model.report_targets()
-    progress.note(settings.announcement)
-    calibrated = model.calibrate(data, settings.seed)
-    task = SearchTask(model.checkpoint, calibrated.samples, settings, model.name, calibrated.described)
-    if reuse and not overwrite and (finished := finished_search(task, backend, out)):
-        progress.note(f"reusing the finished search in {str(out)!r}")
-        return finished
-    bytes_per_device = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
-    room = _room(model, settings, len(bytes_per_device))
-    task = replace(task, digests=model.check_finite())
-    with memory_errors_as_config_errors(backend):
-        loaded = model.load(bytes_per_device)
-        return search(
-            task,
-            loaded,
-            backend,
-            out,
-            overwrite=overwrite,
-            save_every=save_every,
-            checkpoint_activations=checkpoint_activations,
-            room=room,
-            progress=progress,
-        )
+    apart = [*data.text.files(), *model.folders()]
+    with claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart) as claim:
+        backend, progress = model.backend, model.progress
+        model.check_apart(out)
+        model.check(sparsities, settings)
+        _check_disk(model, settings, claim)
+        model.report_targets()
+        progress.note(settings.announcement)
+        calibrated = model.calibrate(data, settings.seed)
+        task = SearchTask(model.checkpoint, calibrated.samples, settings, model.name, calibrated.described)
+        if claim.finished and (finished := _reusable(task, claim, model, overwrite=overwrite)):
+            progress.note(f"reusing the finished search in {str(out)!r}")
+            return finished
+        bytes_per_device = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
+        room = _room(model, settings, len(bytes_per_device))
+        task = replace(task, digests=model.check_finite())
+        with memory_errors_as_config_errors(backend):
+            loaded = model.load(bytes_per_device)
+            return search(
+                task,
+                loaded,
+                backend,
+                out,
+                overwrite=overwrite,
+                claimed=claim,
+                save_every=save_every,
+                checkpoint_activations=checkpoint_activations,
+                room=room,
+                progress=progress,
+            )
+
+
+def _reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrite: bool) -> Run | None:
+    """Return the finished search in a run folder if it is this one, and not to be made again.
+
+    What is to be overwritten is returned where a command was killed, since it may be what that command wrote.
+    """
+    if overwrite and not claim.was_killed:
+        return None
+    try:
+        return finished_search(task, model.backend, claim.folder)
+    except RunError:
+        if overwrite:
+            return None
+        raise
+
+
+def _check_disk(model: OnDisk, settings: Settings, claim: ClaimedRun) -> None:
+    """Refuse a search whose result, V in float32, and one saved state do not fit on the disk."""
+    sizes = [target.size for target in model.targets]
+    # a state holds about what the search holds
+    wanted = 4 * sum(sizes) + sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
+    check_space(claim.folder, wanted - claim.work.size())
 
 
 def _room(model: OnDisk, settings: Settings, devices: int) -> int | None:
@@ -80,7 +111,13 @@ def _room(model: OnDisk, settings: Settings, devices: int) -> int | None:
 
 
 def project_on_disk(
-    model: OnDisk, scores: Scores, sparsities: Sequence[Sparsity], out: Path, *, overwrite: bool = False
+    model: OnDisk,
+    scores: Scores,
+    sparsities: Sequence[Sparsity],
+    out: Path,
+    *,
+    overwrite: bool = False,
+    output: Output | None = None,
 ) -> list[Projected]:
     """Write pruned checkpoints from scores, such as those of a finished search.
 
@@ -89,7 +126,17 @@ def project_on_disk(
     """
     backend = model.backend
     with memory_errors_as_config_errors(backend, LARGER_DEVICE):
-        return project(model.checkpoint, scores, sparsities, out, backend, overwrite=overwrite, progress=model.progress)
+        return project(
+            model.checkpoint,
+            scores,
+            sparsities,
+            out,
+            backend,
+            overwrite=overwrite,
+            progress=model.progress,
+            output=output,
+            apart=[("run folder", scores.folder)] if isinstance(scores, Run) else (),
+        )
 
 
 def prune_on_disk(
@@ -104,20 +151,23 @@ def prune_on_disk(
     save_every: float = SAVE_EVERY,  # seconds
     checkpoint_activations: str = "auto",
 ) -> list[Projected]:
-    """Search, then project; the output folder is checked before the search begins."""
-    check_output(model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress)
-    run = search_on_disk(
-        model,
-        data,
-        settings,
-        run_folder,
-        sparsities=sparsities,
-        overwrite=overwrite,
-        reuse=True,
-        save_every=save_every,
-        checkpoint_activations=checkpoint_activations,
-    )
-    return project_on_disk(model, run, sparsities, out, overwrite=overwrite)
+    """Search, then project; both folders are looked at, and held, before the search begins."""
+    apart = [("run folder", run_folder), *data.text.files()]
+    with claimed_output(
+        model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart
+    ) as output:
+        run = search_on_disk(
+            model,
+            data,
+            settings,
+            run_folder,
+            sparsities=sparsities,
+            overwrite=overwrite,
+            reuse=True,
+            save_every=save_every,
+            checkpoint_activations=checkpoint_activations,
+        )
+        return project_on_disk(model, run, sparsities, out, overwrite=overwrite, output=output)
 
 
 def perplexity_on_disk(

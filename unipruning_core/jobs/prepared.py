@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.calibration import Calibration, DataChoice, calibration_batches
@@ -27,6 +29,7 @@ from unipruning_core.models.loading import (
 from unipruning_core.models.memory import check_model_fits
 from unipruning_core.registry import Catalogue
 from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.outputs import check_apart
 
 if TYPE_CHECKING:
     import torch
@@ -209,6 +212,15 @@ class OnDisk(Prepared):
 
     def embedding_rows(self) -> int | None:
         return embedding_rows(build_outline(self.config, self.choice))
+
+    def folders(self) -> list[tuple[str, Path]]:
+        """Return the folder that the user named, if it is one, without opening it."""
+        return [("model", Path(self.name))] if os.path.isdir(self.name) else []
+
+    def check_apart(self, out: Path) -> None:
+        """Refuse an output that overlaps the model, or a file that the model links to."""
+        files = [self.checkpoint.folder / path for path in self.checkpoint.files_to_copy()[0]]
+        check_apart(out, "model", [self.checkpoint.folder, *self.checkpoint.shards, *files])
 
     def check_finite(self) -> dict[str, str]:
         """Refuse a floating-point tensor with NaN or infinite values; return the sha256 of each target's weight."""

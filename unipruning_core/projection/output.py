@@ -16,8 +16,8 @@ from torch import Tensor
 
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
-from unipruning_core.projection.mask_file import mask_stream, pack
-from unipruning_core.projection.report import FORMAT, MASKS, REPORT_FILE, read_report
+from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack
+from unipruning_core.projection.report import FORMAT, MASKS, REPORT_FILE
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -63,6 +63,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         self.folder = folder
         self.sparsity = sparsity
         self.layers: dict[str, MatrixReport] = {}
+        self.names = [MASK_FILE, REPORT_FILE]  # of the files in the folder
         self._checkpoint = checkpoint
         self._cuts = cuts
         folder.mkdir(exist_ok=True)
@@ -86,6 +87,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
                     raise
                 reason = reason_and_remedy(error, "check the file", source)
                 raise CheckpointError(f"{str(source)!r} cannot be read: {reason}") from error
+            self.names.append(path.as_posix())
             task.advance(target.stat().st_size)
 
     def prune(
@@ -129,15 +131,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             MASKS: self._masks.sha256,
             "overall": self.overall.as_json(),
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
+            "written": sorted(self.names),
         }
         text = json.dumps(sealed(report), indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def is_pruned_checkpoint(folder: Path) -> bool:
-    """Return whether this program wrote the folder."""
-    try:
-        read_report(folder)
-    except CheckpointError:
-        return False
-    return True

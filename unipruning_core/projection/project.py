@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.errors import CheckpointError, OutputError, RunError
+from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
-from unipruning_core.projection.output import INTEGERS, PrunedFolder, is_pruned_checkpoint
-from unipruning_core.projection.report import REPORT_FILE
+from unipruning_core.projection.output import INTEGERS, PrunedFolder
+from unipruning_core.projection.place import Output, claimed_output, files_of, size_of, slugs_of
 from unipruning_core.sparsity.forms import Unstructured
-from unipruning_core.sparsity.parse import Sparsity, check_distinct
-from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint, Target
-from unipruning_core.storage.staging import check_space, clean_up, staged
+from unipruning_core.sparsity.parse import Sparsity
+from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
@@ -45,6 +44,8 @@ def project(
     *,
     overwrite: bool = False,
     progress: Progress | None = None,
+    output: Output | None = None,  # where the caller has claimed it already
+    apart: Iterable[tuple[str, Path]] = (),  # what else is read, and must not overlap
 ) -> list[Projected]:
     """Write one pruned checkpoint per sparsity: ``out`` itself for one, ``out/<slug>`` for several.
 
@@ -61,18 +62,38 @@ def project(
     _check_scores(checkpoint, scores)
     for sparsity in sparsities:
         sparsity.check(scores.targets)
-    out = Path(out).resolve()
-    check_output(checkpoint, scores.targets, sparsities, out, overwrite=overwrite, progress=progress)
-    slugs = _slugs(sparsities)
+    claim = claimed_output(
+        checkpoint, scores.targets, sparsities, Path(out), overwrite=overwrite, progress=progress, apart=apart
+    )
+    with nullcontext(output) if output else claim as place:
+        return _project(checkpoint, scores, sparsities, place, backend, progress)
+
+
+def _project(
+    checkpoint: Checkpoint,
+    scores: Scores,
+    sparsities: Sequence[Sparsity],
+    place: Output,
+    backend: Backend,
+    progress: Progress,
+) -> list[Projected]:
+    slugs = slugs_of(sparsities)
     sparsities = [with_scope(sparsity, scores, progress) for sparsity in sparsities]
-    files, left_out = _files(checkpoint)
+    files, left_out = files_of(checkpoint)
     if links := [name for name, reason in left_out.items() if reason == LEADS_OUTSIDE]:
         more = f" and {len(links) - 1} more" if len(links) > 1 else ""
         progress.note(f"not copied: {links[0]}{more} ({LEADS_OUTSIDE})")
-    size = _size(checkpoint, files)
+    size = size_of(checkpoint, files)
+    about: dict[str, object] = {
+        "backend": backend.name,
+        "model_fingerprint": scores.fingerprint,
+        "provenance": scores.provenance,
+        "left_out": left_out,
+    }
+    place.check_same([{"sparsity": str(sparsity), **about} for sparsity in sparsities])
     decided = decide(scores, sparsities, backend, progress)
 
-    with staged(out, replace=overwrite) as folder, ExitStack() as stack:
+    with place.filling() as folder, ExitStack() as stack:
         outputs = [
             stack.enter_context(
                 PrunedFolder(folder / slug, decision.sparsity, checkpoint, scores.targets, decision.cuts)
@@ -92,17 +113,16 @@ def project(
                     output.prune(target, weight, mask.cpu(), nonzero)
                 task.advance()
         for output in outputs:
-            output.write_report(
-                backend=backend.name,
-                model_fingerprint=scores.fingerprint,
-                provenance=scores.provenance,
-                left_out=left_out,
-            )
+            output.write_report(**about)
     for output in outputs:
         _note_ties(output, progress)
     return [
         Projected(
-            out / slug, output.sparsity, overall.total - overall.kept, overall.total, overall.zeros / overall.total
+            place.folder / slug,
+            output.sparsity,
+            overall.total - overall.kept,
+            overall.total,
+            overall.zeros / overall.total,
         )
         for slug, output in zip(slugs, outputs, strict=True)
         for overall in [output.overall]
@@ -119,30 +139,6 @@ def with_scope(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsi
             f"{sparsity}/matrix applies to each"
         )
     return scoped
-
-
-def check_output(
-    checkpoint: Checkpoint,
-    targets: Sequence[Target],
-    sparsities: Sequence[Sparsity],
-    out: Path,
-    *,
-    overwrite: bool,
-    progress: Progress,
-) -> None:
-    """Refuse an output that could not be written, after removing what killed processes left beside it.
-
-    Raises:
-        ConfigError: a sparsity occurs twice.
-        OutputError: the output is in use, overlaps the model, or does not fit on its disk.
-    """
-    check_distinct(sparsities)
-    out = out.resolve()
-    _check_apart(checkpoint.folder.resolve(), out)
-    clean_up(out, progress)
-    _check_free(out, _slugs(sparsities), overwrite)
-    size = _size(checkpoint, _files(checkpoint)[0])
-    check_space(out, len(sparsities) * (size + _own_bytes(targets)))
 
 
 def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
@@ -174,53 +170,6 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
     # checked now, not after the last matrix
     except (TypeError, ValueError) as error:
         raise RunError(f"the provenance of the run cannot be written as JSON: {error}; search again") from error
-
-
-def _slugs(sparsities: Sequence[Sparsity]) -> list[str]:
-    return [""] if len(sparsities) == 1 else [sparsity.slug for sparsity in sparsities]
-
-
-def _size(checkpoint: Checkpoint, files: Iterable[Path]) -> int:
-    return sum((checkpoint.folder / path).stat().st_size for path in files)
-
-
-def _check_apart(model: Path, out: Path) -> None:
-    if out == model or out in model.parents or model in out.parents:
-        raise OutputError(f"output folder {str(out)!r} and model folder {str(model)!r} overlap; choose another output")
-
-
-def _check_free(out: Path, slugs: list[str], overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise OutputError(f"output {str(out)!r} is a file; choose a folder that does not exist yet")
-    present = sorted(out.iterdir())
-    if not present:
-        return
-    if not overwrite:
-        raise OutputError(f"output folder {str(out)!r} is not empty; choose another, or pass --overwrite")
-    foreign = [path for path in present if path.name not in slugs or not is_pruned_checkpoint(path)]
-    if slugs == [""]:
-        foreign = [] if is_pruned_checkpoint(out) else [out]
-    if foreign:
-        raise OutputError(
-            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {str(foreign[0])!r} is not one;"
-            " choose another output folder"
-        )
-
-
-def _files(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
-    """Return the files to copy, shards first, and those left out, with the reason."""
-    files, left_out = checkpoint.files_to_copy()
-    if (report := Path(REPORT_FILE)) in files:
-        files.remove(report)
-        left_out[REPORT_FILE] = "the report of an earlier pruning"
-    return [Path(shard.name) for shard in checkpoint.shards] + files, left_out
-
-
-def _own_bytes(targets: Iterable[Target]) -> int:
-    """Estimate the mask file, at most one bit per weight, and the report, with room for names and numbers."""
-    return 65536 + sum(-(-target.size // 8) + 1024 for target in targets)
 
 
 def _note_ties(output: PrunedFolder, progress: Progress) -> None:

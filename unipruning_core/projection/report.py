@@ -34,6 +34,14 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"report {str(path)!r} is damaged ({error}); project again") from error
 
 
+def found_report(folder: Path) -> dict[str, Any] | None:
+    """Return the report of a pruned checkpoint, or None for any other folder."""
+    try:
+        return read_report(folder)
+    except CheckpointError:
+        return None
+
+
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
     if (version := content.get("format")) not in (FORMAT, *EARLIER_FORMATS):
         raise ValueError(f"its format is {quoted(version)}, not {FORMAT!r}")
@@ -49,6 +57,8 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         if overall[name] != (summed := sum(counts[name] for counts in matrices.values())):
             raise ValueError(f"{name!r} of all matrices is {overall[name]}, not {summed}")
     if version == FORMAT:
+        if not all(isinstance(name, str) for name in member(report, "written", list)):
+            raise ValueError("'written' is not a list of names")
         for holder, name in ((report, MASKS), *((counts, "sha256") for counts in matrices.values())):
             if not re.fullmatch("[0-9a-f]{64}", member(holder, name, str)):
                 raise ValueError(f"{name!r} is {quoted(holder[name])}, not a sha256")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import OutputError, RunError
+from unipruning_core.errors import RunError
 from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
 from unipruning_core.search.base import Outcome, Search
+from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.resume import Resume
 from unipruning_core.search.run_folder import Run, write_run
@@ -70,30 +70,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def check_run_folder(folder: Path, *, overwrite: bool, finished_ok: bool = False) -> None:
-    """Refuse an output folder that holds anything but an unfinished search, before any work is done.
-
-    ``finished_ok`` accepts a finished search too, for a command that can continue from it.
-
-    Raises:
-        OutputError: it exists and is not empty, is a file, or (with ``overwrite``) was not made by a search.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    ours = (folder / RUN_FILE).is_file() or any(folder.glob("resume*"))
-    if overwrite:
-        if not ours:
-            raise OutputError(f"{str(folder)!r} was not made by a search, so it is not overwritten; remove it yourself")
-    elif (folder / RUN_FILE).is_file() and not finished_ok:
-        raise OutputError(
-            f"{str(folder)!r} already holds a finished search; use it, choose another folder, or pass --overwrite"
-        )
-    elif not ours:
-        raise OutputError(f"output folder {str(folder)!r} is not empty; choose another")
-
-
 def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | None:
     """Return the finished search that ``folder`` holds, or None if it holds none.
 
@@ -119,6 +95,7 @@ def search(
     folder: Path,
     *,
     overwrite: bool = False,
+    claimed: ClaimedRun | None = None,  # the folder, where the caller holds it already
     save_every: float = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     room: int | None = None,  # bytes free for activations; None if unknown
@@ -127,42 +104,31 @@ def search(
     """Run mirror descent over the calibration batches and write the run folder.
 
     A search that was killed resumes from its last saved state, and ends with the same bytes, whether or not the
-    backward pass computes activations again.
+    backward pass computes activations again.  With ``overwrite`` a state of another search, or a damaged one, is
+    discarded; an earlier result is replaced when this one is whole.
 
     Raises:
         OutputError: the folder cannot be used.  RunError: its unfinished search is a different one.
         CheckpointError: there is no target, or the checkpoint lacks one.  DataError: a target has no Gamma.
     """
     progress = progress or Progress()
-    check_run_folder(folder, overwrite=overwrite)
-    layers, left_out = find_targets(model, task.checkpoint)
-    targets = [layer.target for layer in layers]
-    batches = task.calibration.batches
-    run = task.settings.start(model, layers, backend, len(batches))
-    run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
-    description, resume = task.description(backend), Resume(folder, task.identity(backend))
-    with disk_errors_as_output_errors(folder), _removed_if_empty(folder):
-        # only now: a model that cannot be searched must not cost the result of an earlier search
-        if overwrite and folder.is_dir():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        losses = run_samples(run, batches, progress, resume, save_every)
-        content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
-        with progress.task("writing", len(targets), "matrix") as bar:
-            write_run(folder, targets, _counted(run.outcomes(), bar), content, task.digests)
-        resume.discard()
+    with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim:
+        layers, left_out = find_targets(model, task.checkpoint)
+        targets = [layer.target for layer in layers]
+        batches = task.calibration.batches
+        run = task.settings.start(model, layers, backend, len(batches))
+        run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
+        description = task.description(backend)
+        with disk_errors_as_output_errors(folder):
+            resume = Resume(claim.work.folder, task.identity(backend))
+            if overwrite:
+                resume.discard_others(len(batches), progress)
+            losses = run_samples(run, batches, progress, resume, save_every)
+            content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
+            with progress.task("writing", len(targets), "matrix") as bar:
+                write_run(claim.start(), targets, _counted(run.outcomes(), bar), content, task.digests)
+            claim.publish()
     return Run.open(folder)
-
-
-@contextmanager
-def _removed_if_empty(folder: Path) -> Iterator[None]:
-    """Remove the folder of a search that fails before anything is saved."""
-    try:
-        yield
-    except BaseException:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
 
 
 def run_samples(

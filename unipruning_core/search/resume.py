@@ -1,8 +1,9 @@
-"""Saved states of an unfinished search, in its run folder, so that a killed process loses minutes, not hours."""
+"""Saved states of an unfinished search, in ``RUN/unfinished``, so that a killed process loses minutes, not hours."""
 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,17 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from unipruning_core.progress import Progress
+
 FORMAT = "unipruning-state/1"
+STATES = r"resume-[0-9]{8}"
+PARTIAL = "resume.partial"
 STATE_FILE = "state.json"
 TENSOR_FILE = "state.safetensors"
 
 
 class Resume:
-    """The saved states of one run folder: ``resume-<sample>`` folders, of which the newest whole one counts.
+    """The saved states in one folder: ``resume-<sample>`` folders, of which the newest whole one counts.
 
     A state is completed under a temporary name before it gets its own, and only then is the previous one removed, so
     one of the two can be read at every moment.  Its description holds the checksums of the tensors and of itself.
@@ -39,7 +44,7 @@ class Resume:
         """Save the state after ``sample`` samples."""
         state = self.folder / f"resume-{sample:08d}"
         older = self._states()
-        partial = self.folder / "resume.partial"
+        partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         contents = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
@@ -112,13 +117,17 @@ class Resume:
                 f"the saved state {str(state)!r} is damaged ({error}); start again with --overwrite"
             ) from error
 
-    def discard(self) -> None:
-        """Remove every saved state."""
-        for state in [*self._states(), self.folder / "resume.partial"]:
-            shutil.rmtree(state, ignore_errors=True)
+    def discard_others(self, samples: int, progress: Progress) -> None:
+        """Remove the saved states, unless one is whole and of this search, which has so many samples."""
+        try:
+            self.found(samples)
+        except RunError as error:
+            progress.note(f"starting over: {error}")
+            for state in self._states():
+                shutil.rmtree(state)
 
     def _states(self) -> list[Path]:
-        return sorted(self.folder.glob("resume-" + "[0-9]" * 8))
+        return sorted(path for path in self.folder.glob("resume-*") if re.fullmatch(STATES, path.name))
 
 
 def _whole(state: Path, samples: int | None) -> dict[str, Any]:

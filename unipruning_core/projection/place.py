@@ -1,0 +1,204 @@
+"""The output folder of a projection: looked at before any work, and held by one command at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from unipruning_core.errors import OutputError
+from unipruning_core.progress import Progress
+from unipruning_core.projection.mask_file import MASK_FILE
+from unipruning_core.projection.report import REPORT_FILE, found_report
+from unipruning_core.sparsity.parse import Sparsity, check_distinct
+from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.outputs import check_apart, check_space, errors_as_output_errors, listed
+from unipruning_core.storage.ownership import BOOKKEEPING, is_marked, is_ours
+from unipruning_core.storage.staging import UNFINISHED, Work, working
+
+# without them nothing loads the folder, or takes it for ours, so they come last
+LAST = ("config.json", REPORT_FILE)
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output folder that this command holds, and what it replaces there."""
+
+    folder: Path
+    work: Work
+    old: tuple[str, ...]  # files below the folder
+    must_match: tuple[Path, ...]  # checkpoints that a killed command may have left; any other is not to be replaced
+
+    @contextmanager
+    def filling(self) -> Iterator[Path]:
+        """Yield an empty folder, which takes its place at the end.
+
+        Raises:
+            OutputError: the disk is full, or the folder cannot be written for another reason.
+        """
+        with errors_as_output_errors(self.folder):
+            folder = self.work.start()
+        try:
+            yield folder
+        except OSError as error:
+            with errors_as_output_errors(self.folder):
+                raise error
+        with errors_as_output_errors(self.folder):
+            self.work.publish(self.old)
+
+    def check_same(self, about: Sequence[dict[str, object]]) -> None:
+        """Refuse to replace a checkpoint that this command did not write; ``about`` are parts of reports.
+
+        Raises:
+            OutputError: one differs, or nobody asked to replace it.
+        """
+        for folder in self.must_match:
+            report = found_report(folder) or {}
+            if not any(report.items() >= json.loads(json.dumps(part)).items() for part in about):
+                raise _not_empty(self.folder)
+
+
+@contextmanager
+def claimed_output(
+    checkpoint: Checkpoint,
+    targets: Sequence[Target],
+    sparsities: Sequence[Sparsity],
+    out: Path,
+    *,
+    overwrite: bool,
+    progress: Progress,
+    apart: Iterable[tuple[str, Path]] = (),  # what else is read, by what it is
+) -> Iterator[Output]:
+    """Look at an output folder, remove what a killed command left there, and hold it.
+
+    Raises:
+        ConfigError: a sparsity occurs twice.
+        OutputError: the output is in use, overlaps what is read, holds something else, or does not fit on its disk.
+    """
+    check_distinct(sparsities)
+    files, _ = files_of(checkpoint)
+    with ExitStack() as stack:
+        with errors_as_output_errors(out):
+            out = out.resolve()
+            check_apart(out, "model", [checkpoint.folder, *(checkpoint.folder / path for path in files)])
+            for what, path in apart:
+                check_apart(out, what, [path])
+            if out.exists() and not out.is_dir():
+                raise OutputError(f"output {str(out)!r} is a file; choose a folder that does not exist yet")
+            expected = [path.as_posix() for path in files] + [MASK_FILE, REPORT_FILE]
+            # before anything is made in it, and again when nobody else can change it
+            _look_at(out, slugs_of(sparsities), expected, replace=overwrite or _is_begun(out))
+            work, killed = stack.enter_context(_work_for(out, progress))
+            old = _look_at(out, slugs_of(sparsities), expected, replace=overwrite or killed)
+            check_space(out, len(sparsities) * (size_of(checkpoint, files) + _own_bytes(targets)))
+        must_match = () if overwrite or not old else tuple(out / slug for slug in slugs_of(sparsities))
+        yield Output(out, work, tuple(old), must_match)
+
+
+def slugs_of(sparsities: Sequence[Sparsity]) -> list[str]:
+    """Return the folder of each sparsity below the output."""
+    return [""] if len(sparsities) == 1 else [sparsity.slug for sparsity in sparsities]
+
+
+def files_of(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
+    """Return the files to copy, shards first, and those left out, with the reason."""
+    files, left_out = checkpoint.files_to_copy()
+    for path in list(files):
+        if path == Path(REPORT_FILE):
+            files.remove(path)
+            left_out[REPORT_FILE] = "the report of an earlier pruning"
+        elif path.name in BOOKKEEPING or (path.parts[0] == UNFINISHED and _is_begun(checkpoint.folder)):
+            files.remove(path)
+            left_out[path.as_posix()] = "of a command that has not finished"
+    return [Path(shard.name) for shard in checkpoint.shards] + files, left_out
+
+
+def size_of(checkpoint: Checkpoint, files: Iterable[Path]) -> int:
+    """Return the bytes of files of a checkpoint."""
+    return sum((checkpoint.folder / path).stat().st_size for path in files)
+
+
+def _own_bytes(targets: Iterable[Target]) -> int:
+    """Estimate the mask file, at most one bit per weight, and the report, with room for names and numbers."""
+    return 65536 + sum(-(-target.size // 8) + 1024 for target in targets)
+
+
+@contextmanager
+def _work_for(out: Path, progress: Progress) -> Iterator[tuple[Work, bool]]:
+    """Hold the folder to work in: beside an output that does not exist yet, else inside it.
+
+    Also yields whether a killed command had worked for this output.
+    """
+    if not out.name:
+        raise OutputError(f"output {str(out)!r} is the whole disk; choose a folder in it")
+    beside, killed = out.with_name(f"{out.name}.partial"), False
+    with ExitStack() as stack:
+        if out.is_dir() and beside.is_dir() and is_ours(beside, "checkpoint"):
+            stack.enter_context(working(beside, out, "checkpoint", last=LAST))
+            killed = True
+        if not out.is_dir():
+            work = stack.enter_context(working(beside, out, "checkpoint", last=LAST))
+            killed = work.existed
+        # what a killed command had only to rename may be there by now
+        if out.is_dir():
+            work = stack.enter_context(working(out / UNFINISHED, out, "checkpoint", last=LAST))
+            killed = killed or work.existed
+        if killed:
+            progress.note(f"removed what a command that was killed or failed had left of {str(out)!r}")
+        yield work, killed
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether a command has begun to make this output, and may have finished it."""
+    return any(is_marked(folder, "checkpoint") for folder in (out / UNFINISHED, out.with_name(f"{out.name}.partial")))
+
+
+def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool) -> list[str]:
+    """Return the files below an output that a result replaces, or refuse what cannot be replaced."""
+    present = [path for path in sorted(out.iterdir()) if path.name != UNFINISHED] if out.is_dir() else []
+    if (out / UNFINISHED).exists() and not is_ours(out / UNFINISHED, "checkpoint"):
+        present.append(out / UNFINISHED)
+    if not present:
+        return []
+    if not replace:
+        raise _not_empty(out)
+    foreign = [path for path in present if path.name not in slugs or found_report(path) is None]
+    if slugs == [""]:
+        foreign = [] if found_report(out) else [out]
+    if foreign:
+        raise OutputError(
+            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {str(foreign[0])!r} is not one;"
+            " choose another output folder"
+        )
+    old = []
+    for slug in slugs:
+        folder = out / slug
+        # earlier formats do not list the files
+        written = set((found_report(folder) or {}).get("written", expected))
+        found = [path for path in _files_below(folder) if path.parts[0] != UNFINISHED or slug]
+        if strangers := [path.as_posix() for path in found if path.as_posix() not in written]:
+            raise OutputError(
+                f"{str(folder)!r} holds files that were not written with the checkpoint: {listed(strangers)}; move "
+                "them elsewhere, or choose another output folder"
+            )
+        old += [(Path(slug) / path).as_posix() for path in found]
+    return old
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Every file and every empty folder, relative to ``folder``."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        here = Path(root).relative_to(folder)
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        found += [here / name for name in [*files, *links]]
+        if not folders and not files and here != Path():
+            found.append(here)
+    return sorted(found)
+
+
+def _not_empty(out: Path) -> OutputError:
+    return OutputError(f"output folder {str(out)!r} is not empty; choose another, or pass --overwrite")
