@@ -98,4 +98,6 @@ def reason_and_remedy(error: BaseException, remedy: str, about: PathLike[str] | 
         # the name of a file whose bytes are no text, passed to a library that takes only text
         if isinstance(cause, UnicodeEncodeError):
             return f"{first_line(cause)}; choose a name that is UTF-8"
+    if isinstance(error, OSError) and error.strerror and about is not None:
+        return f"{error.strerror}; {remedy}"
     return f"{first_line(error)}; {remedy}"
