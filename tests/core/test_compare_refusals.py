@@ -33,7 +33,10 @@ from unipruning_core.storage.documents import sealed
             ["--methods", "sparsegpt:block=0"],
             "block of method 'sparsegpt:block=0' must be 1 or more, not 0",
         ),
-        (["--methods", "owl:spread=wide"], "spread of method 'owl:spread=wide' must be a number, not 'wide'"),
+        (
+            ["--methods", "owl:spread=wide"],
+            "spread of method 'owl:spread=wide' must be a number such as 0.08, not 'wide'",
+        ),
         (["--methods", "wanda:spread=0.1"], "spread of method 'wanda:spread=0.1' does not exist"),
         (["--methods", "feedback:pattern=2:4"], "no method supports any of the sparsities given"),
         (["--methods", "drift:quantile=2"], "quantile of method 'drift:quantile=2' must lie in [0, 1), not 2"),

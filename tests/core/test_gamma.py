@@ -163,7 +163,7 @@ HUGE = 10**30
         (("settings",), [None, [], {}, "x", {"mode": ["drift"]}, {"mode": "none"}, {"mode": None}]),
         (("settings", "quantile"), ["0.001", True, None, 2.0, [], HUGE]),
         (("settings", "metric"), ["best", 3, None]),
-        (("settings", "seed"), [-1, 0.5, "3"]),
+        (("settings", "seed"), [-1, 0.5, "3", HUGE]),
         (("scope",), [None, "", "auto", "all", 3]),
         (("model",), [None, "x", {}, []]),
         (("model", "fingerprint"), [None, 3, {}]),

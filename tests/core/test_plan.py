@@ -181,7 +181,7 @@ def test_the_command_prints_a_plan_and_writes_it(folder, tmp_path, capsys):
         (["llama-2-7b", "--dtype", "int8"], "--dtype must be one of"),
         (["llama-2-7b", "--backend", "abacus"], "no backend is called 'abacus'"),
         (["llama-2-7b", "--samples", "0"], "--samples must be 1 or more, not 0"),
-        (["llama-2-7b", "--bandwidth", "-1"], "--bandwidth must be above 0, not -1 GB/s"),
+        (["llama-2-7b", "--bandwidth", "-1"], "--bandwidth must be from 1e-09 to 1e+21 GB/s, not -1"),
         (["llama-2-7b", "--seq-len", "100000"], "--seq-len 100000 is more than"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

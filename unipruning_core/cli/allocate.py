@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from unipruning_core.cli.arguments import Command, add_backend, add_model_files,
 from unipruning_core.cli.early import check_first
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Bars
+from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.storage.paths import path_errors_as
@@ -60,7 +60,8 @@ def add_commands(command: Command) -> None:
 
 
 def _allocate(options: argparse.Namespace) -> int:
-    sparsity, spread = parse_sparsity(options.sparsity), _number(options.spread)
+    sparsity, spread = parse_sparsity(options.sparsity), parse_spread(options.spread)
+    check_multiple(options.outlier_multiple)
     if not isinstance(sparsity, Unstructured) or sparsity.scope != "auto":
         raise ConfigError(
             f"--sparsity of allocate must be a ratio of all weights together, such as 60%, not {options.sparsity!r}"
@@ -88,10 +89,3 @@ def _allocate(options: argparse.Namespace) -> int:
     print(f"budget {options.out}: {sparsity} of {len(run.targets)} layers")
     print(f"next: unipruning project {options.model} RUN --sparsity @{options.out} --out DIR")
     return 0
-
-
-def _number(text: str) -> Fraction:
-    try:
-        return Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"--spread must be a number such as 0.08, not {text!r}") from error

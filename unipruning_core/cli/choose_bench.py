@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SHAPE = (4096, 4096)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FEWEST_SAMPLES = 2
+FEWEST_SAMPLES, MOST_SAMPLES = 2, 1_000_000
 
 
 def choose_bench(options: argparse.Namespace) -> Bench:
@@ -41,6 +41,8 @@ def choose_bench(options: argparse.Namespace) -> Bench:
         raise ConfigError(f"--baseline must be one of {', '.join(BASELINES)}, not {options.baseline!r}")
     if options.repeat < FEWEST_SAMPLES:
         raise ConfigError(f"percentiles need --repeat {FEWEST_SAMPLES} or more, not {options.repeat}")
+    if options.repeat > MOST_SAMPLES:
+        raise ConfigError(f"--repeat takes at most {MOST_SAMPLES} samples, not {options.repeat}")
     shapes = outline(options.model).shapes() if options.model else dict.fromkeys(_shapes(options.shape), 1)
     for _, columns in shapes:
         if columns % PATTERN[1]:
@@ -57,7 +59,7 @@ def choose_bench(options: argparse.Namespace) -> Bench:
 def _shapes(texts: list[str] | None) -> list[tuple[int, int]]:
     shapes = []
     for text in texts or ():
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+        match = re.fullmatch(r"([1-9][0-9]{0,8})x([1-9][0-9]{0,8})", text)
         if not match:
             raise ConfigError(f"--shape must be rows x columns, such as 4096x11008, not {text!r}")
         shapes.append((int(match[1]), int(match[2])))

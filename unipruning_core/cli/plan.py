@@ -62,10 +62,12 @@ def _plan(options: argparse.Namespace) -> int:
     check_outline(options.model)
     if options.backend is not None:
         check_first(options, "backend")
+    from unipruning_core.data.calibration import check_size
     from unipruning_core.models.loading import window_length
     from unipruning_core.models.outline import outline
     from unipruning_core.tools.plan.plan import Machine, plan_search
 
+    check_size(options.samples, options.seq_len)
     model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
     plan = plan_search(
         model,

@@ -23,7 +23,7 @@ from unipruning_core.cli.arguments import (
 )
 from unipruning_core.cli.early import check_first
 from unipruning_core.search.modes import MODES
-from unipruning_core.search.settings import RECOMPUTATION
+from unipruning_core.search.settings import RECOMPUTATION, check_save_every
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 SEARCH_DETAILS = """\
@@ -122,6 +122,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 def _prune(options: argparse.Namespace) -> int:
     sparsities, settings = _sparsities(options), settings_from(options)
+    check_save_every(options.save_every)
     check_first(options, *SEARCHED)
     from unipruning_core.jobs import api
 
@@ -145,6 +146,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    check_save_every(options.save_every)
     check_first(options, *SEARCHED)
     from unipruning_core.jobs import api
 

@@ -18,6 +18,7 @@ from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.progress import Progress, as_progress
+from unipruning_core.search.settings import check_seeds
 from unipruning_core.tools.bench.plot import check_drawer
 from unipruning_core.tools.processes import run_in_subprocess
 
@@ -106,6 +107,7 @@ def compare(
         check_drawer()
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds must be whole numbers, each given once, not {list(seeds)}")
+    check_seeds(seeds)
     shown = as_progress(progress)
     with locked(choice.out) as lock:
         shown.note("checking model, texts and methods")

@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
+from unipruning_core.storage.documents import quoted
 
 BUDGETS = ("matrix", "row", "global")
 KEEPS = ("results", "runs", "checkpoints")  # what stays on disk, each including those before it
@@ -192,8 +194,8 @@ def parse_method(text: str) -> Method:
                 f"settings of method {text!r} must be written :KEY=VALUE, each once, not {assignment!r};"
                 " seeds are the same for all methods, see --seeds"
             )
-        if key in CALIBRATION_KEYS and not value.isdecimal():
-            raise ConfigError(f"{key} of method {text!r} must be a whole number, not {value!r}")
+        if key in CALIBRATION_KEYS and not re.fullmatch("[0-9]{1,9}", value):
+            raise ConfigError(f"{key} of method {text!r} must be a whole number below 10^9, not {quoted(value)}")
         if key in ALLOCATION_KEYS and spec.scheme:
             _check_number(text, key, value)
         overrides[key] = value
@@ -201,10 +203,15 @@ def parse_method(text: str) -> Method:
 
 
 def _check_number(text: str, key: str, value: str) -> None:
+    name = f"{key} of method {text!r}"
+    if key == "spread":
+        parse_spread(value, name)
+        return
     try:
-        float(value)
+        multiple = float(value)
     except ValueError as error:
-        raise ConfigError(f"{key} of method {text!r} must be a number, not {value!r}") from error
+        raise ConfigError(f"{name} must be a number, not {quoted(value)}") from error
+    check_multiple(multiple, name)
 
 
 def parse_methods(texts: Iterable[str], presets: Iterable[str]) -> tuple[list[Method], dict[str, str]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Packing = Literal["packed", "document"]
+MOST_SAMPLES, LONGEST_SAMPLE = 1 << 20, 1 << 24  # beyond these a number is a slip
 SHORTEST_DOCUMENT = 16  # tokens; a shorter one says little about a model
 QUOTED = 60  # characters of a document in a message
 NAMED = 3  # documents that a message names, of those that a sample came from
@@ -32,6 +33,22 @@ class DataChoice:
     samples: int = 128
     seq_len: int | None = None  # tokens; None for 2048, or all positions of a model with fewer
     packing: Packing = "packed"
+
+    def __post_init__(self) -> None:
+        check_size(self.samples, self.seq_len)
+
+
+def check_size(samples: int, seq_len: int | None) -> None:
+    """Refuse what no search can have meant, before any text is read.
+
+    Raises:
+        ConfigError: there are too many samples, or they are too long.
+    """
+    if samples > MOST_SAMPLES or (seq_len or 0) > LONGEST_SAMPLE:
+        raise ConfigError(
+            f"calibration takes at most {MOST_SAMPLES} --samples of at most {LONGEST_SAMPLE} tokens each (--seq-len),"
+            f" not {samples} of {seq_len or 'the default'}"
+        )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.loop import SAVE_EVERY, SearchTask, finished_search, search
 from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.run_folder import Run
+from unipruning_core.search.settings import check_save_every
 from unipruning_core.storage.outputs import check_space
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def search_on_disk(
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
     check_choice(checkpoint_activations, settings)
+    check_save_every(save_every)
     apart = [*data.text.files(), *model.folders()]
     with claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart) as claim:
         backend, progress = model.backend, model.progress
@@ -152,6 +154,7 @@ def prune_on_disk(
     checkpoint_activations: str = "auto",
 ) -> list[Projected]:
     """Search, then project; both folders are looked at, and held, before the search begins."""
+    check_save_every(save_every)
     apart = [("run folder", run_folder), *data.text.files()]
     with claimed_output(
         model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart

@@ -36,6 +36,7 @@ from torch import Tensor
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import Scores, check_weight, checked_score
+from unipruning_core.sparsity.allocation import OUTLIER_MULTIPLE, SPREAD, check_multiple
 from unipruning_core.sparsity.apportion import apportion
 from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import KeptRows, MatrixSparsity, Unstructured
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from unipruning_core.search.run_folder import Run
     from unipruning_core.storage.checkpoint import Checkpoint, Target
 
-OUTLIER_MULTIPLE = 5.0  # M
-SPREAD = Fraction(8, 100)  # lambda
 LARGEST_PROPORTION = 1 << 40  # of the row with the largest mass; a whole number, so that division is exact
 RATIO_DIGITS = 9  # decimals of a percentage in a budget file
 
@@ -258,7 +257,6 @@ def _check_model(checkpoint: Checkpoint, run: Run) -> None:
 
 
 def _check_numbers(multiple: float, spread: Fraction) -> None:
-    if not 0 < multiple < float("inf"):
-        raise ConfigError(f"--outlier-multiple must be a positive number, not {multiple:g}; the published value is 5")
+    check_multiple(multiple)
     if not 0 <= spread < 1:
         raise ConfigError(f"--spread must lie in [0, 1), not {float(spread):g}; the published value is 0.08")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.metrics import METRICS
 from unipruning_core.sparsity.forms import Scope, SemiStructured, parse_pattern
+from unipruning_core.storage.documents import quoted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +31,9 @@ KINDS: Mapping[str, tuple[type, str]] = {  # by a field's annotation: its type, 
     "int": (int, "a whole number"),
     "str": (str, "a string"),
 }
-SEED_RANGE = "[0, inf)"
+SEED_RANGE = f"[0, {1 << 63})"  # torch takes an int64
+# of a number that is not 0: float32 holds these, and their products with what else is in a step
+SMALLEST, LARGEST = 1e-30, 1e30
 RECOMPUTATION = ("auto", "on", "off")  # of activations in the backward pass; no setting, since it changes no result
 
 
@@ -65,14 +68,16 @@ def checked(item: Field[Any], value: Any, label: str) -> float | int | str:
     kind, called = KINDS[str(item.type)]
     numbers = {float: Real, int: Integral}
     if not isinstance(value, numbers.get(kind, kind)) or isinstance(value, bool):
-        raise ConfigError(f"{label} must be {called}, not {value!r}")
+        raise ConfigError(f"{label} must be {called}, not {quoted(value)}")
     if (choices := item.metadata["choices"]) and value not in choices:
-        raise ConfigError(f"{label} must be one of {', '.join(choices)}, not {value!r}")
+        raise ConfigError(f"{label} must be one of {', '.join(choices)}, not {quoted(value)}")
     if (interval := item.metadata["within"]) and not _lies_in(value, interval):
         published = item.metadata["published"]
         hint = "" if published is None else f"; the published value is {published:g}"
         verb = "lie" if bounds(interval).startswith("in") else "be"
-        raise ConfigError(f"{label} must {verb} {bounds(interval)}, not {value}{hint}")
+        raise ConfigError(f"{label} must {verb} {bounds(interval)}, not {quoted(value)}{hint}")
+    if isinstance(value, Real) and kind is float and value and not SMALLEST <= abs(value) <= LARGEST:
+        raise ConfigError(f"{label} must be 0 or between {SMALLEST:g} and {LARGEST:g}, not {quoted(value)}")
     converted_value: float | int | str = kind(value)
     return converted_value
 
@@ -98,8 +103,29 @@ def converted(item: Field[Any], text: str, name: str) -> float | int | str:
     try:
         value: float | int | str = kind(text)
     except ValueError as error:
-        raise ConfigError(f"{name} must be {called}, not {text!r}") from error
+        raise ConfigError(f"{name} must be {called}, not {quoted(text)}") from error
     return value
+
+
+def check_seeds(seeds: Iterable[object]) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        ConfigError: one is not a whole number, or out of range.
+    """
+    item = next(item for item in fields(Settings) if item.name == "seed")
+    for seed in seeds:
+        checked(item, seed, "--seeds")
+
+
+def check_save_every(seconds: float) -> None:
+    """Refuse an interval between saved states that is none.
+
+    Raises:
+        ConfigError: it is negative or not finite.
+    """
+    if not 0 <= seconds < float("inf"):
+        raise ConfigError(f"--save-every must be 0 or more seconds, not {seconds:g}")
 
 
 def bounds(interval: str) -> str:

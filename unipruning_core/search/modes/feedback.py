@@ -40,7 +40,7 @@ class FeedbackSettings(Settings):
         0.5, "fraction of the samples over which sparsity rises", within="(0, 1]", formerly=["ramp_share"]
     )
     second_moment_rate: float = setting(
-        0.05, "γ, how fast v follows the squared gradient", within="(0, 1]", formerly=["feedback_step"]
+        0.05, "γ, how fast v follows the squared gradient", within="[1e-9, 1]", formerly=["feedback_step"]
     )
     local_exponent: float = setting(
         1.0, "a, exponent of the local metric S in the score |W|·√v·Sᵃ", within="[0, inf)", formerly=["exponent"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from unipruning_core.storage.checkpoint import Target
 
 UNITS = {"bandwidth": (1e9, "GB/s"), "flops": (1e12, "TFLOP/s")}  # as the flags take them
+SLOWEST, FASTEST = 1.0, 1e30  # a second
 SCHEMA = "unipruning-plan-1"
 FORMULA = (
     "samples x max(FLOP of the model / FLOP/s, bytes of the model / bandwidth) + steps x bytes of a step / bandwidth"
@@ -92,9 +93,11 @@ def plan_search(
     if samples < 1:
         raise ConfigError(f"--samples must be 1 or more, not {samples}")
     for name, value in asdict(machine).items():
-        if value is not None and not 0 < value < float("inf"):
+        if value is not None and not SLOWEST <= value <= FASTEST:
             size, unit = UNITS[name]
-            raise ConfigError(f"--{name} must be above 0, not {value / size:g} {unit}")
+            raise ConfigError(
+                f"--{name} must be from {SLOWEST / size:g} to {FASTEST / size:g} {unit}, not {value / size:g}"
+            )
     reference = left_to_reference(backend)
     check_seq_len(outline.config, seq_len)
     sparsities = [s.within(settings.scope) if isinstance(s, Unstructured) else s for s in sparsities]
