@@ -61,9 +61,19 @@ def test_a_second_interruption_while_the_first_is_told_is_no_traceback(monkeypat
         raise KeyboardInterrupt
 
     monkeypatch.setattr(entry, "_run", interrupted)
-    monkeypatch.setattr(entry, "_report", interrupted)
+    monkeypatch.setattr("unipruning_core.cli.net.interruption", interrupted)
     assert entry.main(["backends"]) == 130
     assert capsys.readouterr().err == ""
+
+
+def test_memory_that_does_not_suffice_for_a_sentence_is_said_all_the_same(monkeypatch, capfd):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(entry, "_run", exhausted)
+    monkeypatch.setattr("unipruning_core.cli.net.sentence", exhausted)
+    assert entry.main(["backends"]) == 2
+    assert capfd.readouterr().err.startswith("error: memory is exhausted; ")
 
 
 def test_a_current_folder_that_is_gone_is_one_sentence(tmp_path, monkeypatch, capsys, home):

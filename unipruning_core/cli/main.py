@@ -29,6 +29,8 @@ of any sparsity, unstructured or N:M, are read off afterwards.  The original wei
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 2 with one sentence on standard error, or 130 if interrupted."""
     try:
+        # what tells of an error comes first: without memory nothing can be imported any more
+        from unipruning_core.cli.net import interruption, sentence
         from unipruning_core.cli.streams import exit_code, standard_streams
 
         argv = list(sys.argv[1:] if arguments is None else arguments)
@@ -41,10 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     raise
                 raise SystemExit(exit_code(0)) from None
             except BaseException as error:
-                return _report(error, traceback="--traceback" in argv)
+                if "--traceback" in argv:
+                    import traceback
+
+                    traceback.print_exception(error)
+                if (interrupted := interruption(error)) is not None:
+                    print(str(interrupted) or "interrupted", file=sys.stderr)
+                    return INTERRUPTED
+                print(f"error: {sentence(error)}", file=sys.stderr)
+                return USAGE_ERROR
     # at a moment outside the two statements above
     except KeyboardInterrupt:
         return INTERRUPTED
+    # too little is left to make a sentence
+    except MemoryError:
+        os.write(2, b"error: memory is exhausted; use a machine with more, or a smaller model or --seq-len\n")
+        return USAGE_ERROR
     finally:
         # the command is over: an interruption ends the interpreter's own end, without a traceback
         if arguments is None:
@@ -58,25 +72,11 @@ def _run(argv: list[str]) -> int:
     if command is not None:
         argv[command] = EARLIER_NAMES.get(argv[command], argv[command])
     options = build_parser().parse_args(argv)
+    os.getcwd()  # libraries end the process, or find nothing, in a folder that is gone
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     return int(options.run(options))
-
-
-def _report(error: BaseException, *, traceback: bool) -> int:
-    """Tell the user of an error in one sentence, after its traceback if that was asked for."""
-    from unipruning_core.cli.net import interruption, sentence
-
-    if traceback:
-        import traceback as library
-
-        library.print_exception(error)
-    if (interrupted := interruption(error)) is not None:
-        print(str(interrupted) or "interrupted", file=sys.stderr)
-        return INTERRUPTED
-    print(f"error: {sentence(error)}", file=sys.stderr)
-    return USAGE_ERROR
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ SEARCH_REMEDY = "use a shorter --seq-len, --checkpoint-activations on, --mode fr
 # how allocators on the host and on devices say that memory is exhausted where they raise only a RuntimeError
 EXHAUSTED = re.compile(
     r"out of memory|not enough memory|can't allocate memory|cannot allocate memory|alloc_cpu|DefaultCPUAllocator"
-    r"|bad_alloc|_ALLOC_FAILED|Unable to mmap",
+    r"|bad_alloc|_ALLOC_FAILED|unable to mmap|failed to map segment",
     re.IGNORECASE,
 )
 
@@ -61,7 +61,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(
         isinstance(cause, kinds)
         or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
-        or (isinstance(cause, RuntimeError | OSError) and EXHAUSTED.search(first_line(cause)) is not None)
+        or (isinstance(cause, RuntimeError | OSError | ImportError) and EXHAUSTED.search(first_line(cause)) is not None)
         for cause in chain(error)
     )
 
