@@ -1,6 +1,7 @@
 """The command line: what a user types, what comes back, and that wrong input costs one sentence and nothing else."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -226,3 +227,17 @@ def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsy
     refused(
         ["search", *search_words, "--out", str(tmp_path / "run")], "GiB is free on the cpu device", tmp_path, capsys
     )
+
+
+def test_an_infinite_perplexity_is_null_in_json(home, tmp_path, capsys):
+    folder = shutil.copytree(home / "model", tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"].mul_(1e6)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    words = ["perplexity", str(folder), "--data", str(home / "text.txt"), "--seq-len", "32", "--json"]
+    assert main(words) == 0
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads(capsys.readouterr().out, parse_constant=refuse)["perplexity"] is None

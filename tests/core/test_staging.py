@@ -10,6 +10,7 @@ from _killed import kills, tree
 
 from unipruning_core.errors import OutputError
 from unipruning_core.storage import outputs
+from unipruning_core.storage.files import write_json
 from unipruning_core.storage.outputs import check_apart, check_file, check_space, write_whole
 from unipruning_core.storage.ownership import LOCK, MARKER, mark
 from unipruning_core.storage.staging import UNFINISHED, working
@@ -267,3 +268,9 @@ def test_a_file_that_cannot_be_written_is_one_sentence(name, tmp_path):
 def test_what_is_no_file_is_written_to_as_it_is():
     check_file(outputs.Path("/dev/null"))
     write_whole(outputs.Path("/dev/null"), "new")
+
+
+def test_what_is_no_json_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []

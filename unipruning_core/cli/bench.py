@@ -103,7 +103,7 @@ def _bench(options: argparse.Namespace) -> int:
         print("\n".join(compare(lines, earlier)))
     written = to_json(lines, surroundings, model=options.model, baseline=options.baseline)
     if options.json:
-        write_result(options.json, json.dumps(written, indent=1) + "\n")
+        write_result(options.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
     if options.csv:
         write_result(options.csv, to_csv(lines))
     if options.plot:

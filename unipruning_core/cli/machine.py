@@ -55,7 +55,7 @@ def _backends(options: argparse.Namespace) -> int:
         )
     broken = {name: f"{type(error).__name__}: {error}" for name, error in catalogue.broken.items()}
     if options.json:
-        print(json.dumps({"backends": rows, "broken": broken, "extensions": extensions}, indent=1))
+        print(json.dumps({"backends": rows, "broken": broken, "extensions": extensions}, indent=1, allow_nan=False))
         return 0
     for row in rows:
         print(f"{row['name']:8} {row['device']:6} {'yes' if row['available'] else 'no':4} {row['detail']}")
@@ -83,5 +83,5 @@ def _doctor(options: argparse.Namespace) -> int:
     for check in report.checks:
         print(f"{MARKS[check.ok]:4} {check.name:28} {check.detail}")
     if options.json:
-        write_result(options.json, json.dumps(report.to_json(), indent=1) + "\n")
+        write_result(options.json, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return 0 if report.ok else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 
 from unipruning_core.cli.arguments import SEQ_LEN_HELP, Command, add_backend, add_model, add_text, loading_from
 from unipruning_core.cli.early import check_first
@@ -43,7 +44,9 @@ def _perplexity(options: argparse.Namespace) -> int:
         **loading_from(options),
     )
     if options.json:
-        print(json.dumps(asdict(result)))
+        # JSON has no infinity, which is what the exponential of a large loss is
+        whole = result.perplexity if math.isfinite(result.perplexity) else None
+        print(json.dumps({**asdict(result), "perplexity": whole}, allow_nan=False))
     else:
         print(
             f"perplexity {result.perplexity:.3f}  ({result.tokens} tokens in {result.windows} windows of "

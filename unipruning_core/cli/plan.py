@@ -80,7 +80,7 @@ def _plan(options: argparse.Namespace) -> int:
     )
     _show(plan)
     if options.json:
-        write_result(options.json, json.dumps(plan.to_json(), indent=1) + "\n")
+        write_result(options.json, json.dumps(plan.to_json(), indent=1, allow_nan=False) + "\n")
     return 0
 
 

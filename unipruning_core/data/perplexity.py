@@ -14,7 +14,7 @@ from torch import Tensor
 from unipruning_core.data.text import SEPARATOR, Text, token_ids
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
-from unipruning_core.models.loading import check_seq_len, dtype_name
+from unipruning_core.models.loading import check_seq_len, dtype_name, dtype_remedy
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ PROBE_TOKENS = 8
 class Perplexity:
     """One measurement, with what is needed to repeat it."""
 
-    perplexity: float  # exp(nll); infinite or NaN if a broken model's loss is
+    perplexity: float  # exp(nll); infinite if that overflows
     nll: float  # mean over windows, in nats per token
     tokens: int  # predicted tokens: seq_len - 1 per window
     windows: int
@@ -101,6 +101,9 @@ def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None
     The model is put into evaluation mode.
 
     .. math:: \exp \frac{1}{K} \sum_{k=1}^{K} \frac{1}{L-1} \sum_{t=2}^{L} -\log p(x_{k,t} \mid x_{k,1..t-1})
+
+    Raises:
+        DataError: the loss of a window is not finite.
     """
     progress = progress or Progress()
     count, _, seq_len = windows.ids.shape
@@ -108,8 +111,13 @@ def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None
     losses: list[float] = []
     with torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
         head = _separable_head(model, windows.ids[0, :, :PROBE_TOKENS])
-        for window in windows.ids:
+        for number, window in enumerate(windows.ids, 1):
             losses.append(_window_nll(model, head, window.to(model.device)))
+            if not math.isfinite(losses[-1]):
+                raise DataError(
+                    f"the loss of window {number} of {count} of {windows.source!r} is {losses[-1]}, so there is no "
+                    f"perplexity; {dtype_remedy(model.dtype) or 'use a model whose outputs are finite'}"
+                )
             task.advance(1, perplexity=_exp(sum(losses) / len(losses)))
     nll = sum(losses) / count
     return Perplexity(

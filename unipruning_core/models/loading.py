@@ -33,6 +33,13 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def dtype_remedy(dtype: torch.dtype) -> str:
+    """Return what to try where numbers in ``dtype`` were not finite; empty for float32, which has the most range."""
+    if dtype == torch.float32:
+        return ""
+    return "use --dtype float32" if dtype == torch.bfloat16 else "use --dtype bfloat16 or float32"
+
+
 @dataclass(frozen=True)
 class ModelChoice:
     """Which model to load, and how."""

@@ -76,7 +76,7 @@ def checked(item: Field[Any], value: Any, label: str) -> float | int | str:
         hint = "" if published is None else f"; the published value is {published:g}"
         verb = "lie" if bounds(interval).startswith("in") else "be"
         raise ConfigError(f"{label} must {verb} {bounds(interval)}, not {quoted(value)}{hint}")
-    if isinstance(value, Real) and kind is float and value and not SMALLEST <= abs(value) <= LARGEST:
+    if isinstance(value, Real) and kind is float and value and not SMALLEST <= abs(float(value)) <= LARGEST:
         raise ConfigError(f"{label} must be 0 or between {SMALLEST:g} and {LARGEST:g}, not {quoted(value)}")
     converted_value: float | int | str = kind(value)
     return converted_value

@@ -20,11 +20,11 @@ BLOCK_BYTES = 1 << 20
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file atomically: under a temporary name, synced to disk, then renamed."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     partial = path.with_name(f"{path.name}.partial")
     # the name of a file that is not UTF-8 becomes an escape of JSON, which gives the same name when read
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        file.write(f"{text}\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
