@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # what tells of an error comes first: without memory nothing can be imported any more
         from unipruning_core.cli.net import interruption, sentence
         from unipruning_core.cli.streams import exit_code, standard_streams
+        from unipruning_core.stopping import as_stopped
 
         argv = list(sys.argv[1:] if arguments is None else arguments)
         with standard_streams():
@@ -48,8 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                     traceback.print_exception(error)
                 if (interrupted := interruption(error)) is not None:
-                    print(str(interrupted) or "interrupted", file=sys.stderr)
-                    return INTERRUPTED
+                    stopped = as_stopped(interrupted)
+                    print(stopped, file=sys.stderr)
+                    return stopped.exit_code
                 print(f"error: {sentence(error)}", file=sys.stderr)
                 return USAGE_ERROR
     # at a moment outside the two statements above
@@ -76,7 +78,10 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    return int(options.run(options))
+    from unipruning_core.stopping import signals_as_exceptions
+
+    with signals_as_exceptions():
+        return int(options.run(options))
 
 
 def build_parser() -> argparse.ArgumentParser:

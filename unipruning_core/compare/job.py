@@ -19,6 +19,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.settings import check_seeds
+from unipruning_core.stopping import explained
 from unipruning_core.tools.bench.plot import check_drawer
 from unipruning_core.tools.processes import run_in_subprocess
 
@@ -114,7 +115,8 @@ def compare(
         plan = run_in_subprocess(partial(make_plan, choice))
         lines = lines_of(choice, plan)
         runner = ComparisonRunner(choice, plan, lock, shown)
-        runner.run_missing(lines)
+        with explained(lambda: "; finished searches and evaluations are kept, and the same command goes on from them"):
+            runner.run_missing(lines)
         rows = rows_of(lines, [[runner.result(cell) for cell in line.cells] for line in lines])
         write_csv(choice.out / CSV_FILE, rows)
         write_results(choice.out / JSON_FILE, rows, _about(choice, plan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import TypeVar
 
 from unipruning_core.errors import UnipruningError
 from unipruning_core.progress import Bars, Progress
+from unipruning_core.stopping import as_stopped
 
 MIB = 2**20
 
@@ -58,7 +60,11 @@ def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequenc
         )
         assert process.stdout is not None
         with process.stdout as pipe:
-            output = pipe.read()
+            try:
+                output = pipe.read()
+            except KeyboardInterrupt as interrupt:
+                _pass_on(process, as_stopped(interrupt).number)
+                raise
         # not wait(), which does not return the child's peak memory
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -70,3 +76,12 @@ def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequenc
             raise UnipruningError(f"'unipruning {arguments[0]}' failed with exit code {process.returncode}; {reason}")
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
+
+
+def _pass_on(process: subprocess.Popen[str], number: int) -> None:
+    """Tell a command of the signal that interrupted this one, and wait while it saves what it has."""
+    # a terminal tells every process that it runs, and a second time would mean to leave at once
+    from_terminal = number != signal.SIGTERM and sys.stdin is not None and sys.stdin.isatty()
+    if not from_terminal:
+        process.send_signal(number)
+    process.wait()
