@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, OutputError, RunError
+from unipruning_core.progress import Progress
+from unipruning_core.search import resume, run_folder
 from unipruning_core.search.claim import claimed_run
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.loop import SearchTask, search
@@ -183,25 +185,67 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         pytest.fail("there is nowhere to write")
 
 
-def test_a_full_disk_is_one_sentence_and_keeps_the_last_saved_state(model, tmp_path, monkeypatch):
-    from unipruning_core.search import resume
+class Full:
+    """A disk that holds no more tensors, once ``fill`` was called."""
 
-    class Full(resume.TensorStream):
-        def append(self, tensor):
-            raise OSError(28, "No space left on device")
+    def __init__(self, monkeypatch):
+        self.monkeypatch = monkeypatch
 
-    saved = resume.Resume.save
-    saves = []
+    def fill(self):
+        class Stream(resume.TensorStream):
+            def append(self, tensor):
+                raise OSError(28, "No space left on device")
+
+        for module in (resume, run_folder):
+            self.monkeypatch.setattr(module, "TensorStream", Stream)
+
+
+class Notes(Progress):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, message):
+        self.notes.append(message)
+
+
+def test_a_save_that_fails_is_said_once_and_tried_again(model, tmp_path, monkeypatch):
+    run(model, tmp_path / "whole")
+    saved, saves, progress = resume.Resume.save, [], Notes()
 
     def save(self, *args):
-        saves.append(1)
-        if len(saves) == 2:
-            monkeypatch.setattr(resume, "TensorStream", Full)
+        saves.append(args[0])
+        if args[0] in (2, 3):
+            (self.folder / "resume.partial").mkdir()
+            (self.folder / "resume.partial" / "a.file").write_text("")
+            with monkeypatch.context() as patch:
+                Full(patch).fill()
+                saved(self, *args)
         saved(self, *args)
 
     monkeypatch.setattr(resume.Resume, "save", save)
-    with pytest.raises(OutputError, match="No space left on device; free some space"):
+    run(model, tmp_path / "cut", save_every=0.0, progress=progress)
+    assert saves == [1, 2, 3, 4]
+    assert [note for note in progress.notes if "saved" in note] == [
+        "the state after sample 2 of 5 could not be saved (No space left on device), which is tried again later; "
+        "the state after sample 1 is kept"
+    ]
+    assert content(tmp_path / "cut") == content(tmp_path / "whole")
+
+
+def test_a_result_that_fits_nowhere_says_what_remains_and_the_same_command_goes_on(model, tmp_path, monkeypatch):
+    saved = resume.Resume.save
+
+    def save(self, *args):
+        saved(self, *args)
+        Full(monkeypatch).fill()
+
+    monkeypatch.setattr(resume.Resume, "save", save)
+    with pytest.raises(OutputError) as caught:
         run(model, tmp_path / "cut", save_every=0.0)
+    assert str(caught.value) == (
+        f"the result of the search cannot be written to {str(tmp_path / 'cut')!r}: No space left on device; "
+        "the state after sample 1 is kept, and the same command goes on from there; free some space first"
+    )
     monkeypatch.undo()
     assert (tmp_path / "cut" / "unfinished" / "resume-00000001").is_dir()
     run(model, tmp_path / "cut")

@@ -27,7 +27,7 @@ from unipruning_core.search.settings import RECOMPUTATION, check_save_every
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
 SEARCH_DETAILS = """\
-A killed command resumes from where it last saved when run again.
+A command that was killed, or stopped by Ctrl-C, SIGTERM or SIGHUP, goes on from where it last saved when run again.
 
 modes
 {modes}
@@ -113,6 +113,12 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "auto: if they seem not to fit (default: %(default)s)",
     )
     machine.add_argument(
+        "--skip-nonfinite",
+        action="store_true",
+        help="leave out samples whose loss or activations, and steps whose gradient, are NaN or infinite, and name "
+        "them (default: the first one ends the search)",
+    )
+    machine.add_argument(
         "--overwrite",
         action="store_true",
         help=f"{OVERWRITE_HELP}, when the new one is whole; an unfinished search goes on if it is this one, else "
@@ -135,6 +141,7 @@ def _prune(options: argparse.Namespace) -> int:
         mode=settings,
         save_every=options.save_every,
         checkpoint_activations=options.checkpoint_activations,
+        skip_nonfinite=options.skip_nonfinite,
         overwrite=options.overwrite,
         **calibration_from(options),
         **loading_from(options),
@@ -156,6 +163,7 @@ def _search(options: argparse.Namespace) -> int:
         mode=settings,
         save_every=options.save_every,
         checkpoint_activations=options.checkpoint_activations,
+        skip_nonfinite=options.skip_nonfinite,
         overwrite=options.overwrite,
         **calibration_from(options),
         **loading_from(options),

@@ -20,8 +20,8 @@ from unipruning_core.jobs.arguments import (
 )
 from unipruning_core.jobs.in_memory import FoundScores, InMemory
 from unipruning_core.progress import Progress, as_progress
-from unipruning_core.search.loop import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
+from unipruning_core.search.samples import SAVE_EVERY
 from unipruning_core.search.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def prune(
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    skip_nonfinite: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
 ) -> list[Projected] | dict[str, Tensor]:
@@ -87,6 +88,8 @@ def prune(
         save_every: seconds between saved states of an unfinished search on disk.
         checkpoint_activations: "on" computes activations again in the backward pass, with the same result, for less
             memory and more time; "off" does not; "auto" does if they seem not to fit.
+        skip_nonfinite: leave out samples whose loss or activations, and steps whose gradient, are NaN or infinite, and
+            say which; without it the first one ends the search.
         progress: whether to show bars and notes; or a ``Progress`` of your own.
         settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
 
@@ -105,7 +108,9 @@ def prune(
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, run=run)
         one, live = single(sparsities), InMemory(model, tokenizer, backend, shown)
         live.check(sparsities)
-        found = in_memory.search_in_memory(live, text, chosen, checkpoint_activations=checkpoint_activations)
+        found = in_memory.search_in_memory(
+            live, text, chosen, checkpoint_activations=checkpoint_activations, skip_nonfinite=skip_nonfinite
+        )
         return in_memory.project_in_memory(live, found, one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
@@ -120,6 +125,7 @@ def prune(
         overwrite=overwrite,
         save_every=save_every,
         checkpoint_activations=checkpoint_activations,
+        skip_nonfinite=skip_nonfinite,
     )
 
 
@@ -145,6 +151,7 @@ def search(
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    skip_nonfinite: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
 ) -> Run | FoundScores:
@@ -166,18 +173,22 @@ def search(
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every)
         live = InMemory(model, tokenizer, backend, shown)
-        return in_memory.search_in_memory(live, text, chosen, checkpoint_activations=checkpoint_activations)
+        return in_memory.search_in_memory(
+            live, text, chosen, checkpoint_activations=checkpoint_activations, skip_nonfinite=skip_nonfinite
+        )
     if out is None:
         raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
-    return on_disk.search_on_disk(
-        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code),
-        text,
-        chosen,
-        Path(out),
-        overwrite=overwrite,
-        save_every=save_every,
-        checkpoint_activations=checkpoint_activations,
-    )
+    with on_disk.what_is_kept(Path(out)):
+        return on_disk.search_on_disk(
+            open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code),
+            text,
+            chosen,
+            Path(out),
+            overwrite=overwrite,
+            save_every=save_every,
+            checkpoint_activations=checkpoint_activations,
+            skip_nonfinite=skip_nonfinite,
+        )
 
 
 @overload

@@ -10,8 +10,8 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.jobs.prepared import OnDisk
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.search.choice import settings_of
-from unipruning_core.search.loop import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
+from unipruning_core.search.samples import SAVE_EVERY
 from unipruning_core.search.settings import Settings
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 

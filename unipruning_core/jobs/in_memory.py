@@ -23,7 +23,9 @@ from unipruning_core.projection.decide import Scores, check_weight, checked_scor
 from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.activation_memory import check_choice, decide_recomputation
-from unipruning_core.search.loop import run_samples, versions
+from unipruning_core.search.loop import versions
+from unipruning_core.search.nonfinite import SKIPPED, checked
+from unipruning_core.search.samples import run_samples
 from unipruning_core.storage.checkpoint import Checkpoint, fingerprint_of
 from unipruning_core.storage.tensorfile import digest_of
 
@@ -155,7 +157,12 @@ class InMemory(Prepared):
 
 
 def search_in_memory(
-    model: InMemory, data: DataChoice, settings: Settings, *, checkpoint_activations: str = "auto"
+    model: InMemory,
+    data: DataChoice,
+    settings: Settings,
+    *,
+    checkpoint_activations: str = "auto",
+    skip_nonfinite: bool = False,
 ) -> FoundScores:
     """Search a loaded model, then restore its weights, gradients, training modes and ``requires_grad`` flags.
 
@@ -175,8 +182,9 @@ def search_in_memory(
     with memory_errors_as_config_errors(backend), _restored(model, weights=settings.moves_weights):
         run = settings.start(model.model, model.layers, backend, len(batches))
         run.recomputes = decide_recomputation(checkpoint_activations, run, calibrated.samples, room, progress)
-        losses = run_samples(run, batches, progress)
-        for outcome in run.outcomes():
+        origins = calibrated.samples.origins
+        processed = run_samples(run, batches, progress, origins=origins, skip_nonfinite=skip_nonfinite)
+        for outcome in checked(run.outcomes(), processed.kept):
             duals[outcome.target.name] = outcome.dual.cpu()
             thresholds[outcome.target.name] = float(outcome.threshold)
     fingerprint = model.fingerprint()
@@ -188,8 +196,10 @@ def search_in_memory(
         "versions": versions(),
     }
     digests = {layer.name: digest_of(layer.parameter.detach().cpu()) for layer in model.layers}
+    provenance |= {SKIPPED: processed.skipped} if processed.skipped else {}
+    losses = tuple(processed.losses)
     return FoundScores(
-        model.targets, fingerprint, settings.scope, provenance, duals, thresholds, tuple(losses), digests=digests
+        model.targets, fingerprint, settings.scope, provenance, duals, thresholds, losses, digests=digests
     )
 
 

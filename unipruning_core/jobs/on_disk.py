@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,15 @@ from unipruning_core.projection.place import Output, claimed_output
 from unipruning_core.projection.project import Projected, project
 from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.claim import ClaimedRun, claimed_run
-from unipruning_core.search.loop import SAVE_EVERY, SearchTask, finished_search, search
+from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.search.memory import check_memory, held_bytes
+from unipruning_core.search.resume import Resume
 from unipruning_core.search.run_folder import Run
+from unipruning_core.search.samples import SAVE_EVERY, goes_on
 from unipruning_core.search.settings import check_save_every
+from unipruning_core.stopping import explained
 from unipruning_core.storage.outputs import check_space
+from unipruning_core.storage.staging import UNFINISHED
 
 if TYPE_CHECKING:
     from unipruning_core.data.calibration import DataChoice
@@ -40,6 +45,7 @@ def search_on_disk(
     reuse: bool = False,
     save_every: float = SAVE_EVERY,  # seconds
     checkpoint_activations: str = "auto",
+    skip_nonfinite: bool = False,
 ) -> Run:
     """Search and write the run folder ``out``.
 
@@ -59,7 +65,9 @@ def search_on_disk(
         model.report_targets()
         progress.note(settings.announcement)
         calibrated = model.calibrate(data, settings.seed)
-        task = SearchTask(model.checkpoint, calibrated.samples, settings, model.name, calibrated.described)
+        task = SearchTask(
+            model.checkpoint, calibrated.samples, settings, model.name, calibrated.described, skip_nonfinite
+        )
         if claim.finished and (finished := _reusable(task, claim, model, overwrite=overwrite)):
             progress.note(f"reusing the finished search in {str(out)!r}")
             return finished
@@ -103,6 +111,11 @@ def _check_disk(model: OnDisk, settings: Settings, claim: ClaimedRun) -> None:
     # a state holds about what the search holds
     wanted = 4 * sum(sizes) + sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
     check_space(claim.folder, wanted - claim.work.size())
+
+
+def what_is_kept(out: Path) -> AbstractContextManager[None]:
+    """Say, where a search is interrupted before it can save its state, what an earlier command saved in ``out``."""
+    return explained(lambda: goes_on(Resume(out / UNFINISHED, {})))
 
 
 def _room(model: OnDisk, settings: Settings, devices: int) -> int | None:
@@ -152,13 +165,15 @@ def prune_on_disk(
     overwrite: bool = False,
     save_every: float = SAVE_EVERY,  # seconds
     checkpoint_activations: str = "auto",
+    skip_nonfinite: bool = False,
 ) -> list[Projected]:
     """Search, then project; both folders are looked at, and held, before the search begins."""
     check_save_every(save_every)
     apart = [("run folder", run_folder), *data.text.files()]
-    with claimed_output(
+    claimed = claimed_output(
         model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart
-    ) as output:
+    )
+    with claimed as output, what_is_kept(run_folder):
         run = search_on_disk(
             model,
             data,
@@ -169,8 +184,11 @@ def prune_on_disk(
             reuse=True,
             save_every=save_every,
             checkpoint_activations=checkpoint_activations,
+            skip_nonfinite=skip_nonfinite,
         )
-        return project_on_disk(model, run, sparsities, out, overwrite=overwrite, output=output)
+        kept = f"; the search is finished and kept in {str(run_folder)!r}, from where the same command goes on"
+        with explained(lambda: kept):
+            return project_on_disk(model, run, sparsities, out, overwrite=overwrite, output=output)
 
 
 def perplexity_on_disk(

@@ -18,6 +18,7 @@ from unipruning_core.errors import DataError
 from unipruning_core.models.activations import InputSums
 from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.metrics import METRICS
+from unipruning_core.search.nonfinite import first_unfinite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +52,10 @@ class Search(ABC):
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
         self.metric = METRICS[settings.metric]
         self.recomputes = False  # whether the backward pass computes activations again
+        self.skips_nonfinite = (
+            False  # whether what is not finite is left out; each sample is then read before it is used
+        )
+        self.unusable: list[int] = []  # positions of the layers whose gradient of this sample was left out
         self.notes: list[str] = []  # for the user, from the samples so far
         model.eval()  # dropout would draw its own random numbers
         model.requires_grad_(False)
@@ -69,11 +74,45 @@ class Search(ABC):
 
     @abstractmethod
     def step(self, sample: int, input_ids: Tensor) -> float | None:
-        """Process calibration sample number ``sample``, (1, tokens) int64; return its loss if one is computed."""
+        """Process calibration sample number ``sample``, (1, tokens) int64; return its loss if one is computed.
+
+        The loss is NaN or infinite if it, or the sum of squares of a layer's inputs, is.  With ``skips_nonfinite``
+        nothing of such a sample is kept, and a mode without a loss returns NaN.
+        """
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that ``step`` changes in place, by a name that is stable between processes."""
+
+    def first_unfinite(self) -> tuple[str, str] | None:
+        """Return which kind of tensor of the state is the first that holds NaN or infinity, and of which layer."""
+        if (name := first_unfinite(self.tensors())) is None:
+            return None
+        kind, _, device = name.partition(".")
+        if kind == "sums":  # one row a layer of the device
+            row = self.tensors()[name].amax(1).isfinite().tolist().index(False)
+            return kind, self.layers[self.positions[int(device)][row]].name
+        layer, _, kind = name.rpartition(".")
+        return kind, layer
+
+    def first_unfinite_input(self) -> str | None:
+        """Return the first layer whose inputs of the latest sample had a sum of squares that is NaN or infinite."""
+        bad = {
+            position
+            for positions, inputs in zip(self.positions, self.inputs, strict=True)
+            for position, peak in zip(positions, inputs.sums.amax(1).isfinite().tolist(), strict=True)
+            if not peak
+        }
+        return self.layers[min(bad)].name if bad else None
+
+    def first_unfinite_sample(self) -> int | None:
+        """Return the sample that made the state not finite, if the mode knows it."""
+        return None
+
+    def _peak(self) -> Tensor:
+        """Return the largest sum of squares of the latest sample's inputs, 0-D float32; not finite if one is not."""
+        peaks = [inputs.rows.amax() for inputs in self.inputs]
+        return peaks[0] if len(peaks) == 1 else torch.stack([peak.to(peaks[0].device) for peak in peaks]).amax()
 
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome]:
@@ -100,11 +139,19 @@ class Search(ABC):
                 heard[position] |= tokens > 0
         return heard
 
+    def _count_steps(self) -> None:
+        """Count the latest sample for every layer that learnt from it."""
+        heard = self._heard()
+        for position in self.unusable:
+            heard[position] = False
+        self.steps += torch.tensor(heard)
+
     def _refuse_unreached(self, reached: Sequence[bool]) -> None:
         missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]
         if missing:
+            token = "token with a finite gradient" if self.skips_nonfinite else "token"
             raise DataError(
-                f"{len(missing)} of {len(self.layers)} target layers received no token and so have no Γ (first: "
+                f"{len(missing)} of {len(self.layers)} target layers received no {token} and so have no Γ (first: "
                 f"{missing[0]!r}); calibrate on more or more varied text (--samples), or use --metric magnitude"
             )
 

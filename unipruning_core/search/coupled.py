@@ -32,13 +32,13 @@ class CoupledSearch(DualSearch):
     def _first_threshold(self, zero: Tensor) -> Tensor:
         return zero + self.settings.soft_threshold
 
-    def step(self, sample: int, input_ids: Tensor) -> float:
-        loss = self._sample_loss(sample, input_ids)
+    def _move(self, sample: int, loss: Tensor) -> None:
         self._backward(loss, self._step)
-        return float(loss.detach())
 
     @torch.no_grad()
     def _step(self, position: int) -> None:
+        if not self._usable(position):
+            return
         layer, factors = self.layers[position], self.factors[position]
         gradient = layer.parameter.grad
         layer.parameter.grad = None

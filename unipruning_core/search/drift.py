@@ -32,17 +32,16 @@ class DriftSearch(DualSearch):
         # no moments if the weights are fixed
         self.adamw = AdamW(parameters, rate, self.samples, self.backend) if rate else None
 
-    def step(self, sample: int, input_ids: Tensor) -> float:
-        loss = self._sample_loss(sample, input_ids)
+    def _move(self, sample: int, loss: Tensor) -> None:
         if not self.settings.max_grad_norm:
-            self._backward(loss, lambda position: self._step(position, sample, self.unclipped))
+            self._backward(loss, lambda position: self._step_if_usable(position, sample))
         else:
             loss.backward()
             self._refuse_without_gradient([layer.parameter.grad is not None for layer in self.layers])
-            scale = self._clipping_factor()
-            for position in range(len(self.layers)):
+            usable = [position for position in range(len(self.layers)) if self._usable(position)]
+            scale = self._clipping_factor() if usable else self.unclipped
+            for position in usable:
                 self._step(position, sample, scale)
-        return float(loss.detach())
 
     def _clipping_factor(self) -> Tensor:
         gradients = [layer.parameter.grad for layer in self.layers if layer.parameter.grad is not None]
@@ -51,6 +50,10 @@ class DriftSearch(DualSearch):
         )
         scale: Tensor = self.settings.max_grad_norm / (torch.linalg.vector_norm(norms) + 1e-6)
         return scale.clamp(max=1.0)
+
+    def _step_if_usable(self, position: int, sample: int) -> None:
+        if self._usable(position):
+            self._step(position, sample, self.unclipped)
 
     @torch.no_grad()
     def _step(self, position: int, sample: int, scale: Tensor) -> None:

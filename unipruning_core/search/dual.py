@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
 
 from unipruning_core.models.activations import norms_of
 from unipruning_core.search.base import Outcome, zero_dual
-from unipruning_core.search.loss import LossSearch
+from unipruning_core.search.loss import LossSearch, NotFiniteError
 from unipruning_core.search.saliency import Saliency
 
 if TYPE_CHECKING:
@@ -54,7 +56,6 @@ class DualSearch(LossSearch):
         """Run the forward pass, and make the factors of every layer that saw a token, before any weight moves."""
         loss = self._loss(input_ids)
         heard = self._heard()
-        self.steps += torch.tensor(heard)
         with torch.no_grad():
             for positions, inputs, saliency in zip(self.positions, self.inputs, self.saliencies, strict=True):
                 made = saliency.of_sample(norms_of(inputs.sums, inputs.counts), sample)
@@ -63,6 +64,19 @@ class DualSearch(LossSearch):
                     vectors = made.r[row, :outputs], made.p[row, :width], made.q[row, :width]
                     self.factors[position] = vectors if heard[position] else None
         return loss
+
+    def step(self, sample: int, input_ids: Tensor) -> float:
+        try:
+            loss = self._sample_loss(sample, input_ids)
+        except NotFiniteError:
+            return nan
+        self._move(sample, loss)
+        self._count_steps()
+        return float(loss.detach())
+
+    @abstractmethod
+    def _move(self, sample: int, loss: Tensor) -> None:
+        """Run the backward pass, and take the steps of every layer."""
 
     def tensors(self) -> dict[str, Tensor]:
         return {"steps": self.steps} | self._named("dual", self.duals) | self._named("threshold", self.thresholds)

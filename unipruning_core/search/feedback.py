@@ -41,7 +41,7 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import gcd
+from math import gcd, isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,7 +50,7 @@ from unipruning_core.models.activations import norms_of
 from unipruning_core.models.substituted_weights import substituted_weights
 from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
-from unipruning_core.search.loss import LossSearch
+from unipruning_core.search.loss import LossSearch, NotFiniteError
 from unipruning_core.search.recording import Recorded
 from unipruning_core.search.saliency import FixedSaliency
 
@@ -116,9 +116,21 @@ class FeedbackSearch(LossSearch):
         self._set_numbers(sample)
         if sample == 1:  # sample 0 had no gradients to score the weights by
             self._draw()
-        loss = self.recorder(input_ids)
-        self.steps += torch.tensor(self._heard())
-        return float(loss)
+        loss = self._kept_apart(input_ids) if self.skips_nonfinite else float(self.recorder(input_ids))
+        if not isnan(loss):
+            self._count_steps()
+        return loss
+
+    def _kept_apart(self, input_ids: Tensor) -> float:
+        """Process one sample, or return NaN and leave everything as it was."""
+        drawn = [scores.clone() for scores in self.drawn]
+        try:
+            return float(self._sample(input_ids))
+        except NotFiniteError:
+            self.kept.clear()
+            for scores, earlier in zip(self.drawn, drawn, strict=True):
+                scores.copy_(earlier)
+            return nan
 
     def _set_numbers(self, sample: int) -> None:
         """Copy this sample's numbers to the device: the threshold's rank, the growth of v, and the rate of U's step."""
@@ -161,6 +173,8 @@ class FeedbackSearch(LossSearch):
     def _follow(self, position: int) -> None:
         """Use a layer's gradient at the masked weights, as the module stores it."""
         parameter = self.layers[position].parameter
+        if not self._usable(position):
+            return
         assert parameter.grad is not None
         self.backend.feedback_step(
             self.second[position],

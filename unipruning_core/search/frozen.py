@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,16 +33,27 @@ class FrozenSearch(Search):
         # the sum of squares of each layer's inputs, and its tokens, over all samples
         self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
         self.tokens = torch.zeros(len(self.layers), dtype=torch.int64)
+        self.peaks: dict[int, Tensor] = {}  # of every sample, read only if the sums are not finite
 
     @torch.no_grad()
-    def step(self, sample: int, input_ids: Tensor) -> None:
+    def step(self, sample: int, input_ids: Tensor) -> float | None:
         # the head would take a fifth of a small model's time, and its output is not used
         decoder = getattr(self.model, self.model.base_model_prefix, self.model)
         with self._watching():
             decoder(input_ids=input_ids, use_cache=False)
+        peak = self._peak()
+        if self.skips_nonfinite:
+            if not bool(peak.isfinite()):
+                return nan
+        else:
+            self.peaks[sample] = peak
         for total, positions, inputs in zip(self.sums, self.positions, self.inputs, strict=True):
             total += inputs.sums
             self.tokens[positions] += torch.tensor(inputs.tokens)
+        return None
+
+    def first_unfinite_sample(self) -> int | None:
+        return next((sample for sample, peak in self.peaks.items() if not bool(peak.isfinite())), None)
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"sums.{device}": sums for device, sums in enumerate(self.sums)} | {"tokens": self.tokens}

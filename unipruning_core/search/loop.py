@@ -5,35 +5,34 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import RunError
+from unipruning_core.errors import OutputError, RunError
 from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
-from unipruning_core.search.base import Outcome, Search
+from unipruning_core.search.base import Outcome
 from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.finished import RUN_FILE
+from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import Resume
 from unipruning_core.search.run_folder import Run, write_run
+from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
+from unipruning_core.stopping import Stopped, Stopping, explained
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.files import disk_errors_as_output_errors
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import Calibration
     from unipruning_core.search.settings import Settings
-
-SAVE_EVERY = 300.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class SearchTask:
     settings: Settings
     model_name: str
     data: dict[str, Any]
+    skip_nonfinite: bool = False  # whether samples that are not finite are left out; else they end the search
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of each target's weight as stored, if known
 
     def description(self, backend: Backend) -> dict[str, Any]:
@@ -85,6 +85,11 @@ def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | N
                 f"{str(folder)!r} holds a finished search that differs in its {key} ({recorded!r}, not {expected!r}); "
                 "choose another folder, or discard it with --overwrite"
             )
+    if run.description.get(SKIPPED) and not task.skip_nonfinite:
+        raise RunError(
+            f"{str(folder)!r} holds a finished search that left out samples; repeat the command with {FLAG}, choose "
+            "another folder, or discard it with --overwrite"
+        )
     return run
 
 
@@ -107,9 +112,13 @@ def search(
     backward pass computes activations again.  With ``overwrite`` a state of another search, or a damaged one, is
     discarded; an earlier result is replaced when this one is whole.
 
+    A signal that asks it to stop ends it after the current sample, once the state is saved.
+
     Raises:
         OutputError: the folder cannot be used.  RunError: its unfinished search is a different one.
-        CheckpointError: there is no target, or the checkpoint lacks one.  DataError: a target has no Gamma.
+        CheckpointError: there is no target, or the checkpoint lacks one.
+        DataError: a target has no Gamma, or a number is not finite.
+        Stopped: a signal arrived.
     """
     progress = progress or Progress()
     with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim:
@@ -118,55 +127,46 @@ def search(
         batches = task.calibration.batches
         run = task.settings.start(model, layers, backend, len(batches))
         run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
-        description = task.description(backend)
-        with disk_errors_as_output_errors(folder):
-            resume = Resume(claim.work.folder, task.identity(backend))
-            if overwrite:
-                resume.discard_others(len(batches), progress)
-            losses = run_samples(run, batches, progress, resume, save_every)
-            content = {**description, "losses": losses, "left_out": {part.name: part.why for part in left_out}}
-            with progress.task("writing", len(targets), "matrix") as bar:
-                write_run(claim.start(), targets, _counted(run.outcomes(), bar), content, task.digests)
-            claim.publish()
+        resume = Resume(claim.work.folder, task.identity(backend))
+        if overwrite:
+            resume.discard_others(len(batches), progress)
+        with (
+            disk_errors_as_output_errors(folder),
+            explained(lambda: goes_on(resume)),
+            Stopping() as stopping,
+        ):
+            processed = run_samples(
+                run,
+                batches,
+                progress,
+                resume,
+                save_every,
+                origins=task.calibration.origins,
+                skip_nonfinite=task.skip_nonfinite,
+                stopping=stopping,
+            )
+            content = {**task.description(backend), "losses": processed.losses}
+            content |= {SKIPPED: processed.skipped} if processed.skipped else {}
+            content |= {"left_out": {part.name: part.why for part in left_out}}
+            outcomes = checked(run.outcomes(), processed.kept)
+            with progress.task("writing", len(targets), "matrix") as bar, _full_disk_explained(folder, resume):
+                write_run(claim.start(), targets, _counted(outcomes, bar), content, task.digests)
+                claim.publish()
+    if stopping.number is not None:
+        raise Stopped(stopping.number, f"; the search was finished first, and is in {str(folder)!r}")
     return Run.open(folder)
 
 
-def run_samples(
-    run: Search,
-    batches: Sequence[Tensor],
-    progress: Progress,
-    resume: Resume | None = None,
-    save_every: float = SAVE_EVERY,
-) -> list[float]:
-    """Process every sample in order, from the last saved state on, and return the losses."""
-    losses: list[float] = []
-    start = 0
-    if resume and (saved := resume.found(len(batches))) is not None:
-        for note in resume.notes:
-            progress.note(note)
-        resume.restore(run.tensors())
-        start, losses = saved["sample"], saved["losses"]
-        progress.note(f"resuming after sample {start} of {len(batches)}")
-    device = run.layers[0].weight.device
-    began = time.monotonic()
-    next_save = began + save_every
-    tokens = 0
-    with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
-        for sample in range(start, len(batches)):
-            loss = run.step(sample, batches[sample].to(device))
-            tokens += batches[sample].numel()
-            while run.notes:
-                progress.note(run.notes.pop(0))
-            shown: dict[str, object] = {"tokens/s": round(tokens / (time.monotonic() - began))}
-            if loss is not None:
-                losses.append(loss)
-                shown["loss"] = f"{loss:.3f}"
-            bar.advance(1, **shown)
-            if resume and (now := time.monotonic()) >= next_save and sample + 1 < len(batches):
-                resume.save(sample + 1, run.tensors(), losses)
-                # a large model's state takes minutes to write: spend at most a twentieth of the time on it
-                next_save = time.monotonic() + max(save_every, 20 * (time.monotonic() - now) if save_every else 0.0)
-    return losses
+@contextmanager
+def _full_disk_explained(folder: Path, resume: Resume) -> Iterator[None]:
+    """Say what remains of a search whose result cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"the result of the search cannot be written to {str(folder)!r}: {error.strerror or error}"
+            f"{goes_on(resume)}; free some space first"
+        ) from error
 
 
 def _counted(outcomes: Iterator[Outcome], bar: Task) -> Iterator[Outcome]:

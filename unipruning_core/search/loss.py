@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.recompute import recomputed
 from unipruning_core.models.targets import decoder_blocks
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from unipruning_core.models.targets import Layer
 
 
+class NotFiniteError(Exception):
+    """A sample's loss or input statistics are not finite, and such samples are left out."""
+
+
 class LossSearch(Search):
     """Search with one forward and one backward pass per sample."""
 
@@ -27,10 +33,31 @@ class LossSearch(Search):
         self.blocks = decoder_blocks(self.model)[1]
 
     def _loss(self, input_ids: Tensor) -> Tensor:
-        """Run the forward pass, summing up the layers' inputs, and return the loss."""
+        """Run the forward pass, summing up the layers' inputs, and return the loss; not finite if a sum is not.
+
+        Raises:
+            NotFiniteError: it is not, and such samples are left out.
+        """
         self.language_loss.compare(input_ids, self.notes.append)
         with self._watching(), recomputed(self.blocks if self.recomputes else ()):
-            return self.language_loss(input_ids)
+            loss = self.language_loss(input_ids)
+        # zero, or else NaN: the one value that the host reads then tells of the inputs too
+        loss = loss + (self._peak() * 0).to(loss.device, loss.dtype)
+        if self.skips_nonfinite and not bool(loss.detach().isfinite()):
+            raise NotFiniteError
+        return loss
+
+    def _usable(self, position: int) -> bool:
+        """Return whether a layer's gradient may be used; it is read on the host only if such are left out."""
+        gradient = self.layers[position].parameter.grad
+        if not self.skips_nonfinite or gradient is None:
+            return True
+        # squares are what the modes sum up, so they must be finite too
+        if bool(torch.linalg.vector_norm(gradient, dtype=torch.float32).isfinite()):
+            return True
+        self.unusable.append(position)
+        self.layers[position].parameter.grad = None
+        return False
 
     def _backward(self, loss: Tensor, use: Callable[[int], None]) -> None:
         """Run the backward pass, and call ``use`` as soon as a layer's gradient is complete."""

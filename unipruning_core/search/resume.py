@@ -46,13 +46,18 @@ class Resume:
         older = self._states()
         partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        contents = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-        with TensorStream(partial / TENSOR_FILE, contents, {}) as stream:
-            for tensor in tensors.values():
-                stream.append(tensor)
-        description = {"format": FORMAT, "sample": sample, "losses": losses, "identity": self.identity}
-        write_json(partial / STATE_FILE, sealed({**description, "tensors": stream.sha256}))
+        try:
+            partial.mkdir()
+            contents = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+            with TensorStream(partial / TENSOR_FILE, contents, {}) as stream:
+                for tensor in tensors.values():
+                    stream.append(tensor)
+            description = {"format": FORMAT, "sample": sample, "losses": losses, "identity": self.identity}
+            write_json(partial / STATE_FILE, sealed({**description, "tensors": stream.sha256}))
+        # half a state on a full disk takes the room that the next one needs
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         # one of this sample was found damaged
         if state in older:
             older.remove(state)
@@ -61,6 +66,11 @@ class Resume:
         sync(self.folder)
         for path in older:
             shutil.rmtree(path)
+
+    def last_sample(self) -> int | None:
+        """Return the number of samples in the newest saved state, or None if there is none."""
+        states = self._states()
+        return int(states[-1].name.rpartition("-")[2]) if states else None
 
     def found(self, samples: int | None = None) -> dict[str, Any] | None:
         """Return the description of the newest whole state, or None if nothing was saved.
