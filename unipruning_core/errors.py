@@ -22,7 +22,7 @@ REMEDIES = {
     errno.EIO: "check the disk",
     errno.EBUSY: "wait until nothing else uses it, or choose another place",
 }
-NO_THREAD = "can't start new thread"  # Python's words
+NO_THREAD = ("can't start new thread", "ThreadPoolBuildError")  # in the words of Python, and of libraries in Rust
 
 
 class UnipruningError(Exception):
@@ -87,8 +87,8 @@ def reason_and_remedy(error: BaseException, remedy: str, about: PathLike[str] | 
     is missing.
     """
     for cause in chain(error):
-        if isinstance(cause, RuntimeError) and NO_THREAD in str(cause):
-            return f"{NO_THREAD}; raise the limit of processes (ulimit -u)"
+        if any(words in str(cause) for words in NO_THREAD):
+            return "no more threads can be started; raise the limits of processes (ulimit -u) and memory (ulimit -v)"
         if isinstance(cause, ImportError):
             return f"{first_line(cause)}; install what is missing"
         if isinstance(cause, OSError) and cause.errno in REMEDIES:

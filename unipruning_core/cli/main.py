@@ -1,16 +1,17 @@
 """The entry point: all commands, and every error as one sentence.  Only commands that compute import torch.
 
-What is imported here comes before any error is caught, so the commands are imported where they are needed.
+What is imported here comes before any error is caught, so all else is imported where it is needed.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -64,7 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         # the command is over: an interruption ends the interpreter's own end, without a traceback
         if arguments is None:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _end_at_an_interruption()
+
+
+def _end_at_an_interruption() -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(argv: list[str]) -> int:
@@ -86,6 +93,7 @@ def _run(argv: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
+    import argparse
     from importlib.metadata import version
 
     from unipruning_core.cli import allocate, bench, compare, demo, machine, perplexity, plan, prune

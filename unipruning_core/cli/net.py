@@ -10,6 +10,7 @@ from unipruning_core.extensions import REMEDY, root_cause
 from unipruning_core.models.memory import exhausted, is_out_of_memory
 
 AUTOLOAD_FAILED = "Failed to load the backend extension"
+OF_PATHS = ("Symlink loop", "Could not determine home directory")  # what pathlib raises
 NO_TEMPORARY_FOLDER = "No usable temporary directory"
 
 
@@ -41,8 +42,10 @@ def _of_the_machine(error: BaseException) -> str | None:
             f"torch cannot be imported because a device extension fails ({root_cause(error)}); {REMEDY}; "
             "see 'unipruning backends'"
         )
-    if isinstance(error, ImportError) or (isinstance(error, RuntimeError) and NO_THREAD in str(error)):
+    if isinstance(error, ImportError) or any(words in str(error) for words in NO_THREAD):
         return reason_and_remedy(error, "")
+    if isinstance(error, RuntimeError) and str(error).startswith(OF_PATHS):
+        return f"{first_line(error)}; check the path, and that HOME names a folder"
     if not isinstance(error, OSError):
         return None
     if NO_TEMPORARY_FOLDER in str(error):
