@@ -25,6 +25,7 @@ from unipruning_core.cli.early import check_first
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION, check_save_every
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.storage.outputs import errors_as_output_errors
 
 SEARCH_DETAILS = """\
 A command that was killed, or stopped by Ctrl-C, SIGTERM or SIGHUP, goes on from where it last saved when run again.
@@ -121,8 +122,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument(
         "--overwrite",
         action="store_true",
-        help=f"{OVERWRITE_HELP}, when the new one is whole; an unfinished search goes on if it is this one, else "
-        "starts over",
+        help=f"{OVERWRITE_HELP}, once the new one is whole; an unfinished search goes on if it is the same",
     )
 
 
@@ -132,7 +132,7 @@ def _prune(options: argparse.Namespace) -> int:
     check_first(options, *SEARCHED)
     from unipruning_core.jobs import api
 
-    run_folder = options.run_folder or options.out.with_name(f"{options.out.name}-run")
+    run_folder = options.run_folder or _run_beside(options.out)
     projected = api.prune(
         options.model,
         sparsity=sparsities,
@@ -190,6 +190,13 @@ def _project(options: argparse.Namespace) -> int:
     )
     _print_projected(projected)
     return 0
+
+
+def _run_beside(out: Path) -> Path:
+    with errors_as_output_errors(out):
+        # "." and ".." have no name of their own
+        named = out if out.name not in ("", "..") else out.resolve()
+        return named.with_name(f"{named.name}-run")
 
 
 def _sparsities(options: argparse.Namespace) -> list[Any]:

@@ -56,7 +56,7 @@ def search_on_disk(
     """
     check_choice(checkpoint_activations, settings)
     check_save_every(save_every)
-    apart = [*data.text.files(), *model.folders()]
+    apart = [*data.text.files(), *model.choice.folders()]
     with claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart) as claim:
         backend, progress = model.backend, model.progress
         model.check_apart(out)

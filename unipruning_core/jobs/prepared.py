@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.calibration import Calibration, DataChoice, calibration_batches
@@ -32,6 +30,8 @@ from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.outputs import check_apart
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
@@ -212,10 +212,6 @@ class OnDisk(Prepared):
 
     def embedding_rows(self) -> int | None:
         return embedding_rows(build_outline(self.config, self.choice))
-
-    def folders(self) -> list[tuple[str, Path]]:
-        """Return the folder that the user named, if it is one, without opening it."""
-        return [("model", Path(self.name))] if os.path.isdir(self.name) else []
 
     def check_apart(self, out: Path) -> None:
         """Refuse an output that overlaps the model, or a file that the model links to."""

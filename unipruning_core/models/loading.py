@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class ModelChoice:
     name: str  # a folder or a hub id
     dtype: str = "auto"  # to load the weights in; see ``choose_dtype``
     trust_remote_code: bool = False
+
+    def folders(self) -> list[tuple[str, Path]]:
+        """Return the folder that is named, if it is one, without opening it."""
+        return [("model", Path(self.name))] if os.path.isdir(self.name) else []
 
 
 def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from unipruning_core.projection.report import REPORT_FILE, found_report
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.outputs import check_apart, check_space, errors_as_output_errors, listed
-from unipruning_core.storage.ownership import BOOKKEEPING, is_marked, is_ours
+from unipruning_core.storage.ownership import BOOKKEEPING, is_ours
 from unipruning_core.storage.staging import UNFINISHED, Work, working
 
 # without them nothing loads the folder, or takes it for ours, so they come last
@@ -90,12 +90,23 @@ def claimed_output(
                 raise OutputError(f"output {str(out)!r} is a file; choose a folder that does not exist yet")
             expected = [path.as_posix() for path in files] + [MASK_FILE, REPORT_FILE]
             # before anything is made in it, and again when nobody else can change it
-            _look_at(out, slugs_of(sparsities), expected, replace=overwrite or _is_begun(out))
+            if not _is_begun(out):
+                _look_at(out, slugs_of(sparsities), expected, replace=overwrite)
             work, killed = stack.enter_context(_work_for(out, progress))
             old = _look_at(out, slugs_of(sparsities), expected, replace=overwrite or killed)
             check_space(out, len(sparsities) * (size_of(checkpoint, files) + _own_bytes(targets)))
         must_match = () if overwrite or not old else tuple(out / slug for slug in slugs_of(sparsities))
         yield Output(out, work, tuple(old), must_match)
+
+
+def discard_checkpoint(folder: Path) -> None:
+    """Remove a pruned checkpoint that no command works in, but for what else is in it."""
+    names = [Path(name) for name in _written(folder, ())]
+    for name in sorted(names, key=lambda name: name == Path(REPORT_FILE)):
+        (folder / name).unlink(missing_ok=True)
+    for parent in sorted({parent for name in names for parent in name.parents}, reverse=True):
+        with suppress(OSError):  # it holds something else
+            (folder / parent).rmdir()
 
 
 def slugs_of(sparsities: Sequence[Sparsity]) -> list[str]:
@@ -153,7 +164,8 @@ def _work_for(out: Path, progress: Progress) -> Iterator[tuple[Work, bool]]:
 
 def _is_begun(out: Path) -> bool:
     """Whether a command has begun to make this output, and may have finished it."""
-    return any(is_marked(folder, "checkpoint") for folder in (out / UNFINISHED, out.with_name(f"{out.name}.partial")))
+    folders = (out / UNFINISHED, out.with_name(f"{out.name}.partial")) if out.name else ()
+    return any(folder.is_dir() and is_ours(folder, "checkpoint") for folder in folders)
 
 
 def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool) -> list[str]:
@@ -176,8 +188,7 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
     old = []
     for slug in slugs:
         folder = out / slug
-        # earlier formats do not list the files
-        written = set((found_report(folder) or {}).get("written", expected))
+        written = _written(folder, expected)
         found = [path for path in _files_below(folder) if path.parts[0] != UNFINISHED or slug]
         if strangers := [path.as_posix() for path in found if path.as_posix() not in written]:
             raise OutputError(
@@ -186,6 +197,12 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
             )
         old += [(Path(slug) / path).as_posix() for path in found]
     return old
+
+
+def _written(folder: Path, expected: Iterable[str]) -> set[str]:
+    """Return the files of a pruned checkpoint by its report, or ``expected`` for a format that did not list them."""
+    names = (found_report(folder) or {}).get("written", expected)
+    return {name for name in names if isinstance(name, str) and not {"", "..", "/"} & {name, *Path(name).parts}}
 
 
 def _files_below(folder: Path) -> list[Path]:

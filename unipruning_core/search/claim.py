@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from unipruning_core.search.resume import PARTIAL, STATES
 from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE
 from unipruning_core.storage.documents import read_object
 from unipruning_core.storage.outputs import check_apart, errors_as_output_errors, listed
-from unipruning_core.storage.ownership import MARKER, is_marked, is_ours, mark, remove
-from unipruning_core.storage.staging import UNFINISHED, Work, working
+from unipruning_core.storage.ownership import BOOKKEEPING, MARKER, is_marked, is_ours, mark, remove, remove_marked
+from unipruning_core.storage.staging import NEW, UNFINISHED, Work, working
 
 FILES = (RUN_FILE, DUAL_FILE, INPUTS_FILE, MARKER)  # of a finished run
 # of a version that wrote them into the run folder itself
@@ -68,15 +68,26 @@ def claimed_run(
             if folder.exists() and not folder.is_dir():
                 raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
             # before anything is made in it, and again when nobody else can change it
-            killed = is_marked(folder / UNFINISHED, "run")
-            _look_at(folder, overwrite=overwrite, finished_ok=finished_ok or killed)
-            kept = f"{STATES}|{PARTIAL}"
-            work = stack.enter_context(working(folder / UNFINISHED, folder, "run", last=(RUN_FILE,), kept=kept))
+            inner = folder / UNFINISHED
+            if not (inner.is_dir() and is_ours(inner, "run")):
+                _look_at(folder, overwrite=overwrite, finished_ok=finished_ok)
+            work = stack.enter_context(_working(folder))
             finished = _look_at(folder, overwrite=overwrite, finished_ok=finished_ok or work.existed)
             remove(work.folder / PARTIAL)
             for name in FORMER if is_run_folder(folder) else ():
                 remove(folder / name)
         yield ClaimedRun(folder, work, finished)
+
+
+def _working(folder: Path) -> AbstractContextManager[Work]:
+    return working(folder / UNFINISHED, folder, "run", last=(RUN_FILE,), kept=f"{STATES}|{PARTIAL}")
+
+
+def tidy_run(folder: Path) -> None:
+    """Complete, or remove, what a killed command left in a run folder, unless another command is at work in it."""
+    if is_marked(folder / UNFINISHED, "run"):
+        with suppress(OutputError), _working(folder):
+            pass
 
 
 def _look_at(folder: Path, *, overwrite: bool, finished_ok: bool) -> bool:
@@ -102,6 +113,23 @@ def _look_at(folder: Path, *, overwrite: bool, finished_ok: bool) -> bool:
             f"{str(folder)!r} already holds a finished search; use it, choose another folder, or pass --overwrite"
         )
     return finished
+
+
+def is_under_way(folder: Path) -> bool:
+    """Whether an unfinished search in a run folder has saved anything, or has all but ended."""
+    inner = folder / UNFINISHED
+    return inner.is_dir() and any(path.name not in (*BOOKKEEPING, NEW) for path in inner.iterdir())
+
+
+def discard_run(folder: Path) -> None:
+    """Remove a run folder that no command works in, but for what else is in it."""
+    if is_marked(folder / UNFINISHED, "run"):
+        remove_marked(folder / UNFINISHED)
+    if is_run_folder(folder):
+        for name in (*FORMER, *FILES):  # the marker last
+            (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        folder.rmdir()
 
 
 def is_run_folder(folder: Path) -> bool:

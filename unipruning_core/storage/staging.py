@@ -163,8 +163,9 @@ def working(folder: Path, out: Path, kind: Kind, *, last: tuple[str, ...], kept:
         if lock is not None:
             lock.release()
         for path in missing:
-            with suppress(OSError):  # it is not empty
-                path.rmdir()
+            with suppress(OSError):
+                if not os.listdir(path):
+                    path.rmdir()
 
 
 def _enter(folder: Path, out: Path, kind: Kind) -> Lock:
