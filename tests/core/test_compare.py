@@ -1,13 +1,16 @@
 """Comparing methods: what is measured, what is never measured twice, and what the figures of the table mean."""
 
 import csv
-import fcntl
 import json
+import os
 
 import pytest
+from _killed import tree
 
 from unipruning_core.cli.main import main
+from unipruning_core.compare.folder import held
 from unipruning_core.storage.documents import sealed
+from unipruning_core.storage.ownership import MARKER, mark
 
 
 def table(folder):
@@ -195,12 +198,53 @@ def test_only_what_is_to_be_kept_stays_on_the_disk(words, commands, tmp_path, ke
 
 
 def test_a_folder_in_which_a_comparison_is_at_work_is_refused(words, commands, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with held(tmp_path / "out"):
         assert main([*words, "--methods", "wanda", "--sparsity", "50%"]) == 2
-    assert "is running in" in capsys.readouterr().err
+    assert f"is in use by process {os.getpid()} on " in capsys.readouterr().err
     assert commands == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_comparison_of_a_version_without_markers_goes_on(words, commands, tmp_path):
+    asked = ["--methods", "wanda", "--sparsity", "50%"]
+    assert main([*words, *asked]) == 0
+    (tmp_path / "out" / MARKER).unlink()
+    (tmp_path / "out" / "lock").write_text("")
+    commands.clear()
+    assert main([*words, *asked]) == 0
+    assert commands == []
+
+
+@pytest.mark.parametrize("files", [["lock"], ["lock", "searches/x"], [MARKER], ["thesis.tex"]], ids=" ".join)
+def test_a_folder_that_is_no_comparison_is_not_touched(words, commands, tmp_path, capsys, files):
+    for name in files:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("theirs")
+    before = tree(tmp_path / "out")
+    assert main([*words, "--methods", "wanda", "--sparsity", "50%"]) == 2
+    assert "holds something other than a comparison" in capsys.readouterr().err
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_comparison_that_cannot_begin_leaves_nothing(words, commands, tmp_path):
+    assert main([*words, "--methods", "wanda", "--sparsity", "50%", "7:16"]) == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_kill_left_half_written_is_removed(words, commands, tmp_path):
+    asked = ["--methods", "wanda", "--sparsity", "50%"]
+    assert main([*words, *asked]) == 0
+    (run,) = (tmp_path / "out" / "searches").glob("*/run")
+    for name in ("evaluations/wanda-s9.json.partial", "results.csv.partial", "searches/other/search.json.partial"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("{")
+    other = tmp_path / "out" / "checkpoints" / "other.partial"
+    other.mkdir(parents=True)
+    mark(other, "checkpoint")
+    (run / "unfinished").mkdir()
+    mark(run / "unfinished", "run")
+    assert main([*words, *asked]) == 0
+    assert not [name for name in tree(tmp_path / "out") if "partial" in name or "unfinished" in name]
 
 
 def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words, commands, tmp_path, monkeypatch):

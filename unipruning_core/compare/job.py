@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unipruning_core.compare.folder import held
 from unipruning_core.compare.methods import KEEPS, parse_methods, parse_ratios
 from unipruning_core.compare.plan import CompareChoice, ComparisonPlan, make_plan
-from unipruning_core.compare.runner import ComparisonRunner, lines_of, locked
+from unipruning_core.compare.runner import ComparisonRunner, lines_of
 from unipruning_core.compare.table import Row, rows_of, to_text, write_csv, write_results
 from unipruning_core.data.calibration import DataChoice
 from unipruning_core.data.text import TextChoice
@@ -110,7 +111,8 @@ def compare(
         raise ConfigError(f"seeds must be whole numbers, each given once, not {list(seeds)}")
     check_seeds(seeds)
     shown = as_progress(progress)
-    with locked(choice.out) as lock:
+    apart = [*choice.data.text.files(), *choice.eval_text.files(), *choice.model.folders()]
+    with held(choice.out, apart) as lock:
         shown.note("checking model, texts and methods")
         plan = run_in_subprocess(partial(make_plan, choice))
         lines = lines_of(choice, plan)

@@ -7,25 +7,25 @@ results are recognised, and a changed option adds new ones beside them.  Every s
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
 import re
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.compare.countdown import Countdown
+from unipruning_core.compare.folder import CHECKPOINTS, EVALUATIONS, SEARCHES
 from unipruning_core.compare.methods import Method
 from unipruning_core.compare.plan import CompareChoice, ComparisonPlan
 from unipruning_core.compare.records import added, cost_of, read_evaluation, read_search, write_record
-from unipruning_core.errors import ConfigError, OutputError
+from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Progress
+from unipruning_core.projection.place import discard_checkpoint
 from unipruning_core.projection.report import read_report
+from unipruning_core.search.claim import discard_run, is_under_way
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.run_folder import read_description
 from unipruning_core.sparsity.parse import Sparsity
@@ -119,10 +119,10 @@ class ComparisonRunner:
 
     def __init__(self, choice: CompareChoice, plan: ComparisonPlan, lock: int, progress: Progress) -> None:
         self.choice, self.plan, self.lock, self.progress = choice, plan, lock, progress
-        self.searches, self.evaluations = choice.out / "searches", choice.out / "evaluations"
-        self.checkpoints = choice.out / "checkpoints"
+        self.searches, self.evaluations = choice.out / SEARCHES, choice.out / EVALUATIONS
+        self.checkpoints = choice.out / CHECKPOINTS
         for folder in (self.searches, self.evaluations):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
         self._reading = ["--trust-remote-code"] if choice.model.trust_remote_code else []
         self._loading = ["--dtype", choice.model.dtype, *self._reading]
         self._backend = ["--backend", plan.common["backend"]]
@@ -155,7 +155,7 @@ class ComparisonRunner:
                 with countdown.step("evaluation", cell.slug.rpartition("-")[0]):
                     self._evaluate(cell)
             for slug in searches if self.choice.keep == "results" else ():
-                shutil.rmtree(self.searches / slug / "run", ignore_errors=True)
+                discard_run(self.searches / slug / "run")
 
     def result(self, cell: Cell) -> dict[str, Any]:
         """Return the measurements of a cell and of its search."""
@@ -182,9 +182,7 @@ class ComparisonRunner:
     def _make_search(self, search: SearchJob) -> None:
         folder = self.searches / search.slug
         run, stage = folder / "run", None
-        if run.is_dir() and not (run / RUN_FILE).is_file() and not any(run.glob("resume*")):
-            shutil.rmtree(run)  # killed before it saved anything
-        begun_before = run.is_dir()
+        begun_before = (run / RUN_FILE).is_file() or is_under_way(run)
         if not (run / RUN_FILE).is_file():
             folder.mkdir(exist_ok=True)
             arguments = self._search_arguments(search)
@@ -217,11 +215,12 @@ class ComparisonRunner:
         arguments = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
         stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *arguments, *self._loading)
         measured = json.loads(stage.output)
+        # before there is an evaluation, after which nobody would look for it again
+        if cell.search is not None and self.choice.keep != "checkpoints":
+            discard_checkpoint(Path(checkpoint))
         write_record(self._evaluation(cell), {**content, "evaluate": cost_of(stage), "measured": measured})
         perplexity = math.inf if measured["perplexity"] is None else measured["perplexity"]
         self.progress.note(f"{cell.slug.rpartition('-')[0]}: perplexity {perplexity:.2f}")
-        if cell.search is not None and self.choice.keep != "checkpoints":
-            shutil.rmtree(checkpoint)
 
     def _prune(self, cell: Cell, search: SearchJob, arguments: list[str]) -> dict[str, Any]:
         """Write one checkpoint; return its cost."""
@@ -249,30 +248,6 @@ class ComparisonRunner:
 
     def _command(self, *arguments: str) -> Stage:
         return run_command([*arguments, *self._backend], self.progress, (self.lock,))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[int]:
-    """Lock a folder for this comparison and every command it starts, until the last of them ends.
-
-    Raises:
-        OutputError: it is a file, holds something else, or another comparison or one of its commands is using it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"output {str(folder)!r} is a file; choose a folder")
-    lock = folder / "lock"
-    if folder.is_dir() and any(folder.iterdir()) and not lock.is_file():
-        raise OutputError(f"output folder {str(folder)!r} holds something other than a comparison; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"another comparison, or the last command of one that was killed, is running in {str(folder)!r}; "
-                "wait for it, or end it"
-            ) from error
-        yield file.fileno()
 
 
 def text_words(text: TextChoice) -> list[str]:
