@@ -163,7 +163,7 @@ def test_the_static_table_has_every_kernel(capsys):
         (["--model", "./nowhere"], "has no usable config"),
         (["--compare", "nowhere.json"], "'nowhere.json' cannot be compared with"),
         (["--compare", __file__], "cannot be compared with"),
-        (["nm_mask", "--shape", "4x8", "--repeat", "2", "--json", "nowhere/a.json"], "cannot be written"),
+        (["nm_mask", "--shape", "4x8", "--repeat", "2", "--json", "nowhere/a.json"], "could not be written"),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else "",
 )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from functools import partial
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype, write_result
+from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype
 from unipruning_core.cli.early import check_first
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Bars
 from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
-from unipruning_core.storage.paths import path_errors_as
+from unipruning_core.storage.outputs import check_apart, check_file, errors_as_output_errors, write_whole
 
 DETAILS = """\
 Writes a budget file for 'unipruning project ... --sparsity @FILE'; the overall ratio is met exactly.
@@ -66,10 +67,15 @@ def _allocate(options: argparse.Namespace) -> int:
         raise ConfigError(
             f"--sparsity of allocate must be a ratio of all weights together, such as 60%, not {options.sparsity!r}"
         )
-    with path_errors_as(OutputError, f"output {str(options.out)!r}"):
-        taken = options.out.exists() and not (options.overwrite and options.out.is_file())
-    if taken:
-        raise OutputError(f"{str(options.out)!r} exists; choose another file, or pass --overwrite to replace a file")
+    with errors_as_output_errors(options.out, "file"):
+        if options.out.exists() and not (options.overwrite and options.out.is_file()):
+            raise OutputError(
+                f"{str(options.out)!r} exists; choose another file, or pass --overwrite to replace a file"
+            )
+        check_apart(options.out, "run folder", [options.run_folder])
+        if os.path.isdir(options.model):
+            check_apart(options.out, "model", [Path(options.model)])
+    check_file(options.out)
     check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
     from unipruning_core.jobs.prepared import OnDisk
@@ -79,11 +85,12 @@ def _allocate(options: argparse.Namespace) -> int:
 
     choice = ModelChoice(options.model, trust_remote_code=options.trust_remote_code)
     model = OnDisk(choice, options.backend, Bars())
+    model.check_apart(options.out)
     backend, checkpoint, run = model.backend, model.checkpoint, Run.open(options.run_folder)
     scheme = partial(owl, multiple=options.outlier_multiple) if options.scheme == "owl" else fisher_rows
     budget = scheme(checkpoint, run, sparsity.ratio, backend, spread=spread, progress=model.progress)
     budget.check(run.targets)
-    write_result(options.out, budget.to_text())
+    write_whole(options.out, budget.to_text())
     for pattern, cut in budget.rules:
         print(f"{cut!s:>24}  {pattern}")
     print(f"budget {options.out}: {sparsity} of {len(run.targets)} layers")

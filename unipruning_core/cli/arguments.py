@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import OutputError, reason_and_remedy
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import Flag, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
@@ -124,16 +122,3 @@ def loading_from(options: argparse.Namespace) -> dict[str, Any]:
 def calibration_from(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the calibration samples, as keywords of the Python functions."""
     return {name: getattr(options, name) for name in ("data", "split", "text_column", "samples", "seq_len", "packing")}
-
-
-def write_result(path: Path, text: str) -> None:
-    """Write a result file that the user requested.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        reason = reason_and_remedy(error, "choose another file", path)
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from error

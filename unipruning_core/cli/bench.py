@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.cli.arguments import Command, write_result
+from unipruning_core.cli.arguments import Command
 from unipruning_core.errors import OutputError, reason_and_remedy
 from unipruning_core.models.named import check_outline
+from unipruning_core.storage.outputs import check_file, write_whole
 
 if TYPE_CHECKING:
     from unipruning_core.tools.bench.run import Bench, BenchLine
@@ -70,6 +71,8 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.static:
         return _static()
+    for path in filter(None, (options.json, options.csv, options.plot)):
+        check_file(path)
     bench = choose_bench(options)
     if options.list:
         return _list(bench)
@@ -103,9 +106,9 @@ def _bench(options: argparse.Namespace) -> int:
         print("\n".join(compare(lines, earlier)))
     written = to_json(lines, surroundings, model=options.model, baseline=options.baseline)
     if options.json:
-        write_result(options.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
+        write_whole(options.json, json.dumps(written, indent=1, allow_nan=False) + "\n")
     if options.csv:
-        write_result(options.csv, to_csv(lines))
+        write_whole(options.csv, to_csv(lines))
     if options.plot:
         _plot(lines, options.plot, ", ".join(surroundings["devices"].values()))
     return 1 if any(line.wrong for line in lines) else 0

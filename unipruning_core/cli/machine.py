@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unipruning_core.cli.arguments import Command, write_result
+from unipruning_core.cli.arguments import Command
 from unipruning_core.extensions import REMEDY, load_extensions
+from unipruning_core.storage.outputs import check_file, write_whole
 
 DOCTOR_DETAILS = """\
 Examines python, torch, accelerators, backends, compiler, memory, disk and model cache, and runs the conformance vectors
@@ -75,6 +76,8 @@ def _conform(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if options.json:
+        check_file(options.json)
     # before the doctor imports torch
     extensions = load_extensions()
     from unipruning_core.tools.doctor import MARKS, examine
@@ -83,5 +86,5 @@ def _doctor(options: argparse.Namespace) -> int:
     for check in report.checks:
         print(f"{MARKS[check.ok]:4} {check.name:28} {check.detail}")
     if options.json:
-        write_result(options.json, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
+        write_whole(options.json, json.dumps(report.to_json(), indent=1, allow_nan=False) + "\n")
     return 0 if report.ok else 1

@@ -14,11 +14,11 @@ from unipruning_core.cli.arguments import (
     add_loading,
     add_settings,
     settings_from,
-    write_result,
 )
 from unipruning_core.cli.early import check_first
 from unipruning_core.models.named import check_outline
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.storage.outputs import check_file, write_whole
 
 if TYPE_CHECKING:
     from unipruning_core.tools.plan.plan import SearchPlan
@@ -55,6 +55,8 @@ def add_commands(command: Command) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     settings = settings_from(options)
+    if options.json:
+        check_file(options.json)
     sparsities = [parse_sparsity(text) for text in options.sparsity]
     if sparsities:
         check_distinct(sparsities)
@@ -80,7 +82,7 @@ def _plan(options: argparse.Namespace) -> int:
     )
     _show(plan)
     if options.json:
-        write_result(options.json, json.dumps(plan.to_json(), indent=1, allow_nan=False) + "\n")
+        write_whole(options.json, json.dumps(plan.to_json(), indent=1, allow_nan=False) + "\n")
     return 0
 
 
