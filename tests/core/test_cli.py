@@ -124,7 +124,7 @@ def refused(words, says, folder, capsys):
         (["--sparsity", "50%", "--samples", "4000"], "need 64000 tokens, but"),
         (["--sparsity", "50%", "--samples", "0"], "calibration needs --samples >= 1"),
         (["--sparsity", "50%", "--seq-len", "4096"], "--seq-len 4096 is more than the model's 2048 positions"),
-        (["--sparsity", "50%", "--second-moment-rate", "0"], "--second-moment-rate must lie in (0, 1], not 0"),
+        (["--sparsity", "50%", "--second-moment-rate", "0"], "--second-moment-rate must lie in [1e-9, 1], not 0"),
         (["--sparsity", "50%", "--prox-strength", "1"], "--prox-strength is for --mode drift"),
         (
             ["--sparsity", "50%", "--mode", "drift", "--prox-strength", "1", "--prox-pattern", "3:16"],

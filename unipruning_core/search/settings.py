@@ -76,7 +76,7 @@ def checked(item: Field[Any], value: Any, label: str) -> float | int | str:
         hint = "" if published is None else f"; the published value is {published:g}"
         verb = "lie" if bounds(interval).startswith("in") else "be"
         raise ConfigError(f"{label} must {verb} {bounds(interval)}, not {quoted(value)}{hint}")
-    if isinstance(value, Real) and kind is float and value and not SMALLEST <= abs(float(value)) <= LARGEST:
+    if kind is float and not _is_workable(value):
         raise ConfigError(f"{label} must be 0 or between {SMALLEST:g} and {LARGEST:g}, not {quoted(value)}")
     converted_value: float | int | str = kind(value)
     return converted_value
@@ -134,6 +134,11 @@ def bounds(interval: str) -> str:
         return f"in {interval}"
     low = interval[1:].partition(",")[0]
     return f"{low} or more" if interval[0] == "[" else f"above {low}"
+
+
+def _is_workable(value: Any) -> bool:
+    """Return whether float32 can work with a number."""
+    return bool(value == 0 or SMALLEST <= abs(value) <= LARGEST)
 
 
 def _lies_in(value: Any, interval: str) -> bool:
