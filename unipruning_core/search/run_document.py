@@ -99,7 +99,7 @@ def _target(entry: Any) -> Target:
     name, shape = member(entry, "name", str), member(entry, "shape", list)
     if not _is_shape(shape):
         raise ValueError(f"the shape of {name!r} is {quoted(shape)}")
-    if not 0 <= member(entry, "threshold", NUMBER) <= LARGEST_THRESHOLD:
+    if not 0 <= member(entry, "threshold", float) <= LARGEST_THRESHOLD:
         raise ValueError(f"the threshold of {name!r} is {quoted(entry['threshold'])}")
     if member(entry, "steps", int) < 0:
         raise ValueError(f"the steps of {name!r} are {entry['steps']}")
