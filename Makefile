@@ -18,13 +18,16 @@ NPUSIM  := build/npusim
 # a torch_npu built for another torch
 NPU_ODD := .venv-npu-odd
 ASCEND  := .venv-ascend
+FUZZER  := .venv-fuzzer
+# attacks of make torture and their options, such as TORTURE="fuzz --fuzz-seconds 600"
+TORTURE ?=
 
 # what fails soonest first, then the longest, so that no core is idle at the end
 STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
 	npu-conformance installs conformance
 
 .PHONY: help demo test environments lint fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
-	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile conform conform-cpu conform-cuda \
+	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile torture conform conform-cpu conform-cuda \
 	conform-npu bench certify-cuda certify-npu clean
 
 help:  ## list the targets
@@ -100,6 +103,12 @@ ascend-compile: $(ASCEND)/.ready $(VENV)/.ready  ## compile and test the optiona
 	$(ONE) $(ASCEND)/bin/python -m pytest -q tests/ascend
 	$(ONE) TRITON_INTERPRET=1 $(ASCEND)/bin/python -m pytest -q tests/kernels/test_triton_interpret_ascend.py
 
+# every command killed, told to stop and raced, every file that is read damaged and fuzzed; not part of test, which has a
+# few cases of each
+torture: $(FUZZER)/.ready  ## attack every command and every reader, in some 30 minutes
+	@mkdir -p build
+	$(ONE) $(FUZZER)/bin/python tests/torture --workers $(WORKERS) --json build/torture.json $(TORTURE)
+
 conform: conform-$(BACKEND)  ## check one backend against the contract: make conform BACKEND=cpu
 
 conform-cpu: $(VENV)/.ready
@@ -146,9 +155,14 @@ $(ASCEND)/.ready: tests/layer.sh
 	$(LAYER) triton-ascend==3.2.0 ascendnpu-ir==1.2.0 pybind11 "numpy<2.4"
 	@touch $@
 
+# for coverage-guided fuzzing
+$(FUZZER)/.ready: tests/layer.sh $(VENV)/.ready
+	$(LAYER) atheris==3.0.0
+	@touch $@
+
 $(NPUSIM)/.ready: $(VENV)/.ready $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/operators/*) tests/npusim/build.sh
 	$(STAGE) $(@D) tests/npusim/build.sh $(NPUSIM) $(NPU)/bin/python
 	@touch $@
 
 clean:  ## remove the environments and what was built
-	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) $(ASCEND) build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) $(ASCEND) $(FUZZER) build dist *.egg-info
