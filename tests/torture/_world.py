@@ -59,7 +59,7 @@ def _save_model(folder: Path, shard: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     # matrices of an MLP that a fingerprint does not read as a whole
-    sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2, "vocab_size": 64}
+    sizes = {"hidden_size": 64, "intermediate_size": 384, "num_hidden_layers": 2, "vocab_size": 64}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
     torch.manual_seed(5)
     model = LlamaForCausalLM(LlamaConfig(**sizes, **heads, tie_word_embeddings=False)).to(torch.bfloat16)
