@@ -58,6 +58,9 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     ),
     "mapping": lambda: ImportError("libtorch_cpu.so: failed to map segment from shared object"),
     "threads": lambda: RuntimeError("can't start new thread"),
+    "pool of threads": lambda: PanicException("not initialised: ThreadPoolBuildError { kind: WouldBlock }"),
+    "loop of links": lambda: RuntimeError("Symlink loop from '/some/link'"),
+    "home": lambda: RuntimeError("Could not determine home directory."),
     "RuntimeError": lambda: RuntimeError("two\nlines"),
     "Exception": lambda: Exception("bare"),
     "AssertionError": lambda: AssertionError(),
@@ -92,13 +95,12 @@ EARLY = {
     "project": [
         "json.loads",
         "unipruning_core.search.run_folder.read_header",
-        "unipruning_core.projection.project.check_output",
+        "unipruning_core.projection.project.claimed_output",
         "shutil.copyfile",
         "shutil.disk_usage",
     ],
-    "perplexity": MODEL,
     "plan": [f"{AUTO}Config.from_pretrained", f"{AUTO}ModelForCausalLM.from_config"],
-    "allocate": ["json.loads", "unipruning_core.search.run_folder.read_header", "pathlib.Path.write_text"],
+    "allocate": ["json.loads", "unipruning_core.search.run_folder.read_header", "os.fsync"],
 }
 LATE = {
     "search": [
@@ -107,8 +109,8 @@ LATE = {
         "unipruning_core.search.run_folder.write_json",
     ],
     "prune": [*MODEL, "shutil.copyfile", "unipruning_core.storage.staging.sync"],
-    "perplexity": ["transformers.LlamaForCausalLM.forward"],
-    "plan": ["pathlib.Path.write_text"],
+    "perplexity": [*MODEL, "transformers.LlamaForCausalLM.forward"],
+    "plan": ["os.fsync"],
 }
 CASES = [
     (command, border, names)

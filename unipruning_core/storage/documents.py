@@ -141,7 +141,8 @@ def _check_values(content: Any, strict: bool) -> None:
                 elif isinstance(value, list):
                     below.append(value)
                 elif strict and isinstance(value, str) and not value.isascii():
-                    value.encode()
+                    # but the bytes of a file's name that is not UTF-8, as Python escapes them, are recorded as they are
+                    value.encode(errors="surrogateescape")
         if not (level := below):
             return
     raise ValueError(f"it is nested more than {DEEPEST} levels deep")
