@@ -248,9 +248,9 @@ def test_a_search_into_what_it_reads_is_refused(model, home, tmp_path, refused, 
 def test_a_search_into_a_folder_that_the_model_links_to_is_refused(home, finished, tmp_path, refused):
     """Its weights lie in a checkpoint that an earlier command of ours wrote, and so might replace."""
     succeed("project", home / "model", finished / "0", "--sparsity", "50%", "--out", tmp_path / "real")
-    (tmp_path / "model").mkdir()
-    for path in (tmp_path / "real").iterdir():
-        (tmp_path / "model" / path.name).symlink_to(path)
+    shutil.copytree(home / "model", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "model.safetensors").symlink_to(tmp_path / "real" / "model.safetensors")
     words = [tmp_path / "model", "--data", home / "text.txt", *SEARCH]
     before = tree(tmp_path)
     refused("search", *words, "--out", tmp_path / "real")

@@ -33,7 +33,9 @@ def add_commands(command: Command) -> None:
     )
     parser.add_argument("--mode", default=DEFAULT_MODE, help="mode of the search (default: %(default)s)")
     parser.add_argument(
-        "--out", type=Path, help="folder to keep the run folder and checkpoints in (default: a temporary folder)"
+        "--out",
+        type=Path,
+        help="folder to keep run folder and checkpoints in, new or of an earlier demo (default: a temporary folder)",
     )
     add_backend(parser)
 

@@ -94,7 +94,7 @@ def claimed_output(
                 _look_at(out, slugs_of(sparsities), expected, replace=overwrite)
             work, killed = stack.enter_context(_work_for(out, progress))
             old = _look_at(out, slugs_of(sparsities), expected, replace=overwrite or killed)
-            check_space(out, len(sparsities) * (size_of(checkpoint, files) + _own_bytes(targets)))
+            check_room(out, checkpoint, files, targets, len(sparsities))
         must_match = () if overwrite or not old else tuple(out / slug for slug in slugs_of(sparsities))
         yield Output(out, work, tuple(old), must_match)
 
@@ -130,6 +130,11 @@ def files_of(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
 def size_of(checkpoint: Checkpoint, files: Iterable[Path]) -> int:
     """Return the bytes of files of a checkpoint."""
     return sum((checkpoint.folder / path).stat().st_size for path in files)
+
+
+def check_room(out: Path, checkpoint: Checkpoint, files: Iterable[Path], targets: Iterable[Target], count: int) -> None:
+    """Refuse an output whose disk has no room for so many pruned checkpoints."""
+    check_space(out, count * (size_of(checkpoint, files) + _own_bytes(targets)))
 
 
 def _own_bytes(targets: Iterable[Target]) -> int:

@@ -13,7 +13,7 @@ from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
 from unipruning_core.projection.output import INTEGERS, PrunedFolder
-from unipruning_core.projection.place import Output, claimed_output, files_of, size_of, slugs_of
+from unipruning_core.projection.place import Output, check_room, claimed_output, files_of, size_of, slugs_of
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint
@@ -84,6 +84,7 @@ def _project(
         more = f" and {len(links) - 1} more" if len(links) > 1 else ""
         progress.note(f"not copied: {links[0]}{more} ({LEADS_OUTSIDE})")
     size = size_of(checkpoint, files)
+    check_room(place.folder, checkpoint, files, scores.targets, len(sparsities))
     about: dict[str, object] = {
         "backend": backend.name,
         "model_fingerprint": scores.fingerprint,

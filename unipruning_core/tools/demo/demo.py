@@ -7,15 +7,16 @@ whole commands, and every printed command can be repeated by hand.
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from unipruning_core.progress import Progress
 from unipruning_core.projection.report import read_report
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.storage.holding import holding, scratch
 from unipruning_core.tools.demo.assets import demo_model, demo_texts
 from unipruning_core.tools.processes import Stage, run_command, run_in_subprocess
 
@@ -54,31 +55,31 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         texts = run_in_subprocess(demo_texts)
         calibration, evaluation = calibration or str(texts[0]), evaluation or str(texts[1])
     backend = ["--backend", choice.backend] if choice.backend else []
-    folder = choice.out or Path(tempfile.mkdtemp(prefix="unipruning-demo-"))
-    run, pruned = folder / "run", folder / "pruned"
-    try:
-        perplexity_arguments = [
-            "--data",
-            evaluation,
-            "--seq-len",
-            str(EVALUATION_WINDOW),
-            "--windows",
-            str(choice.windows),
-            "--json",
-        ]
+    apart = [(name, Path(path)) for name, path in (("model", model), ("text", calibration), ("text", evaluation))]
+    with ExitStack() as stack:
+        if choice.out is None:
+            folder, lock = stack.enter_context(scratch("demo", "unipruning-demo-"))
+        else:
+            folder = choice.out
+            lock = stack.enter_context(holding(folder, "demo", "a demonstration", apart=_existing(apart)))
+        run, pruned = folder / "run", folder / "pruned"
+
+        def command(*words: str) -> Stage:
+            return run_command([*words, *backend], progress, (lock,))
 
         def evaluate(checkpoint: str) -> tuple[float, Stage]:
-            stage = run_command(["perplexity", checkpoint, *perplexity_arguments, *backend], progress)
+            window, windows = str(EVALUATION_WINDOW), str(choice.windows)
+            words = ["--data", evaluation, "--seq-len", window, "--windows", windows, "--json"]
+            stage = command("perplexity", checkpoint, *words)
             return json.loads(stage.output)["perplexity"], stage
 
         dense_perplexity, dense = evaluate(model)
         search_arguments = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
-        search_arguments += ["--mode", choice.mode]
-        search = run_command(["search", model, "--out", str(run), *search_arguments, *backend], progress)
+        # what is in a marked folder is of an earlier demonstration, perhaps of one that was killed
+        search_arguments += ["--mode", choice.mode, "--overwrite"]
+        search = command("search", model, "--out", str(run), *search_arguments)
         sparsity_arguments = [word for text in choice.sparsities for word in ("--sparsity", text)]
-        project = run_command(
-            ["project", model, str(run), *sparsity_arguments, "--out", str(pruned), *backend], progress
-        )
+        project = command("project", model, str(run), *sparsity_arguments, "--out", str(pruned), "--overwrite")
         rows = [
             _row("dense", dense_perplexity, "", dense),
             _row("one search", None, "", search),
@@ -89,10 +90,12 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
             perplexity, stage = evaluate(str(checkpoint))
             report = read_report(checkpoint)
             rows.append(_row(str(sparsity), perplexity, f"{report['overall']['zero_share']:.2%}", stage))
-    finally:
-        if choice.out is None:
-            shutil.rmtree(folder)
     return "\n".join([_heading(), *rows, "", _next(choice, model, run)])
+
+
+def _existing(paths: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Leave out the names of models and data sets on the hub."""
+    return [(name, path) for name, path in paths if os.path.exists(path)]
 
 
 def _heading() -> str:
