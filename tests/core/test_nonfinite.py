@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
-from _checkpoints import save_llama
+from _checkpoints import save_llama, save_tokenizer
 from _modes import SAMPLES, batches, start
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import unipruning
+from unipruning_core.cli.main import main
 from unipruning_core.data.calibration import Calibration, Origin
 from unipruning_core.errors import DataError, RunError
 from unipruning_core.models.targets import find_targets
@@ -74,7 +76,7 @@ def run(folder, out, calibration, skip=False, save_every=1e9, progress=None, **s
     dtype = next(iter(load_file(folder / "model.safetensors").values())).dtype
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     chosen = settings_of(settings.pop("mode", None), settings)
-    task = SearchTask(Checkpoint.open(folder), calibration, chosen, "tiny", {}, skip)
+    task = SearchTask(Checkpoint.open(folder), calibration, chosen, "tiny", {}, skip_nonfinite=skip)
     return search(task, model, CpuBackend(), out, save_every=save_every, progress=progress)
 
 
@@ -90,8 +92,10 @@ def test_a_sample_that_overflows_ends_the_search_with_what_helps(overflowing, tm
     message = str(caught.value)
     assert "sample 4 of 6 (document 13, which begins 'words of 3')" in message
     assert "'model.layers.0.self_attn.o_proj.weight'" in message or "'model.layers.0.mlp" in message
-    assert "the state after sample 3 is kept; use --dtype bfloat16 or float32, or --skip-nonfinite" in message
-    assert (out / "unfinished" / "resume-00000003").is_dir()
+    assert "the state after sample 3 is kept; use --dtype bfloat16 or float32, or " in message
+    assert ("or lower --learning-rate" in message) == (mode in ("drift", "coupled"))
+    assert message.endswith("leave such samples out with --skip-nonfinite")
+    assert [path.name for path in out.glob("unfinished/resume-*")] == ["resume-00000003"]
     with pytest.raises(DataError, match="sample 4 of 6"):
         run(overflowing, out, data(bad=[3]), mode=mode)
 
@@ -289,3 +293,50 @@ def test_run_json_never_holds_what_is_no_json(overflowing, tmp_path):
     written = json.loads((tmp_path / "run" / RUN_FILE).read_text(), parse_constant=refuse)
     assert written["skipped"] == [{"sample": 4}]
     assert Run.open(tmp_path / "run").description["skipped"] == written["skipped"]
+
+
+@pytest.fixture
+def evil_text(tmp_path):
+    """A model with a tokenizer, and a text of eight documents of which the third makes it overflow."""
+    save_llama(tmp_path / "model", dtype=torch.float16)
+    save_tokenizer(tmp_path / "model")
+    evil = AutoTokenizer.from_pretrained(tmp_path / "model").convert_tokens_to_ids("word29")
+
+    def change(tensors):
+        tensors["model.embed_tokens.weight"][evil] = 65504.0
+        for name, tensor in tensors.items():
+            if "o_proj" in name:
+                tensor.mul_(3000)
+
+    changed(tmp_path / "model", change)
+    lines = [json.dumps({"text": " ".join([f"word{29 if number == 2 else number}"] * 20)}) for number in range(8)]
+    (tmp_path / "text.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["feedback", "frozen"])
+def test_the_command_names_the_document_and_goes_on_without_it(evil_text, capsys, mode):
+    words = ["search", str(evil_text / "model"), "--data", str(evil_text / "text.jsonl"), "--packing", "document"]
+    words += ["--samples", "8", "--seq-len", "16", "--dtype", "float16"]
+    words += ["--mode", mode, "--out", str(evil_text / "run")]
+    assert main(words) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "of 8 (document 3, which begins 'word29 word29 word29" in said
+    assert said.endswith("is saved; use --dtype bfloat16 or float32, or leave such samples out with --skip-nonfinite")
+    assert main([*words, "--skip-nonfinite"]) == 0
+    assert "left out as not finite: 1 of 8 samples (number " in capsys.readouterr().err
+    (skipped,) = Run.open(evil_text / "run").description["skipped"]
+    assert skipped["documents"] == [3]
+
+
+def test_a_model_in_memory_is_left_as_it_was(evil_text):
+    model = AutoModelForCausalLM.from_pretrained(evil_text / "model", dtype=torch.float16)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    tokenizer = AutoTokenizer.from_pretrained(evil_text / "model")
+    options = {"data": str(evil_text / "text.jsonl"), "packing": "document", "samples": 8, "seq_len": 16}
+    options |= {"mode": "drift", "progress": False}
+    with pytest.raises(DataError, match=r"document 3.*nothing is saved"):
+        unipruning.search(model, tokenizer, **options)
+    scores = unipruning.search(model, tokenizer, skip_nonfinite=True, **options)
+    assert [entry["documents"] for entry in scores.provenance["skipped"]] == [[3]]
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())

@@ -139,9 +139,10 @@ def state_error(
 
 def remedy(run: Search) -> str:
     """Return what to do about a sample that is not finite."""
-    other = dtype_remedy(run.layers[0].weight.dtype)
-    skip = f"{FLAG} leaves such samples out"
-    return f"{other}, or {skip}" if other else skip
+    remedies = [dtype_remedy(run.layers[0].weight.dtype)]
+    remedies += ["lower --learning-rate"] if run.settings.moves_weights else []
+    remedies += [f"leave such samples out with {FLAG}"]
+    return ", or ".join(filter(None, remedies))
 
 
 def checked(outcomes: Iterable[Outcome], kept: str) -> Iterator[Outcome]:
