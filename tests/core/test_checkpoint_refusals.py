@@ -241,6 +241,14 @@ def test_a_config_that_describes_more_than_the_weights_is_refused_before_a_model
         load_config_and_tokenizer(Checkpoint.open(copy), ModelChoice(str(copy)))
 
 
+@pytest.mark.parametrize("layers", [0, -1])
+def test_a_config_without_a_layer_is_refused(layers, copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}))
+    with pytest.raises(CheckpointError, match=r"num_hidden_layers .* must be 1 or more"):
+        load_config_and_tokenizer(Checkpoint.open(copy), ModelChoice(str(copy)))
+
+
 def test_a_file_beside_the_weights_that_is_too_large_is_refused(copy):
     os.truncate(copy / "tokenizer.json", 1 << 40)
     with pytest.raises(CheckpointError, match="belongs to no tokenizer"):

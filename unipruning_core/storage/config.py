@@ -15,6 +15,7 @@ PACKED = 8  # weights in one stored number, at most: 4 bits each in an int32
 SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 LARGEST_SIDE_FILE = 1 << 28  # bytes
 MOST_LAYERS = 10_000  # where there are no weights to compare with
+DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 LAYERS = re.compile(r"n_layer|\w*_(layers|blocks)")
 EXPERTS = re.compile(r"\w*_experts")
 SIDES = re.compile(r"vocab_size|\w*hidden_size|\w*intermediate_size|n_embd|n_inner|d_model|d_ff|ffn_dim|head_dim")
@@ -60,6 +61,10 @@ def check_bare_config(path: Path) -> None:
 
 def _check_numbers(path: Path, config: Mapping[str, Any], limits: Mapping[re.Pattern[str], int], known: str) -> None:
     for name, value in _numbers(config):
+        if name in DEPTHS and value < 1:
+            raise CheckpointError(
+                f"{str(path)!r} has {name} {quoted(value)}, which must be 1 or more; copy it from the original model"
+            )
         if any(pattern.fullmatch(name) and value > limit for pattern, limit in limits.items()):
             raise CheckpointError(
                 f"{str(path)!r} describes another model: {name} is {quoted(value)}, but {known}; copy it from the "
