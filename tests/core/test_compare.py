@@ -8,6 +8,7 @@ import pytest
 from _killed import tree
 
 from unipruning_core.cli.main import main
+from unipruning_core.compare import runner as compare_run
 from unipruning_core.compare.folder import held
 from unipruning_core.storage.documents import sealed
 from unipruning_core.storage.ownership import MARKER, mark
@@ -259,3 +260,23 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
     # null in strict JSON stands for what is not finite
     assert rows["wanda", "50%/row"]["perplexity"] is rows["wanda", "50%/row"]["ratio"] is None
     assert rows["magnitude", "50%/matrix"]["ratio"] == 0.0
+
+
+def test_every_search_and_nothing_else_is_told_to_skip_what_is_not_finite(words, commands, monkeypatch):
+    run, told = compare_run.run_command, {}
+
+    def watched(arguments, *rest):
+        told[arguments[0]] = "--skip-nonfinite" in arguments
+        return run(arguments, *rest)
+
+    monkeypatch.setattr(compare_run, "run_command", watched)
+    assert main([*words, "--methods", "magnitude", "--sparsity", "50%", "--skip-nonfinite"]) == 0
+    assert told == {"search": True, "project": False, "perplexity": False}
+
+
+def test_a_comparison_that_is_stopped_says_what_is_kept(words, commands, capsys):
+    commands.stop_before = 2
+    assert main([*words, "--methods", "magnitude", "--sparsity", "50%"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "stopped by SIGINT; finished searches and evaluations are kept, and the same command goes on from them"
+    )

@@ -91,6 +91,9 @@ def _add_compare(command: Command) -> None:
         default="runs",
         help="what to keep on disk: results only, also run folders, or also pruned checkpoints (default: %(default)s)",
     )
+    machine.add_argument(
+        "--skip-nonfinite", action="store_true", help="leave what is NaN or infinite out of the searches"
+    )
     machine.add_argument("--plot", action="store_true", help="draw FOLDER/perplexity.png (needs matplotlib)")
 
 
@@ -119,7 +122,8 @@ def _compare(options: argparse.Namespace) -> int:
     check_first(options, "dtype", "backend", "model", "data", "eval_data")
     from unipruning_core.compare.job import compare
 
-    names = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len", "keep", "plot", "out")
+    measured = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len")
+    names = (*measured, "keep", "skip_nonfinite", "plot", "out")
     table = compare(
         options.model,
         methods=options.methods,

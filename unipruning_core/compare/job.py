@@ -65,6 +65,7 @@ def compare(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     keep: str = "runs",
+    skip_nonfinite: bool = False,
     plot: bool = False,
     progress: bool | Progress = True,
 ) -> Comparison:
@@ -79,6 +80,7 @@ def compare(
         seeds: seeds of the order of the text and of random subsets; the table shows the median over them.
         eval_data: the text to measure perplexity on, with its own split, text column and window length.
         keep: "results", "runs" or "checkpoints", each including those before it.
+        skip_nonfinite: as for ``search``; SparseGPT does not know it.
         plot: also draw ``out``/perplexity.png.
 
     All others are as in ``prune``.
@@ -104,6 +106,7 @@ def compare(
         eval_seq_len=eval_seq_len,
         out=Path(out),
         keep=keep,
+        skip_nonfinite=skip_nonfinite,
     )
     if plot:
         check_drawer()

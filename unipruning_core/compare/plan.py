@@ -36,6 +36,7 @@ class CompareChoice:
     eval_seq_len: int | None
     out: Path
     keep: str = "runs"  # "results", "runs" or "checkpoints", each including those before it
+    skip_nonfinite: bool = False  # in searches
 
 
 @dataclass(frozen=True)

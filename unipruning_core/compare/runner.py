@@ -185,7 +185,7 @@ class ComparisonRunner:
         begun_before = (run / RUN_FILE).is_file() or is_under_way(run)
         if not (run / RUN_FILE).is_file():
             folder.mkdir(exist_ok=True)
-            arguments = self._search_arguments(search)
+            arguments = self._search_arguments(search) + ["--skip-nonfinite"] * self.choice.skip_nonfinite
             stage = self._command("search", self.choice.model.name, "--out", str(run), *arguments, *self._loading)
         tokens = read_description(run)["data"]["tokens"]
         # the total time of a search that resumed after another process is unknown
