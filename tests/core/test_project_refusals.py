@@ -11,9 +11,13 @@ import pytest
 import torch
 from _checkpoints import FakeScores, content, parsed, save_llama, targets_of
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import unipruning
+from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError, ConfigError, OutputError, RunError
 from unipruning_core.projection.project import project
+from unipruning_core.storage import checkpoint as storage
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.tensorfile import digest_of
 from unipruning_cpu.backend import CpuBackend
@@ -183,3 +187,41 @@ def test_a_disk_that_fills_up_leaves_all_as_it_was(overwrite, llama, tmp_path, m
         project(llama, FakeScores(llama), parsed("60%"), tmp_path / "out", BACKEND, overwrite=overwrite)
     assert content(tmp_path) == before
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_projection_wants_the_weights_that_the_search_saw(home, search_words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(storage, "FINGERPRINT_SAMPLE", 4)  # of tensors as small as these it would read every byte
+    model, run, out = str(shutil.copytree(home / "model", tmp_path / "model")), str(tmp_path / "run"), tmp_path / "out"
+    assert main(["search", model, *search_words[1:], "--mode", "frozen", "--out", run]) == 0
+    checkpoint = Checkpoint.open(model)
+    target = targets_of(checkpoint)[3].name
+    info = checkpoint.tensors[target]
+    before = info.file.read_bytes()
+    fingerprint = checkpoint.fingerprint()
+    info.file.write_bytes(
+        before[: info.start + 101] + bytes([before[info.start + 101] ^ 1]) + before[info.start + 102 :]
+    )
+    assert Checkpoint.open(model).fingerprint() == fingerprint
+    project_words = ["project", model, run, "--sparsity", "50%", "--out", str(out)]
+    assert main(project_words) == 2
+    assert f"the weights of {target!r} are not those that were searched" in capsys.readouterr().err
+    assert not out.exists()
+    info.file.write_bytes(before)
+    assert main(project_words) == 0
+
+
+def test_a_projection_in_memory_wants_the_weights_that_the_search_saw(home, monkeypatch):
+    monkeypatch.setattr(storage, "FINGERPRINT_SAMPLE", 4)
+    model = AutoModelForCausalLM.from_pretrained(home / "model")
+    tokenizer = AutoTokenizer.from_pretrained(home / "model")
+    text = [(home / "text.txt").read_text()]
+    found = unipruning.search(model, tokenizer, data=text, samples=2, seq_len=16, mode="frozen", progress=False)
+    weight = model.get_parameter(found.targets[2].name)
+    before = weight.detach().clone()
+    weight.data[1, 5] += 1
+    with pytest.raises(RunError, match="are not those that were searched"):
+        unipruning.project(model, found, sparsity="50%", progress=False)
+    weight.data.copy_(before)
+    assert unipruning.project(model, found, sparsity="50%", progress=False)
+    # masked by these scores, the weights are others, and known
+    assert unipruning.project(model, found, sparsity="60%", progress=False)
