@@ -9,6 +9,7 @@ from pathlib import Path
 from _crafted import WEIGHTS, Crafted, nothing, write
 from _crafted_files import PROJECT, SEARCH, TEXT
 from _damage import project_words, search_words
+from _server import redirect
 
 LONG = "x" * 300
 NUMBERS = [
@@ -133,12 +134,12 @@ def _closed(stream: int) -> None:
 
 
 def _full(stream: int) -> None:
-    os.dup2(os.open("/dev/full", os.O_WRONLY), stream)
+    redirect(stream, os.open("/dev/full", os.O_WRONLY))
 
 
 def _broken(stream: int) -> None:
     reading, writing = os.pipe()
-    os.dup2(writing, stream)
+    redirect(stream, writing)
     os.close(reading)
 
 

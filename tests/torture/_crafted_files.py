@@ -61,9 +61,8 @@ RUNS = [
     ("format", 2),
 ]
 STATES = [
-    ("sample", 3),
-    ("sample", 1),
     ("sample", 99),
+    ("sample", 0),
     ("sample", -1),
     ("sample", "2"),
     ("sample", 1.5),
@@ -143,6 +142,11 @@ def _documents() -> list[Crafted]:
     for key, value in STATES:
         change = edit("run/**/state*.json", put(key, value))
         cases.append(Crafted(f"state.json: {_said(key, value)}", change, resumed_words("drift"), base="state-drift"))
+    for step in (1, -1):
+        change = edit(
+            "run/**/state*.json", lambda document, step=step: document.update(sample=document["sample"] + step)
+        )
+        cases.append(Crafted(f"state.json: sample {step:+}", change, resumed_words("drift"), base="state-drift"))
     shorter = edit("run/run.json", lambda document: document["targets"].__delitem__(slice(5, None)), seal=True)
     median = edit("bench.json", put("lines.0.median", ...))
     return [

@@ -147,8 +147,9 @@ def _child(call: Callable[[], int], folder: Path, output: Path, preparations: Se
     try:
         os.setsid()
         null, file = os.open(os.devnull, os.O_RDONLY), os.open(output, os.O_WRONLY | os.O_CREAT)
-        for old, new in ((null, 0), (file, 1), (file, 2)):
-            os.dup2(old, new)
+        os.dup2(null, 0)
+        for stream in (1, 2):
+            redirect(stream, file)
         os.chdir(folder)
         temporary = folder / "tmp"
         temporary.mkdir(exist_ok=True)
@@ -173,12 +174,22 @@ def _child(call: Callable[[], int], folder: Path, output: Path, preparations: Se
     except BaseException:
         traceback.print_exc()
     finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):
-            status = status or 1
+        # as Python ends a process: what cannot be flushed is an error on standard output only
+        for stream, failed in ((sys.stderr, 0), (sys.stdout, 120)):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except (OSError, ValueError):
+                status = status or failed
         os._exit(status)
+
+
+def redirect(stream: int, descriptor: int) -> None:
+    """Lead standard output, 1, or standard error, 2, elsewhere, as if the process had begun so."""
+    os.dup2(descriptor, stream)
+    errors = "strict" if stream == 1 else "backslashreplace"
+    file = os.fdopen(stream, "w", encoding="utf-8", errors=errors, buffering=1 if stream == 2 else -1, closefd=False)
+    setattr(sys, "stdout" if stream == 1 else "stderr", file)
 
 
 def _fork_our_commands() -> None:
