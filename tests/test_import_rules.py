@@ -244,7 +244,7 @@ def test_container_is_no_package(folder):
     ids=["core", "cli", "registry", "runner", "discovery"],
 )
 def test_starting_up_imports_nothing_heavy(code):
-    heavy = "{'torch', 'triton', 'torch_npu', 'transformers', 'datasets', 'numpy'}"
+    heavy = "{'torch', 'triton', 'torch_npu', 'transformers', 'datasets', 'pyarrow', 'numpy'}"
     program = f"import sys; {code}; sys.exit(', '.join({heavy} & set(sys.modules)) or None)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr

@@ -14,6 +14,7 @@ from unipruning_core.progress import Bars
 from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.outputs import check_apart, check_file, errors_as_output_errors, write_whole
 
 DETAILS = """\
@@ -78,10 +79,11 @@ def _allocate(options: argparse.Namespace) -> int:
     check_file(options.out)
     check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
-    from unipruning_core.jobs.prepared import OnDisk
-    from unipruning_core.models.loading import ModelChoice
-    from unipruning_core.projection.allocate import fisher_rows, owl
-    from unipruning_core.search.run_folder import Run
+    with collector_at_rest(ours=True):
+        from unipruning_core.jobs.prepared import OnDisk
+        from unipruning_core.models.loading import ModelChoice
+        from unipruning_core.projection.allocate import fisher_rows, owl
+        from unipruning_core.search.run_folder import Run
 
     choice = ModelChoice(options.model, trust_remote_code=options.trust_remote_code)
     model = OnDisk(choice, options.backend, Bars())

@@ -24,6 +24,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import built, flags
 from unipruning_core.sparsity.parse import parse_sparsity
+from unipruning_core.startup import collector_at_rest
 
 COMPARE_DETAILS = f"""\
 A method is NAME[/BUDGET][:KEY=VALUE]...
@@ -120,7 +121,8 @@ def _compare(options: argparse.Namespace) -> int:
     parse_methods(options.methods, options.preset)
     parse_ratios(options.sparsity)
     check_first(options, "dtype", "backend", "model", "data", "eval_data")
-    from unipruning_core.compare.job import compare
+    with collector_at_rest(ours=True):
+        from unipruning_core.compare.job import compare
 
     measured = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len")
     names = (*measured, "keep", "skip_nonfinite", "plot", "out")
@@ -142,11 +144,12 @@ def _sparsegpt(options: argparse.Namespace) -> int:
     settings = built(SparseGptSettings, given(options, flags(SPARSEGPT_FLAGS)), "SparseGPT")
     sparsity = parse_sparsity(options.sparsity)
     check_first(options, "dtype", "backend", "model", "data")
-    from unipruning_core.compare.sparsegpt_job import run_sparsegpt
-    from unipruning_core.data.calibration import DataChoice
-    from unipruning_core.data.text import TextChoice
-    from unipruning_core.jobs.prepared import OnDisk
-    from unipruning_core.models.loading import ModelChoice
+    with collector_at_rest(ours=True):
+        from unipruning_core.compare.sparsegpt_job import run_sparsegpt
+        from unipruning_core.data.calibration import DataChoice
+        from unipruning_core.data.text import TextChoice
+        from unipruning_core.jobs.prepared import OnDisk
+        from unipruning_core.models.loading import ModelChoice
 
     text = TextChoice(options.data, options.split, options.text_column)
     choice = ModelChoice(options.model, options.dtype, options.trust_remote_code)

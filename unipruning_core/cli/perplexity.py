@@ -8,6 +8,7 @@ import math
 
 from unipruning_core.cli.arguments import SEQ_LEN_HELP, Command, add_backend, add_model, add_text, loading_from
 from unipruning_core.cli.early import check_first
+from unipruning_core.startup import collector_at_rest
 
 DETAILS = """\
 The field's standard protocol: the text as one string, tokenised once, in windows that do not overlap; the exponential
@@ -32,7 +33,8 @@ def _perplexity(options: argparse.Namespace) -> int:
     check_first(options, "dtype", "backend", "model", "data")
     from dataclasses import asdict
 
-    from unipruning_core.jobs import api
+    with collector_at_rest(ours=True):
+        from unipruning_core.jobs import api
 
     result = api.perplexity(
         options.model,

@@ -18,6 +18,7 @@ from unipruning_core.cli.arguments import (
 from unipruning_core.cli.early import check_first
 from unipruning_core.models.named import check_outline
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.outputs import check_file, write_whole
 
 if TYPE_CHECKING:
@@ -64,10 +65,11 @@ def _plan(options: argparse.Namespace) -> int:
     check_outline(options.model)
     if options.backend is not None:
         check_first(options, "backend")
-    from unipruning_core.data.calibration import check_size
-    from unipruning_core.models.loading import window_length
-    from unipruning_core.models.outline import outline
-    from unipruning_core.tools.plan.plan import Machine, plan_search
+    with collector_at_rest(ours=True):
+        from unipruning_core.data.calibration import check_size
+        from unipruning_core.models.loading import window_length
+        from unipruning_core.models.outline import outline
+        from unipruning_core.tools.plan.plan import Machine, plan_search
 
     check_size(options.samples, options.seq_len)
     model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)

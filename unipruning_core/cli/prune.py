@@ -25,6 +25,7 @@ from unipruning_core.cli.early import check_first
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION, check_save_every
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.outputs import errors_as_output_errors
 
 SEARCH_DETAILS = """\
@@ -130,7 +131,8 @@ def _prune(options: argparse.Namespace) -> int:
     sparsities, settings = _sparsities(options), settings_from(options)
     check_save_every(options.save_every)
     check_first(options, *SEARCHED)
-    from unipruning_core.jobs import api
+    with collector_at_rest(ours=True):
+        from unipruning_core.jobs import api
 
     run_folder = options.run_folder or _run_beside(options.out)
     projected = api.prune(
@@ -155,7 +157,8 @@ def _search(options: argparse.Namespace) -> int:
     settings = settings_from(options)
     check_save_every(options.save_every)
     check_first(options, *SEARCHED)
-    from unipruning_core.jobs import api
+    with collector_at_rest(ours=True):
+        from unipruning_core.jobs import api
 
     run = api.search(
         options.model,
@@ -177,7 +180,8 @@ def _project(options: argparse.Namespace) -> int:
     sparsities = _sparsities(options)
     check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
-    from unipruning_core.jobs import api
+    with collector_at_rest(ours=True):
+        from unipruning_core.jobs import api
 
     projected = api.project(
         options.model,

@@ -17,6 +17,7 @@ from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.progress import Progress
+from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.config import check_config, check_side_files, read_config
 from unipruning_core.storage.layout import CONFIG_FILE
@@ -54,6 +55,7 @@ class ModelChoice:
         return [("model", Path(self.name))] if os.path.isdir(self.name) else []
 
 
+@collector_at_rest()
 def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:
     """Load the two light parts of a model."""
     from transformers import AutoConfig, AutoTokenizer
@@ -108,6 +110,7 @@ def build_outline(config: PretrainedConfig, choice: ModelChoice) -> PreTrainedMo
         return build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
 
 
+@collector_at_rest()
 def build_model(
     name: str, config: PretrainedConfig, *, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:

@@ -17,6 +17,7 @@ from unipruning_core.models.hub import mode_of
 from unipruning_core.models.loading import build_model
 from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
 from unipruning_core.models.targets import LeftOut, find_targets
+from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.config import check_bare_config
 from unipruning_core.storage.layout import CONFIG_FILE
@@ -80,6 +81,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
     )
 
 
+@collector_at_rest()
 def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
     """Load the config of a name: built in, in a file or folder, or on the hub, in this order."""
     check_outline(name)
