@@ -27,12 +27,17 @@ def test_a_text_file_is_one_document_as_it_is(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("source", "reason"), [("x" * 300 + ".txt", "File name too long"), ("a\0.txt", "null"), ("loop.txt", "symbolic")]
+    ("source", "reason"),
+    [
+        ("x" * 300 + ".txt", "File name too long; choose a shorter name"),
+        ("a\0.txt", "null.*; check the path"),
+        ("loop.txt", "symbolic.*; replace the link that leads to itself"),
+    ],
 )
 def test_a_path_that_cannot_be_looked_at_is_one_sentence(tmp_path, monkeypatch, source, reason):
     monkeypatch.chdir(tmp_path)
     Path("loop.txt").symlink_to("loop.txt")
-    with pytest.raises(DataError, match=f"cannot be looked at: .*{reason}.*; check the path"):
+    with pytest.raises(DataError, match=f"cannot be looked at: .*{reason}"):
         load_text(source)
 
 

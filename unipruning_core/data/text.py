@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.data.tables import choose_column, decode, is_encodable, read_table, text_of_rows
-from unipruning_core.errors import DataError, first_line
+from unipruning_core.errors import DataError, first_line, reason_and_remedy
 from unipruning_core.models.borders import library_errors_as
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def find_text(source: str) -> Path | None:
         pass
     # ValueError for a name with a NUL
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"text {source!r} cannot be looked at: {reason}; check the path") from error
+        reason = reason_and_remedy(error, "check the path", Path(path))
+        raise DataError(f"text {source!r} cannot be looked at: {reason}") from error
     else:
         if stat.S_ISREG(status.st_mode):
             if not status.st_size:

@@ -34,7 +34,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import ConfigError
+from unipruning_core.errors import ConfigError, reason_and_remedy
 from unipruning_core.sparsity.apportion import apportion
 from unipruning_core.sparsity.forms import (
     Kept,
@@ -82,10 +82,8 @@ class Budget:
         try:
             content = read_json(path)
         except OSError as error:
-            raise ConfigError(
-                f"budget {str(path)!r} cannot be read: {error.strerror}; pass a budget file, such as one that"
-                " 'unipruning allocate' wrote"
-            ) from error
+            reason = reason_and_remedy(error, "pass a budget file, such as one that 'unipruning allocate' wrote", path)
+            raise ConfigError(f"budget {str(path)!r} cannot be read: {reason}") from error
         except ValueError as error:
             raise ConfigError(f"budget {str(path)!r} is not valid JSON: {error}; correct the file") from error
         return cls.from_json(path.name, content)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from unipruning_core.errors import CheckpointError
+from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.storage.documents import parse_json, quoted
 from unipruning_core.storage.files import open_regular
 
@@ -72,7 +72,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
             size = os.fstat(file.fileno()).st_size
             return _parse(_header_bytes(file, size), path, size)
     except OSError as error:
-        raise CheckpointError(f"weights {str(path)!r} cannot be read: {error.strerror}; check the file") from error
+        reason = reason_and_remedy(error, "check the file", path)
+        raise CheckpointError(f"weights {str(path)!r} cannot be read: {reason}") from error
     # every malformed file raises a ValueError: bad UTF-8, bad JSON and the checks below
     except ValueError as error:
         raise CheckpointError(f"weights {str(path)!r} are damaged: {error}; download or save the file again") from error
@@ -86,7 +87,8 @@ def read_tensor(info: TensorInfo) -> Tensor:
             file.seek(info.start)
             count = file.readinto(buffer)
     except OSError as error:
-        raise CheckpointError(f"weights {str(info.file)!r} cannot be read: {error.strerror}; check the disk") from error
+        reason = reason_and_remedy(error, "check the disk", info.file)
+        raise CheckpointError(f"weights {str(info.file)!r} cannot be read: {reason}") from error
     if count != len(buffer):
         raise CheckpointError(
             f"weights {str(info.file)!r} became shorter while in use; leave the file alone and run again"
