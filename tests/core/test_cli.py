@@ -7,7 +7,7 @@ import pytest
 import torch
 from _checkpoints import save_llama
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from unipruning_core.cli.main import main
 
@@ -227,6 +227,31 @@ def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsy
     refused(
         ["search", *search_words, "--out", str(tmp_path / "run")], "GiB is free on the cpu device", tmp_path, capsys
     )
+
+
+def test_several_models_are_measured_in_one_command_a_line_each(home, tmp_path, capsys):
+    model, other = str(home / "model"), str(tmp_path / "other")
+    loaded = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        for parameter in loaded.parameters():
+            parameter.mul_(1.5)
+    loaded.save_pretrained(other)
+    AutoTokenizer.from_pretrained(model).save_pretrained(other)
+    words = ["--data", str(home / "text.txt"), "--seq-len", "32"]
+    alone = []
+    for name in (model, other):
+        assert main(["perplexity", name, *words]) == 0
+        alone.append(f"{name}: {capsys.readouterr().out}")
+    assert alone[0].split()[2] != alone[1].split()[2]
+    assert main(["perplexity", model, other, *words]) == 0
+    assert capsys.readouterr().out == "".join(alone)
+    assert main(["perplexity", model, other, *words, "--json"]) == 0
+    found = [json.loads(line)["perplexity"] for line in capsys.readouterr().out.splitlines()]
+    assert [f"{value:.3f}" for value in found] == [line.split()[2] for line in alone]
+    assert main(["perplexity", model, f"{other}x", *words]) == 2
+    printed = capsys.readouterr()
+    assert not printed.out, "a misspelt model is refused before any is measured"
+    assert f"{other}x' does not exist" in printed.err
 
 
 def test_an_infinite_perplexity_is_null_in_json(home, tmp_path, capsys):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unipruning_core.data.text import find_text
@@ -17,11 +17,17 @@ def _check_backend(name: str | None) -> None:
     Catalogue().requested(name)
 
 
+def _check_models(names: Sequence[str]) -> None:
+    for name in names:
+        check_model(name)
+
+
 CHECKS: Mapping[str, Callable[[Any], object]] = {
     "dtype": check_dtype,
     "backend": _check_backend,
     "run_folder": check_finished,
     "model": check_model,
+    "models": _check_models,
     "data": find_text,
     "eval_data": find_text,
 }

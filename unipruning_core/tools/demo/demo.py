@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from unipruning_core.progress import Progress
@@ -49,11 +50,9 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
     check_distinct(parsed)
     if choice.model is None:
         progress.note("model: SmolLM2-135M-Instruct, downloaded (93 MB) and converted the first time")
-    model = choice.model or str(run_in_subprocess(demo_model))
-    calibration, evaluation = choice.data, choice.eval_data
-    if calibration is None or evaluation is None:
-        texts = run_in_subprocess(demo_texts)
-        calibration, evaluation = calibration or str(texts[0]), evaluation or str(texts[1])
+    fetch = partial(_assets, choice)
+    needs_own = None in (choice.model, choice.data, choice.eval_data)
+    model, calibration, evaluation = run_in_subprocess(fetch) if needs_own else fetch()
     backend = ["--backend", choice.backend] if choice.backend else []
     apart = [(name, Path(path)) for name, path in (("model", model), ("text", calibration), ("text", evaluation))]
     with ExitStack() as stack:
@@ -67,29 +66,24 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         def command(*words: str) -> Stage:
             return run_command([*words, *backend], progress, (lock,))
 
-        def evaluate(checkpoint: str) -> tuple[float, Stage]:
-            window, windows = str(EVALUATION_WINDOW), str(choice.windows)
-            words = ["--data", evaluation, "--seq-len", window, "--windows", windows, "--json"]
-            stage = command("perplexity", checkpoint, *words)
-            return json.loads(stage.output)["perplexity"], stage
-
-        dense_perplexity, dense = evaluate(model)
         search_arguments = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
         # what is in a marked folder is of an earlier demonstration, perhaps of one that was killed
         search_arguments += ["--mode", choice.mode, "--overwrite"]
         search = command("search", model, "--out", str(run), *search_arguments)
         sparsity_arguments = [word for text in choice.sparsities for word in ("--sparsity", text)]
         project = command("project", model, str(run), *sparsity_arguments, "--out", str(pruned), "--overwrite")
-        rows = [
-            _row("dense", dense_perplexity, "", dense),
-            _row("one search", None, "", search),
-            _row(f"{len(parsed)} checkpoints", None, "", project),
-        ]
-        for sparsity in parsed:
-            checkpoint = pruned / sparsity.slug if len(parsed) > 1 else pruned
-            perplexity, stage = evaluate(str(checkpoint))
-            report = read_report(checkpoint)
-            rows.append(_row(str(sparsity), perplexity, f"{report['overall']['zero_share']:.2%}", stage))
+        checkpoints = [pruned / sparsity.slug for sparsity in parsed] if len(parsed) > 1 else [pruned]
+        text = ["--data", evaluation, "--seq-len", str(EVALUATION_WINDOW), "--windows", str(choice.windows), "--json"]
+        evaluation_stage = command("perplexity", model, *map(str, checkpoints), *text)
+        perplexities = [json.loads(line)["perplexity"] for line in evaluation_stage.output.splitlines()]
+        zeros = [f"{read_report(checkpoint)['overall']['zero_share']:.2%}" for checkpoint in checkpoints]
+    names = ["dense", *map(str, parsed)]
+    rows = [_quality(*values) for values in zip(names, perplexities, ["", *zeros], strict=True)]
+    rows += [
+        _cost("one search", search),
+        _cost(f"{len(parsed)} checkpoints", project),
+        _cost(f"{len(rows)} perplexities", evaluation_stage),
+    ]
     return "\n".join([_heading(), *rows, "", _next(choice, model, run)])
 
 
@@ -98,19 +92,31 @@ def _existing(paths: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
     return [(name, path) for name, path in paths if os.path.exists(path)]
 
 
+def _assets(choice: DemoChoice) -> tuple[str, str, str]:
+    """Return the model, the calibration text and the evaluation text, fetched where they are our own."""
+    model = choice.model or str(demo_model())
+    if choice.data is not None and choice.eval_data is not None:
+        return model, choice.data, choice.eval_data
+    calibration, evaluation = demo_texts()
+    return model, choice.data or str(calibration), choice.eval_data or str(evaluation)
+
+
 def _heading() -> str:
     return f"\n{'':16} {'perplexity':>10} {'zeros':>8} {'seconds':>8} {'peak memory':>12}"
 
 
-def _row(label: str, perplexity: float | None, zeros: str, stage: Stage) -> str:
-    shown = "" if perplexity is None else f"{perplexity:.2f}"
-    return f"{label:16} {shown:>10} {zeros:>8} {stage.seconds:8.1f} {stage.peak_mib:8.0f} MiB"
+def _quality(label: str, perplexity: float | None, zeros: str) -> str:
+    return f"{label:16} {'infinite' if perplexity is None else f'{perplexity:.2f}':>10} {zeros:>8}".rstrip()
+
+
+def _cost(label: str, stage: Stage) -> str:
+    return f"{label:16} {'':>10} {'':>8} {stage.seconds:8.1f} {stage.peak_mib:8.0f} MiB"
 
 
 def _next(choice: DemoChoice, model: str, run: Path) -> str:
     lines = [
         f"Perplexity: the first {choice.windows} windows of {EVALUATION_WINDOW} tokens; zeros: fraction of the",
-        "target weights, counted in the files; seconds and memory: of each whole command.  One search gave every row.",
+        "target weights, counted in the files; seconds and memory: of whole commands.  One search gave every sparsity.",
         "",
         "Try next:",
     ]
