@@ -52,9 +52,7 @@ class Search(ABC):
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
         self.metric = METRICS[settings.metric]
         self.recomputes = False  # whether the backward pass computes activations again
-        self.skips_nonfinite = (
-            False  # whether what is not finite is left out; each sample is then read before it is used
-        )
+        self.skips_nonfinite = False  # whether what is not finite is left out; a sample is then read before it is used
         self.unusable: list[int] = []  # positions of the layers whose gradient of this sample was left out
         self.notes: list[str] = []  # for the user, from the samples so far
         model.eval()  # dropout would draw its own random numbers
