@@ -12,6 +12,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
+# a thread of a bar that holds a lock while the process forks would hold it for ever in the fork
+tqdm.monitor_interval = 0
+
 KILLED, FAILED = 9, 7
 # each changes the disk; shutil.rmtree and Path use these of os too
 CHANGES = ("rename", "replace", "unlink", "remove", "rmdir", "mkdir", "ftruncate")

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 from _killed import in_a_fork
@@ -51,14 +52,12 @@ def test_a_lock_is_gone_when_it_is_released(path):
 def test_a_second_command_is_told_who_holds_the_folder(path, tmp_path):
     read, write = os.pipe()
     if not (child := os.fork()):
-        with locked(path, tmp_path):
-            os.write(write, b"x")
-            os.close(write)
-            os.read(read, 1)  # until the parent closes its end
-            import time
-
-            time.sleep(60)
-        os._exit(0)
+        try:
+            with locked(path, tmp_path):
+                os.write(write, b"x")
+                time.sleep(60)
+        finally:
+            os._exit(1)
     os.read(read, 1)
     try:
         where = f"process {child} on {socket.gethostname()}"
