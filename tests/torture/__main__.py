@@ -116,7 +116,9 @@ def _prepared(kinds: Sequence[Any], count: int, folder: Path) -> Sequence[Any]:
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """Return at most ``count`` items, from all of the list."""
+    """Return at most ``count`` items, from all of the list; none is a mistake of --only."""
+    if not items:
+        raise SystemExit("no kind of this attack has such a name; see --only")
     return [items[index * len(items) // count] for index in range(count)] if count < len(items) else list(items)
 
 
