@@ -1,4 +1,4 @@
-"""Checkpoints that several files of tests read, and copies to damage."""
+"""Checkpoints and searches that several files of tests read, copies to damage, and commands."""
 
 import contextlib
 import io
@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from _checkpoints import save_gpt2, save_home, save_llama
+from _folders import SEARCH, succeed
 
 from unipruning_core.cli.main import main
 from unipruning_core.compare import job as compare
@@ -84,3 +85,32 @@ def words(home, tmp_path):
     calibration = ["--data", text, "--samples", "3", "--seq-len", "16"]
     evaluation = ["--eval-data", text, "--eval-seq-len", "32", "--windows", "5"]
     return ["compare", str(home / "model"), *calibration, *evaluation, "--out", str(tmp_path / "out")]
+
+
+@pytest.fixture(scope="session")
+def model(home):
+    """The model and the text, as every command that searches takes them."""
+    return [str(home / "model"), "--data", str(home / "text.txt")]
+
+
+@pytest.fixture(scope="session")
+def finished(model, tmp_path_factory):
+    """A finished search of each of two seeds, made once and never changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    for seed in (0, 1):
+        succeed("search", *model, *SEARCH, "--mode", "drift", "--seed", seed, "--out", folder / str(seed))
+    return folder
+
+
+@pytest.fixture
+def refused(capsys):
+    """Assert that a command is refused with one sentence; return it."""
+
+    def check(*words):
+        capsys.readouterr()
+        assert main([str(word) for word in words]) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("error: ")
+        return error
+
+    return check

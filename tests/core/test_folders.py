@@ -1,53 +1,15 @@
-"""Commands and their folders: kills, two at once, overlaps, places that cannot be renamed, a user's own files."""
+"""Commands and their folders: kills, results that are overwritten, places that cannot be renamed."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
+from _folders import SEARCH, succeed
 from _killed import KILLED, in_a_fork, tree
 
-from unipruning_core.cli.main import main
-from unipruning_core.storage.ownership import LOCK, MARKER
-
-SEARCH = ("--samples", "3", "--seq-len", "16", "--save-every", "0")
-RUN_FILES = {"run.json", "dual.safetensors", MARKER}
-
-
-@pytest.fixture(scope="module")
-def model(home):
-    return [str(home / "model"), "--data", str(home / "text.txt")]
-
-
-def succeed(*words):
-    assert main([str(word) for word in words]) == 0
-
-
-@pytest.fixture(scope="module")
-def finished(model, tmp_path_factory):
-    """A finished search of each seed, and what its folder holds."""
-    folder = tmp_path_factory.mktemp("finished")
-    for seed in (0, 1):
-        succeed("search", *model, *SEARCH, "--mode", "drift", "--seed", seed, "--out", folder / str(seed))
-    return folder
-
-
-@pytest.fixture
-def refused(capsys):
-    """Assert that a command is refused with one sentence; return it."""
-
-    def check(*words):
-        capsys.readouterr()
-        assert main([str(word) for word in words]) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: ")
-        return error
-
-    return check
+from unipruning_core.storage.ownership import MARKER
 
 
 @pytest.mark.parametrize(("saving", "step"), [(SEARCH, 4), (SEARCH[:-2], 2)], ids=["saving", "not saving"])
@@ -174,46 +136,6 @@ def test_a_folder_that_cannot_be_renamed_or_replaced_is_filled_from_inside(
     assert os.listdir(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "unfinished/notes.txt", "sub/notes.txt", "dual.safetensors.bak"])
-def test_a_users_file_in_a_run_folder_is_refused_by_name_when_it_is_overwritten(
-    model, finished, tmp_path, refused, name
-):
-    out = tmp_path / "run"
-    shutil.copytree(finished / "1", out)
-    (out / name).parent.mkdir(exist_ok=True)
-    (out / name).write_text("years of work")
-    before = tree(tmp_path)
-    error = refused("search", *model, *SEARCH, "--mode", "drift", "--out", out, "--overwrite")
-    assert repr(name.partition("/")[0]) in error
-    assert tree(tmp_path) == before
-
-
-@pytest.mark.parametrize("name", ["results.json", "eval/results.json", "eval/", "config.json.bak"])
-@pytest.mark.parametrize("listed", [True, False], ids=["new report", "old report"])
-def test_a_users_file_beside_pruned_weights_is_refused_by_name_when_they_are_overwritten(
-    model, finished, tmp_path, refused, name, listed
-):
-    words = ["project", model[0], finished / "0", "--sparsity", "50%", "--out", tmp_path / "out"]
-    succeed(*words)
-    if not listed:
-        path = tmp_path / "out" / "unipruning.json"
-        report = json.loads(path.read_text()) | {"format": "unipruning-checkpoint-2"}
-        path.write_text(json.dumps({key: report[key] for key in report if key not in ("written", "checksum")}))
-    (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
-    if name.endswith("/"):
-        (tmp_path / "out" / name).mkdir()
-    else:
-        (tmp_path / "out" / name).write_text("years of work")
-    before = tree(tmp_path)
-    assert name.rstrip("/") in refused(*words, "--overwrite")
-    assert tree(tmp_path) == before
-    path = tmp_path / "out" / name
-    (shutil.rmtree if path.is_dir() else os.unlink)(path)
-    if path.parent != tmp_path / "out" and path.parent.exists() and not name.endswith("/"):
-        path.parent.rmdir()
-    succeed(*words, "--overwrite")
-
-
 def test_a_damaged_run_of_ours_can_be_overwritten(model, finished, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(finished / "1", out)
@@ -230,79 +152,6 @@ def test_a_run_of_a_version_without_markers_can_be_overwritten(model, finished, 
     assert tree(out) == tree(finished / "0")
 
 
-@pytest.mark.parametrize("place", ["{model}", "{model}/run", "{home}", "{text}", "{text}/run", "{link}/run"])
-@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["", "overwrite"])
-def test_a_search_into_what_it_reads_is_refused(model, home, tmp_path, refused, place, overwrite):
-    (tmp_path / "link").symlink_to(home / "model")
-    out = place.format(model=model[0], home=home, text=model[2], link=tmp_path / "link")
-    before = tree(home)
-    refused("search", *model, *SEARCH, "--out", out, *overwrite)
-    refused("prune", *model, *SEARCH, "--sparsity", "50%", "--out", out, "--run", tmp_path / "run", *overwrite)
-    refused("prune", *model, *SEARCH, "--sparsity", "50%", "--out", tmp_path / "out", "--run", out, *overwrite)
-    refused("compare", *model, "--methods", "wanda", "--sparsity", "50%", "--out", out)
-    refused("compare-sparsegpt", *model, "--sparsity", "50%", "--out", out, *overwrite)
-    assert tree(home) == before
-    assert os.listdir(tmp_path) == ["link"]
-
-
-def test_a_search_into_a_folder_that_the_model_links_to_is_refused(home, finished, tmp_path, refused):
-    """Its weights lie in a checkpoint that an earlier command of ours wrote, and so might replace."""
-    succeed("project", home / "model", finished / "0", "--sparsity", "50%", "--out", tmp_path / "real")
-    shutil.copytree(home / "model", tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").unlink()
-    (tmp_path / "model" / "model.safetensors").symlink_to(tmp_path / "real" / "model.safetensors")
-    words = [tmp_path / "model", "--data", home / "text.txt", *SEARCH]
-    before = tree(tmp_path)
-    refused("search", *words, "--out", tmp_path / "real")
-    assert "overlap" in refused("prune", *words, "--sparsity", "50%", "--out", tmp_path / "real", "--overwrite")
-    assert tree(tmp_path) == before
-
-
-@pytest.mark.parametrize("place", ["", "inner", ".."])
-def test_a_projection_into_its_run_is_refused(model, finished, refused, place):
-    before = tree(finished)
-    words = ["project", model[0], finished / "0", "--sparsity", "50%", "--out", finished / "0" / place, "--overwrite"]
-    assert "overlap" in refused(*words)
-    assert tree(finished) == before
-
-
-@pytest.mark.parametrize("name", ["run.json", "new.json", "unfinished"])
-def test_a_budget_inside_its_run_or_model_is_refused(model, finished, refused, name):
-    before = tree(finished)
-    for folder in (finished / "0", model[0]):
-        words = ["allocate", model[0], finished / "0", "--scheme", "owl", "--sparsity", "50%", "--overwrite"]
-        assert "overlap" in refused(*words, "--out", f"{folder}/{name}")
-    assert tree(finished) == before
-
-
-@pytest.mark.parametrize(
-    "place",
-    ["x" * 300, "x/" * 2500 + "x", "file/below", "loop", "loop/below", "dangling", "closed/run", "/", "/dev/null"],
-)
-def test_a_place_that_cannot_be_written_is_one_sentence_before_any_work(
-    model, finished, tmp_path, refused, monkeypatch, place
-):
-    (tmp_path / "file").write_text("")
-    (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "dangling").symlink_to("/proc/no/such/place")
-    monkeypatch.setattr("unipruning_core.models.loading.load_model", lambda *_, **__: pytest.fail("work had begun"))
-    mkdir = os.mkdir
-
-    def closed(path, *rest, **options):
-        if "closed" in str(path):
-            raise PermissionError(13, "Permission denied", str(path))
-        return mkdir(path, *rest, **options)
-
-    monkeypatch.setattr(os, "mkdir", closed)
-    out = tmp_path / place
-    refused("search", *model, *SEARCH, "--out", out)
-    refused("prune", *model, *SEARCH, "--sparsity", "50%", "--out", out)
-    refused("prune", *model, *SEARCH, "--sparsity", "50%", "--out", tmp_path / "out", "--run", out)
-    refused("project", model[0], finished / "0", "--sparsity", "50%", "--out", out)
-    refused("compare", *model, "--methods", "wanda", "--sparsity", "50%", "--out", out)
-    assert sorted(os.listdir(tmp_path)) == ["dangling", "file", "loop"]
-
-
 def test_the_working_folder_is_a_place_like_any_other(model, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -310,49 +159,3 @@ def test_the_working_folder_is_a_place_like_any_other(model, tmp_path, monkeypat
     assert (tmp_path / "here-run" / "run.json").is_file()
     assert os.path.samefile(".", tmp_path / "here")
     assert os.path.isfile("unipruning.json")
-
-
-def test_a_search_that_does_not_fit_the_disk_is_refused_before_the_model_is_loaded(
-    model, tmp_path, refused, monkeypatch
-):
-    monkeypatch.setattr("unipruning_core.models.loading.load_model", lambda *_, **__: pytest.fail("work had begun"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 1000))
-    assert "bytes, but its disk has 1000 free" in refused("search", *model, *SEARCH, "--out", tmp_path / "run")
-    assert os.listdir(tmp_path) == []
-
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from unipruning_core.storage.ownership import LOCK, locked
-with locked(Path(sys.argv[1]) / LOCK, Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_second_command_says_who_holds_the_folder(model, finished, tmp_path, refused):
-    holders = []
-    try:
-        for name in ("run/unfinished", "out.partial", "old/unfinished"):
-            place = tmp_path / name
-            place.mkdir(parents=True)
-            holder = subprocess.Popen([sys.executable, "-c", HOLDER, place], stdout=subprocess.PIPE, text=True)
-            holders.append(holder)
-            assert holder.stdout.readline() == "held\n"
-        before = [name for name in tree(tmp_path) if LOCK not in name]
-        by = [f"is in use by process {holder.pid} on {os.uname().nodename}" for holder in holders]
-        assert by[0] in refused("search", *model, *SEARCH, "--out", tmp_path / "run")
-        assert by[0] in refused("search", *model, *SEARCH, "--out", tmp_path / "run", "--overwrite")
-        for number, name in ((1, "out"), (2, "old")):
-            words = ["project", model[0], finished / "0", "--sparsity", "50%", "--out", tmp_path / name]
-            assert by[number] in refused(*words)
-            words = ["prune", *model, *SEARCH, "--sparsity", "50%", "--out", tmp_path / name]
-            assert by[number] in refused(*words)
-        assert [name for name in tree(tmp_path) if LOCK not in name] == before
-    finally:
-        for holder in holders:
-            holder.kill()
-            holder.communicate()
-    succeed("search", *model, *SEARCH, "--mode", "drift", "--out", tmp_path / "run")
-    assert tree(tmp_path / "run") == tree(finished / "0")
