@@ -6,9 +6,11 @@ transformers is imported where it is needed: child processes of the tests use th
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from unipruning_core.sparsity.forms import Unstructured
@@ -17,6 +19,7 @@ from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 LLAMA_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONV1D = ("c_attn", "c_proj", "c_fc")
+EVIL = 47  # the token at which the fixture ``overflowing`` overflows
 
 
 def save_llama(folder: Path, *, dtype: torch.dtype = torch.bfloat16, shards: bool = False, layers: int = 2) -> Path:
@@ -48,6 +51,26 @@ def save_gpt2(folder: Path) -> Path:
     torch.manual_seed(6)
     GPT2LMHeadModel(config).save_pretrained(folder)
     return folder
+
+
+def changed(folder: Path, change: Callable[[dict[str, Tensor]], None]) -> Path:
+    """Change a checkpoint's tensors in place."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def overflowing_at(folder: Path, token: int) -> Path:
+    """Change a model in float16 such that it gives NaN wherever it reads this token."""
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors["model.embed_tokens.weight"][token] = 65504.0
+        for name, tensor in tensors.items():
+            if "o_proj" in name:
+                tensor.mul_(3000)
+
+    return changed(folder, change)
 
 
 WORDS = [f"word{number}" for number in range(30)]

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from _checkpoints import save_gpt2, save_home, save_llama
+from _checkpoints import EVIL, overflowing_at, save_gpt2, save_home, save_llama
 from _folders import SEARCH, succeed
 
 from unipruning_core.cli.main import main
@@ -42,6 +42,12 @@ def folder(request, tmp_path):
     if request.param == "gpt2":
         return save_gpt2(tmp_path / "m")
     return save_llama(tmp_path / "m", dtype=torch.float32)
+
+
+@pytest.fixture
+def overflowing(tmp_path):
+    """A model in float16 that gives NaN wherever it reads EVIL."""
+    return overflowing_at(save_llama(tmp_path / "model", dtype=torch.float16), EVIL)
 
 
 @pytest.fixture(scope="session")
