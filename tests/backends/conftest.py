@@ -1,9 +1,13 @@
-"""The CPU backend in each of its two tiers."""
+"""The CPU backend in each of its two tiers, and its compiler and cache to try."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from _native import QUICK
+
+from unipruning_cpu import compiler
 from unipruning_cpu.backend import NATIVE_ENV, CpuBackend
 
 
@@ -13,3 +17,15 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     backend = CpuBackend()
     assert backend.tier == request.param
     return backend
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "CHOICES", QUICK)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv(NATIVE_ENV, raising=False)
+    return tmp_path / "unipruning"
