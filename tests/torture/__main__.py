@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -44,6 +45,10 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := sorted(set(options.attacks) - set(ATTACKS)):
         parser.error(f"there is no attack {unknown[0]!r}; name some of {', '.join(ATTACKS)}")
+    # a shell lets commands in the background ignore some signals, and so would the commands that are told to stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-", dir=_memory_disk()) as place:
         results = attack(options, Path(place))
