@@ -13,6 +13,7 @@ from unipruning_core.data.calibration import calibration_batches
 from unipruning_core.data.text import load_text
 from unipruning_core.projection.mask_file import read_masks
 from unipruning_core.search.run_folder import Run
+from unipruning_core.storage.ownership import MARKER
 from unipruning_core.tools.demo.assets import demo_model, demo_texts
 
 pytestmark = pytest.mark.e2e
@@ -154,9 +155,9 @@ def test_two_runs_give_the_same_bytes(model, drifted, tmp_path):
         assert (tmp_path / "p" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_state_is_two_files_that_hold_v_in_float32(drifted):
+def test_the_state_is_two_files_that_hold_v_in_float32_and_a_marker(drifted):
     run = Run.open(drifted / "run")
-    assert {path.name for path in (drifted / "run").iterdir()} == {"run.json", "dual.safetensors"}
+    assert {path.name for path in (drifted / "run").iterdir()} == {"run.json", "dual.safetensors", MARKER}
     assert len(run.targets) == LAYERS
     assert all(info.dtype == torch.float32 for info in run.tensors.values())
     assert all(entry["steps"] == 4 and entry["threshold"] > 0 for entry in run.description["targets"])
