@@ -1,7 +1,11 @@
-"""Tests on a real GPU run only where ``-m gpu`` asks for them; elsewhere they are left out, as the last line says."""
+"""Tests on a real GPU run only where ``-m gpu`` asks for them; elsewhere they are left out, as the last line says.
+
+Signals mean in every test what they mean to a command in a terminal.
+"""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,12 @@ from unipruning_core.registry import Catalogue
 
 ROOT = Path(__file__).parents[1]
 NO_GPU = 2  # the exit status of a run that asks for a GPU where none is
+
+
+# a shell lets commands in the background ignore some, and so would the tests and all that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
 
 
 def asked_for(config: pytest.Config) -> bool:
