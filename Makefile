@@ -105,7 +105,7 @@ ascend-compile: $(ASCEND)/.ready $(VENV)/.ready  ## compile and test the optiona
 
 # every command killed, told to stop and raced, every file that is read damaged and fuzzed; not part of test, which has a
 # few cases of each
-torture: $(FUZZER)/.ready  ## attack every command and every reader, in some 30 minutes
+torture: $(FUZZER)/.ready  ## attack every command and every reader, in some 15 minutes
 	@mkdir -p build
 	$(ONE) $(FUZZER)/bin/python tests/torture --workers $(WORKERS) --json build/torture.json $(TORTURE)
 
