@@ -10,6 +10,8 @@ import os
 import sys
 from importlib.metadata import EntryPoints, entry_points
 
+from unipruning_core.errors import chain, first_line
+
 GROUP = "torch.backends"
 AUTOLOAD_ENV = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 REMEDY = f"set {AUTOLOAD_ENV}=0 to run without it"
@@ -55,9 +57,8 @@ def hide_broken_extensions() -> None:
 
 def root_cause(error: BaseException) -> str:
     """Return the first line of an error's root cause, which torch wraps in its own error."""
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__ or error
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    *_, root = chain(error)
+    return first_line(root)
 
 
 def _points() -> EntryPoints:

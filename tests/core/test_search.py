@@ -244,7 +244,7 @@ def test_a_result_that_fits_nowhere_says_what_remains_and_the_same_command_goes_
         run(model, tmp_path / "cut", save_every=0.0)
     assert str(caught.value) == (
         f"the result of the search cannot be written to {str(tmp_path / 'cut')!r}: No space left on device; "
-        "the state after sample 1 is kept, and the same command goes on from there; free some space first"
+        "free some space there; the state after sample 1 is kept, and the same command goes on from there"
     )
     monkeypatch.undo()
     assert (tmp_path / "cut" / "unfinished" / "resume-00000001").is_dir()

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+if TYPE_CHECKING:
+    from unipruning_cuda.backend import CudaBackend
 
 if find_spec("triton") is None:
     collect_ignore_glob = ["test_triton_*.py"]
@@ -18,3 +23,18 @@ else:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "triton_interpret: runs Triton's kernels in its interpreter, on the CPU")
     config.addinivalue_line("markers", "triton_compile: compiles Triton's kernels for GPUs that need not be there")
+
+
+@pytest.fixture
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(42)
+
+
+@pytest.fixture(params=["interpreter", "gpu"])
+def backend(request: pytest.FixtureRequest) -> CudaBackend:
+    """The backend in the interpreter's large tiles, and in those that a GPU gets."""
+    from unipruning_cuda.backend import CudaBackend
+
+    backend = CudaBackend()
+    backend.launcher.interpreted = request.param == "interpreter"
+    return backend

@@ -14,7 +14,7 @@ from unipruning_core.testing.checks_feedback import NUMBERS, threshold_between
 from unipruning_core.testing.compare import require_equal
 from unipruning_core.testing.inputs import make_score, make_weight
 from unipruning_cuda.backend import CudaBackend
-from unipruning_kernels import reference, triton_kth, triton_step, triton_sums, triton_topk
+from unipruning_kernels import reference, triton_kth, triton_sums, triton_topk
 from unipruning_kernels.triton_launch import Launcher
 from unipruning_kernels.triton_pack import apply_and_pack
 
@@ -45,36 +45,6 @@ IN_PLACE = {
     "mask_weight": (7,),
     "feedback_step": (0, 1),
 }
-
-
-class Watched(Launcher):
-    """Keeps what the mirror step's bracket wrote."""
-
-    state: Tensor
-    capacity: int
-
-    def __call__(self, kernel: Any, programs: int, *arguments: Any, **options: Any) -> None:
-        super().__call__(kernel, programs, *arguments, **options)
-        if kernel is triton_step.mirror:
-            self.capacity, state = arguments[7].numel(), arguments[8]
-            self.state = state.clone()
-
-    def caught(self, rank: int) -> bool:
-        below, inside = self.state[:2].tolist()
-        return below < rank <= below + inside and inside <= self.capacity
-
-
-@pytest.fixture
-def rng() -> torch.Generator:
-    return torch.Generator().manual_seed(42)
-
-
-@pytest.fixture(params=["interpreter", "gpu"])
-def backend(request: pytest.FixtureRequest) -> CudaBackend:
-    """The backend in the interpreter's large tiles, and in those that a GPU gets."""
-    backend = CudaBackend()
-    backend.launcher.interpreted = request.param == "interpreter"
-    return backend
 
 
 def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -> tuple[list[Any], dict[str, Any]]:
@@ -157,62 +127,6 @@ def test_abs_sums_with_many_factors_multiply_chunk_by_chunk(
     for mine, theirs in zip(backend.abs_sums(weight, *factors), reference.abs_sums(weight, *factors), strict=True):
         require_equal("abs_sums", "sums", mine, theirs, "in chunks")
     assert not backend.launcher.launches
-
-
-def one_step(launch: Launcher, dual: Tensor, tau: Tensor, rank: int) -> Tensor:
-    """A step that pulls V by little; the threshold of the new V, as the reference finds it."""
-    ones = torch.ones(dual.shape)
-    zeros = torch.zeros(dual.shape[1])
-    factors = torch.ones(dual.shape[0]), zeros, zeros + 1.0
-    triton_step.mirror_step(launch, dual, ones, *factors, tau, step_size=0.001, rank=rank)
-    return dual.abs().flatten().kthvalue(rank).values
-
-
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.9])
-def test_mirror_step_finds_the_threshold_with_and_without_its_bracket(
-    share: float, wide: bool, rng: torch.Generator
-) -> None:
-    launch = Watched()
-    launch.wide_histogram = wide
-    dual, tau = torch.randn(96, 320, generator=rng), torch.tensor(0.0)
-    rank = max(1, round(share * dual.numel()))
-    assert torch.equal(one_step(launch, dual, tau, rank), tau)
-    assert not launch.caught(rank), "a threshold of zero brackets nothing"
-    assert torch.equal(one_step(launch, dual, tau, rank), tau)
-    assert launch.caught(rank)
-
-
-# from nothing, a threshold doubles in the second step
-@pytest.mark.parametrize(("share", "bracketed"), [(0.001, True), (0.003, True), (0.1, False), (0.5, False)])
-def test_mirror_step_of_a_small_quantile_catches_a_threshold_that_doubles(
-    share: float, bracketed: bool, rng: torch.Generator
-) -> None:
-    launch, weight = Watched(), torch.rand(96, 320, generator=rng)
-    dual, tau, rank = torch.zeros(96, 320), torch.tensor(0.0), round(share * weight.numel())
-    for _ in range(2):
-        factors = torch.ones(96), torch.zeros(320), torch.ones(320)
-        triton_step.mirror_step(launch, dual, weight, *factors, tau, step_size=0.01, rank=rank)
-        assert torch.equal(tau, dual.flatten().kthvalue(rank).values)
-    assert launch.caught(rank) == bracketed
-
-
-@pytest.mark.parametrize("largest", [1e-45, 1e30, 3e38])
-def test_mirror_step_takes_a_threshold_at_the_ends_of_the_range(largest: float, rng: torch.Generator) -> None:
-    dual = torch.full((8, 64), largest)
-    tau = torch.tensor(largest)
-    assert torch.equal(one_step(Launcher(), dual, tau, 256), tau)
-
-
-@pytest.mark.parametrize("bracketed", [1, 2000])
-def test_mirror_step_gives_up_a_bracket_that_overflows(bracketed: int, rng: torch.Generator) -> None:
-    launch = Watched()
-    dual = torch.randn(64, 320, generator=rng)
-    dual.view(-1)[:bracketed] = 0.5
-    rank = int((dual.abs() < 0.5).sum()) + 1
-    tau = torch.tensor(0.5)
-    assert torch.equal(one_step(launch, dual, tau, rank), tau)
-    assert launch.caught(rank) == (bracketed == 1)
 
 
 @pytest.mark.parametrize("keep", [1, 20_000, 39_999])

@@ -17,19 +17,6 @@ from unipruning_kernels.triton_launch import Launcher
 pytestmark = pytest.mark.triton_interpret
 
 
-@pytest.fixture
-def rng() -> torch.Generator:
-    return torch.Generator().manual_seed(42)
-
-
-@pytest.fixture(params=["interpreter", "gpu"])
-def backend(request: pytest.FixtureRequest) -> CudaBackend:
-    """The backend in the interpreter's large tiles, and in those that a GPU gets."""
-    backend = CudaBackend()
-    backend.launcher.interpreted = request.param == "interpreter"
-    return backend
-
-
 @pytest.mark.parametrize(("pattern", "launches"), [(None, 1), ((2, 4), 3), ((3, 5), 3)], ids=str)
 def test_mask_weight_takes_three_launches_at_most(
     backend: CudaBackend, pattern: tuple[int, int] | None, launches: int, rng: torch.Generator

@@ -20,6 +20,7 @@ from _world import MODES, World, differing, must, run, tree
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 ATTEMPTS = 3
+ENDING = 0.5  # seconds in which a command whose work is done may still end as it would have
 
 
 @dataclass
@@ -104,7 +105,7 @@ def kill(job: Job, folder: Path, chance: random.Random, *, special: bool) -> Res
         if first.status == -signal.SIGKILL and not first.hung:
             break
     else:
-        return Result("kill", job.name, where, None, outcome="ended before")
+        return Result("kill", job.name, where, "never killed: it ended first, six times")
     fault = _old_is_lost(job, work) or _goes_on(job, work)
     return Result("kill", job.name, where, fault)
 
@@ -162,7 +163,7 @@ def stop(job: Job, folder: Path, chance: random.Random, *, special: bool) -> Res
     number = chance.choice(sorted(STATUS))
     work = job.start(folder / "work")
     sample = chance.randint(1, 3)
-    in_loop = special and "search" in job.name
+    in_loop, delay = special and "search" in job.name, 0.0
     if in_loop:
         where = f"{signal.Signals(number).name} in sample {sample + 1}"
         ended = Command(job.words, work, functools.partial(_signal_at_forward, number, sample)).ended()
@@ -173,6 +174,8 @@ def stop(job: Job, folder: Path, chance: random.Random, *, special: bool) -> Res
     fault = None
     if ended.hung or "Traceback (most" in ended.text:
         fault = f"{'hang' if ended.hung else 'traceback'}: {ended.last}"
+    elif ended.status == 0 and not in_loop and ended.seconds > delay + ENDING:
+        fault = f"went on for {ended.seconds - delay:.2f} s: {ended.last}"
     elif ended.status not in ([STATUS[number]] if in_loop else [STATUS[number], -number, 0]):
         fault = f"exit {ended.status} instead of {STATUS[number]}: {ended.last}"
     saved = in_loop and "--overwrite" not in job.words

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import OutputError
-from unipruning_core.storage.documents import CHECKSUM, member, quoted, read_object, sealed, unsealed
+from unipruning_core.storage.documents import CHECKSUM, NUMBER, is_number, member, quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import write_json
 
 if TYPE_CHECKING:
     from unipruning_core.tools.processes import Stage
 
-NUMBER = int | float
 SEARCH_KEYS = {"facts", "method", "seconds", "peak_mib", "tokens"}
 EVALUATION_KEYS = {"facts", "search", "project", "pruned", "evaluate", "measured"}
 
@@ -53,7 +52,7 @@ def read_evaluation(path: Path, facts: Mapping[str, Any], *, pruned: bool) -> di
         losses = member(member(record, "measured", dict), "per_window_nll", list)
         if len(losses) != facts["windows"]:
             raise ValueError(f"it has {len(losses)} windows, not {facts['windows']}")
-        if not all(loss is None or (isinstance(loss, NUMBER) and not isinstance(loss, bool)) for loss in losses):
+        if not all(loss is None or is_number(loss) for loss in losses):
             raise ValueError("'per_window_nll' are not all numbers")
         if pruned and not 0 <= member(member(record, "pruned", dict), "sparsity", NUMBER) <= 1:
             raise ValueError(f"'sparsity' is {quoted(record['pruned']['sparsity'])}")

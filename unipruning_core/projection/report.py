@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.storage.documents import CHECKSUM, member, quoted, read_object, unsealed
+from unipruning_core.storage.documents import CHECKSUM, NUMBER, digest_member, member, quoted, read_object, unsealed
 
 REPORT_FILE = "unipruning.json"
 FORMAT = "unipruning-checkpoint-3"
 # 2 had no checksums, 1 listed the settings of every mode
 EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
 MASKS = "masks_sha256"  # of the mask file
-NUMBER = int | float
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -60,8 +58,7 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         if not all(isinstance(name, str) for name in member(report, "written", list)):
             raise ValueError("'written' is not a list of names")
         for holder, name in ((report, MASKS), *((counts, "sha256") for counts in matrices.values())):
-            if not re.fullmatch("[0-9a-f]{64}", member(holder, name, str)):
-                raise ValueError(f"{name!r} is {quoted(holder[name])}, not a sha256")
+            digest_member(holder, name)
     return report
 
 

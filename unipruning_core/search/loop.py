@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import OutputError, RunError
+from unipruning_core.errors import OutputError, RunError, reason_and_remedy
 from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
@@ -25,7 +25,6 @@ from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
 from unipruning_core.storage.checkpoint import Checkpoint
-from unipruning_core.storage.files import disk_errors_as_output_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,11 +129,7 @@ def search(
         resume = Resume(claim.work.folder, task.identity(backend))
         if overwrite:
             resume.discard_others(len(batches), progress)
-        with (
-            disk_errors_as_output_errors(folder),
-            explained(lambda: goes_on(resume)),
-            Stopping() as stopping,
-        ):
+        with explained(lambda: goes_on(resume)), Stopping() as stopping:
             processed = run_samples(
                 run,
                 batches,
@@ -149,7 +144,7 @@ def search(
             content |= {SKIPPED: processed.skipped} if processed.skipped else {}
             content |= {"left_out": {part.name: part.why for part in left_out}}
             outcomes = checked(run.outcomes(), processed.kept)
-            with progress.task("writing", len(targets), "matrix") as bar, _full_disk_explained(folder, resume):
+            with progress.task("writing", len(targets), "matrix") as bar, _unwritten_explained(folder, resume):
                 write_run(claim.start(), targets, _counted(outcomes, bar), content, task.digests)
                 claim.publish()
     if stopping.number is not None:
@@ -158,14 +153,14 @@ def search(
 
 
 @contextmanager
-def _full_disk_explained(folder: Path, resume: Resume) -> Iterator[None]:
+def _unwritten_explained(folder: Path, resume: Resume) -> Iterator[None]:
     """Say what remains of a search whose result cannot be written."""
     try:
         yield
     except OSError as error:
+        reason = reason_and_remedy(error, "choose another --out", folder)
         raise OutputError(
-            f"the result of the search cannot be written to {str(folder)!r}: {error.strerror or error}"
-            f"{goes_on(resume)}; free some space first"
+            f"the result of the search cannot be written to {str(folder)!r}: {reason}{goes_on(resume)}"
         ) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.search.choice import own_settings, settings_of
 from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Target
-from unipruning_core.storage.documents import member, quoted
+from unipruning_core.storage.documents import digest_member, is_number, member, quoted
 from unipruning_core.storage.tensorfile import TensorInfo
 
 FORMAT = "unipruning-run/2"
@@ -22,7 +21,6 @@ DUAL_FILE = "dual.safetensors"
 INPUTS_FILE = "inputs.safetensors"
 SCOPES = ("matrix", "row", "global")
 LARGEST_THRESHOLD = torch.finfo(torch.float32).max
-NUMBER = int | float
 
 
 def checked(description: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +41,7 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
     versions = member(description, "versions", dict)
     for name in versions:
         member(versions, name, str)
-    if "losses" in description and not all(_is_number(loss) for loss in member(description, "losses", list)):
+    if "losses" in description and not all(is_number(loss) for loss in member(description, "losses", list)):
         raise ValueError("'losses' are not all numbers")
     _check_files(member(description, "files", dict))
     entries = member(description, "targets", list)
@@ -92,7 +90,7 @@ def _check_files(files: Mapping[str, Any]) -> None:
     if set(files) not in ({DUAL_FILE}, {DUAL_FILE, INPUTS_FILE}):
         raise ValueError(f"'files' are {quoted(sorted(files))}")
     for name in files:
-        _digest(files, name)
+        digest_member(files, name)
 
 
 def _target(entry: Any) -> Target:
@@ -104,18 +102,9 @@ def _target(entry: Any) -> Target:
     if member(entry, "steps", int) < 0:
         raise ValueError(f"the steps of {name!r} are {entry['steps']}")
     if "sha256" in entry:
-        _digest(entry, "sha256")
+        digest_member(entry, "sha256")
     return Target(name, (shape[0], shape[1]), member(entry, "transposed", bool))
 
 
 def _is_shape(shape: Sequence[Any]) -> bool:
     return len(shape) == 2 and all(type(side) is int and side > 0 for side in shape) and math.prod(shape) < 1 << 61
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, NUMBER) and not isinstance(value, bool)
-
-
-def _digest(content: Mapping[str, Any], name: str) -> None:
-    if not re.fullmatch("[0-9a-f]{64}", member(content, name, str)):
-        raise ValueError(f"{name!r} is {quoted(content[name])}, not a sha256")

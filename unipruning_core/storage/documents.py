@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ MOST_CONTAINERS = 4_000_000  # arrays and objects, each of which takes some 60 b
 MOST_DIGITS = 100  # of a number
 LONGEST_QUOTE = 80
 CHECKSUM = "checksum"
+NUMBER = int | float
 
 
 def read_json(path: Path, *, strict: bool = True) -> Any:
@@ -73,6 +75,19 @@ def member(content: Any, name: str, kind: type | UnionType) -> Any:
     value = content[name]
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{name!r} is {quoted(value)}")
+    return value
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a number; True and False are none."""
+    return isinstance(value, NUMBER) and not isinstance(value, bool)
+
+
+def digest_member(content: Any, name: str) -> str:
+    """Return a member that is a sha256 in hexadecimal; raises as ``member``."""
+    value: str = member(content, name, str)
+    if not re.fullmatch("[0-9a-f]{64}", value):
+        raise ValueError(f"{name!r} is {quoted(value)}, not a sha256")
     return value
 
 

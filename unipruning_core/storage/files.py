@@ -7,28 +7,40 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
-
-from unipruning_core.errors import OutputError, reason_and_remedy
 
 BLOCK_BYTES = 1 << 20
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file atomically: under a temporary name, synced to disk, then renamed."""
+    """Write a JSON file, as ``write_text``."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    partial = path.with_name(f"{path.name}.partial")
     # the name of a file that is not UTF-8 becomes an escape of JSON, which gives the same name when read
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_text(path, f"{text}\n", errors="backslashreplace")
+
+
+def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write a file of UTF-8 atomically: under a temporary name, synced to disk, then renamed."""
+    partial = partial_name(path)
+    try:
+        with partial.open("w", encoding="utf-8", errors=errors) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
     sync(path.parent)
+
+
+def partial_name(path: Path) -> Path:
+    """Return the name under which a file is written before it is whole."""
+    return path.with_name(f"{path.name}.partial")
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -78,13 +90,3 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def disk_errors_as_output_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a read-only folder into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = reason_and_remedy(error, "choose another path", path)
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}") from error

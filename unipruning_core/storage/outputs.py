@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unipruning_core.errors import OutputError, reason_and_remedy
+from unipruning_core.storage.files import partial_name, write_text
 
 NAMES_SHOWN = 5
 
@@ -59,7 +60,7 @@ def check_file(path: Path) -> None:
             os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         # what is not a file, such as a terminal, is written to as it is
         if not path.exists() or path.is_file():
-            probe = partial_name(path)
+            probe = partial_name(path.resolve())
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT, 0o666))
             probe.unlink()
 
@@ -74,28 +75,13 @@ def write_whole(path: Path, text: str) -> None:
         if path.exists() and not path.is_file():
             path.write_text(text, encoding="utf-8")
             return
-        partial = partial_name(path)
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path.resolve())
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+        # a link stays one
+        write_text(path.resolve(), text)
 
 
 def listed(names: Sequence[str]) -> str:
     """Return the first few names, for a message."""
     return ", ".join(map(repr, names[:NAMES_SHOWN])) + (" and more" if len(names) > NAMES_SHOWN else "")
-
-
-def partial_name(path: Path) -> Path:
-    """Return the name under which a file is written before it is whole, in the folder where it lies."""
-    path = path.resolve()
-    return path.with_name(f"{path.name}.partial")
 
 
 def _overlap(first: Path, second: Path) -> bool:
