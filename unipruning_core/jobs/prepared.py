@@ -221,8 +221,7 @@ class OnDisk(Prepared):
     def check_finite(self) -> dict[str, str]:
         """Refuse a floating-point tensor with NaN or infinite values; return the sha256 of each target's weight."""
         floating = [name for name, info in self.checkpoint.tensors.items() if info.dtype.is_floating_point]
-        names = {target.name for target in self.targets}
-        return self.checkpoint.check_finite(floating, self.progress, digested=names)
+        return self.checkpoint.check_finite(floating, self.progress, digested=self.targets)
 
     def load(self, bytes_per_device: Sequence[int] = ()) -> PreTrainedModel:
         """Load the weights onto the first device, or over several with so many bytes of weights on each."""

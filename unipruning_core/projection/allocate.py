@@ -100,7 +100,7 @@ def outlier_ratios(
 
         def scores(block: Block) -> Iterator[Tensor]:
             for target in block.targets:
-                stored = checkpoint.read(target.name)
+                stored = checkpoint.read_target(target)
                 if searched is not None:
                     check_weight(searched, target, stored)
                 weight = (stored.t() if target.transposed else stored).to(backend.device_type)

@@ -26,7 +26,7 @@ from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.report import MASKS, REPORT_FILE, read_report
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, parse_cut
-from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.checkpoint import Target, place_of
 from unipruning_core.storage.documents import member, parse_json, quoted
 from unipruning_core.storage.files import sha256
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
@@ -83,7 +83,12 @@ def mask_stream(
     """Open a folder's mask file for appending one packed mask per target, in order; ``sparsity`` is only recorded."""
     patterns = {name: str(cut) if isinstance(cut, SemiStructured) else "bits" for name, cut in cuts.items()}
     layers = {
-        target.name: {"shape": target.shape, "transposed": target.transposed, "pattern": patterns[target.name]}
+        target.name: {
+            "shape": target.shape,
+            "transposed": target.transposed,
+            "pattern": patterns[target.name],
+            **target.place,
+        }
         for target in targets
     }
     metadata = {"format": FORMAT, "sparsity": sparsity, "layers": json.dumps(layers)}
@@ -156,7 +161,7 @@ def _described(packed: dict[str, TensorInfo], metadata: Mapping[str, str], kept:
         shape = member(layer, "shape", list)
         if len(shape) != 2 or not all(type(side) is int and side > 0 for side in shape):
             raise ValueError(f"the shape of {name!r} is {quoted(shape)}")
-        targets.append(Target(name, (shape[0], shape[1]), member(layer, "transposed", bool)))
+        targets.append(Target(name, (shape[0], shape[1]), member(layer, "transposed", bool), *place_of(layer)))
         patterns[name] = _pattern(member(layer, "pattern", str), targets[-1])
     expected = {target.name: (torch.uint8, (packed_bytes(target.shape, patterns[target.name]),)) for target in targets}
     if expected != {name: (info.dtype, info.shape) for name, info in packed.items()}:

@@ -98,7 +98,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         nonzero_scores: int,
     ) -> None:
         """Overwrite this tensor's bytes, with zero bits where the mask is False."""
-        info = self._checkpoint.tensors[target.name]
+        info = self._checkpoint.info_of(target)
         # as integers: a product with the mask would leave -0.0, and NaN for weights that are not finite
         bits = weight.view(INTEGERS[weight.dtype.itemsize])
         pruned = bits.masked_fill(~(mask.t() if target.transposed else mask), 0)

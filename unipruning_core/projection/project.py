@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def _project(
                 output.copy(files, task)
         with progress.task("pruning", len(scores.targets), "matrix") as task:
             for position, target in enumerate(scores.targets):
-                score, weight = checked_score(scores, target, backend), checkpoint.read(target.name)
+                score, weight = checked_score(scores, target, backend), checkpoint.read_target(target)
                 check_weight(scores, target, weight)
                 nonzero = int(score.count_nonzero())
                 masks = masks_of(score, position, target.name, decided, backend)
@@ -150,16 +151,22 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
     if not scores.targets:
         raise RunError("the run has no targets, so there is nothing to prune; search again")
     seen: set[str] = set()
+    ends: dict[str, int] = {}  # of the targets so far, by tensor
     for target in scores.targets:
-        info = checkpoint.tensors.get(target.name)
+        info = checkpoint.tensors.get(target.tensor)
         if info is None or target.name in seen:
             fault = "is not in the checkpoint" if info is None else "occurs twice"
             raise RunError(f"target {target.name!r} of the run {fault}; search again")
-        if info.shape != target.stored_shape:
+        if target.within is None and info.shape != target.stored_shape:
             raise RunError(
                 f"target {target.name!r} has the shape {info.shape!r} in the checkpoint, but {target.stored_shape!r}"
                 " in the run; search again"
             )
+        if target.start < ends.get(target.tensor, 0) or target.start + target.size > math.prod(info.shape):
+            raise RunError(
+                f"target {target.name!r} of the run does not fit in {target.tensor!r} of the checkpoint; search again"
+            )
+        ends[target.tensor] = target.start + target.size
         if not info.dtype.is_floating_point or info.dtype.itemsize not in INTEGERS:
             raise CheckpointError(
                 f"target {target.name!r} is stored as {str(info.dtype)!r}, which is quantised;"

@@ -11,7 +11,7 @@ import torch
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.choice import own_settings, settings_of
 from unipruning_core.search.modes import MODES
-from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.checkpoint import Target, place_of
 from unipruning_core.storage.documents import digest_member, is_number, member, quoted
 from unipruning_core.storage.tensorfile import TensorInfo
 
@@ -103,7 +103,7 @@ def _target(entry: Any) -> Target:
         raise ValueError(f"the steps of {name!r} are {entry['steps']}")
     if "sha256" in entry:
         digest_member(entry, "sha256")
-    return Target(name, (shape[0], shape[1]), member(entry, "transposed", bool))
+    return Target(name, (shape[0], shape[1]), member(entry, "transposed", bool), *place_of(entry))
 
 
 def _is_shape(shape: Sequence[Any]) -> bool:

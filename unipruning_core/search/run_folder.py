@@ -22,7 +22,7 @@ import torch
 from unipruning_core.errors import CheckpointError, RunError, reason_and_remedy
 from unipruning_core.search.finished import RUN_FILE, check_finished
 from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE, check_tensors, checked
-from unipruning_core.storage.checkpoint import Target
+from unipruning_core.storage.checkpoint import Target, place_of
 from unipruning_core.storage.documents import quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, write_json
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
@@ -59,6 +59,7 @@ def write_run(
                     "name": target.name,
                     "shape": list(target.shape),
                     "transposed": target.transposed,
+                    **target.place,
                     "threshold": float(outcome.threshold),
                     "steps": outcome.steps,
                     **({"sha256": digests[target.name]} if digests else {}),
@@ -121,7 +122,7 @@ class Run:
     def targets(self) -> tuple[Target, ...]:
         """The layers that have a Gamma, in checkpoint order."""
         return tuple(
-            Target(entry["name"], (entry["shape"][0], entry["shape"][1]), entry["transposed"])
+            Target(entry["name"], (entry["shape"][0], entry["shape"][1]), entry["transposed"], *place_of(entry))
             for entry in self.description["targets"]
         )
 

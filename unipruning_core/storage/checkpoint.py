@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress
 from unipruning_core.storage.config import read_config
-from unipruning_core.storage.documents import read_json
+from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
 from unipruning_core.storage.paths import path_errors_as
@@ -43,11 +44,16 @@ LEADS_OUTSIDE = "a link to a file outside the model"
 
 @dataclass(frozen=True)
 class Target:
-    """One matrix to prune: the weight of a linear layer, by its name in the checkpoint."""
+    """One matrix to prune: the weight of a linear layer, or of one expert, as the checkpoint stores it.
+
+    It is a tensor of the checkpoint, or consecutive elements of one that holds several matrices, such as all experts.
+    """
 
     name: str
     shape: tuple[int, int]  # (out, in) of the layer
     transposed: bool = False  # the checkpoint stores (in, out), as GPT-2's Conv1D does
+    within: str | None = None  # the tensor that holds it, if it is not one by itself
+    start: int = 0  # its first element there
 
     @property
     def size(self) -> int:
@@ -57,6 +63,29 @@ class Target:
     @property
     def stored_shape(self) -> tuple[int, int]:
         return self.shape[::-1] if self.transposed else self.shape
+
+    @property
+    def tensor(self) -> str:
+        """The name of the tensor that holds it."""
+        return self.name if self.within is None else self.within
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it lies, for the files that list targets: nothing for a tensor by itself."""
+        return {} if self.within is None else {"within": self.within, "start": self.start}
+
+
+def place_of(entry: Mapping[str, Any]) -> tuple[str | None, int]:
+    """Return the tensor that holds a target and its first element there, as ``Target.place`` wrote them.
+
+    Raises:
+        ValueError: they are of another type.
+    """
+    if "within" not in entry:
+        return None, 0
+    if (start := member(entry, "start", int)) < 0:
+        raise ValueError(f"'start' is {start}")
+    return member(entry, "within", str), start
 
 
 @dataclass(frozen=True)
@@ -122,6 +151,16 @@ class Checkpoint:
         """Read one tensor in the dtype and shape of the file."""
         return read_tensor(self.tensors[name])
 
+    def info_of(self, target: Target) -> TensorInfo:
+        """Return where a target is stored, as a tensor of its stored shape."""
+        info = self.tensors[target.tensor]
+        start = info.start + target.start * info.dtype.itemsize
+        return TensorInfo(info.file, info.dtype, target.stored_shape, start, start + target.size * info.dtype.itemsize)
+
+    def read_target(self, target: Target) -> Tensor:
+        """Read one target in the dtype of the file and its stored shape."""
+        return read_tensor(self.info_of(target))
+
     def fingerprint(self) -> str:
         """Return a sha256 that identifies this model, from 12 KiB of each tensor: see ``fingerprint_of``."""
 
@@ -136,20 +175,23 @@ class Checkpoint:
         return fingerprint_of(self.tensors, lambda name, start, size: part_of(self.tensors[name], start, size))
 
     def check_finite(
-        self, names: Iterable[str], progress: Progress | None = None, *, digested: Container[str] = ()
+        self, names: Iterable[str], progress: Progress | None = None, *, digested: Iterable[Target] = ()
     ) -> dict[str, str]:
-        """Read the tensors, stop at the first that is not finite, and return the sha256 of those to be digested.
+        """Read the tensors, stop at the first that is not finite, and return the sha256 of the targets to be digested.
 
         Raises:
             CheckpointError: a tensor holds NaN or infinity.
         """
         digests = {}
+        inside: dict[str, list[Target]] = {}
+        for target in digested:
+            inside.setdefault(target.tensor, []).append(target)
         pending = list(names)
         with (progress or Progress()).task("checking weights", len(pending), "tensor") as task:
             for name in pending:
                 tensor = self.read(name)
-                if name in digested:
-                    digests[name] = digest_of(tensor)
+                for target in inside.get(name, ()):
+                    digests[target.name] = digest_of(tensor.flatten()[target.start : target.start + target.size])
                 if tensor.dtype.itemsize == 1:
                     tensor = tensor.float()  # isfinite does not support 8-bit floats
                 if bad := tensor.numel() - int(torch.isfinite(tensor).sum()):
