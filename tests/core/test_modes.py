@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
 from unipruning_core.errors import DataError
 from unipruning_core.models.activations import InputSums, norms_of
 from unipruning_core.models.targets import find_targets
+from unipruning_core.search.reach import NO_TOKEN
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_cpu.backend import CpuBackend
 
@@ -228,16 +229,22 @@ def test_a_regulariser_that_acts_falls_sample_by_sample_and_makes_groups_two_of_
 
 
 @pytest.mark.parametrize("mode", ["drift", "frozen", "coupled", "feedback"])
-def test_a_layer_that_no_token_reaches_is_an_error_not_a_dense_layer(tmp_path, mode):
+@pytest.mark.parametrize("missing", [1, 14])
+def test_a_layer_that_no_token_reaches_stays_dense_unless_most_do(tmp_path, mode, missing):
     search = start(save_llama(tmp_path / "m", dtype=torch.float32), mode=mode, metric="wanda")
-    layer = search.layers[3]
-    layer.module.forward = lambda x: torch.nn.functional.linear(x, layer.module.weight)
-    # a hook that never fires is what an expert without tokens looks like
-    layer.module.register_forward_pre_hook = lambda *_, **__: torch.utils.hooks.RemovableHandle(OrderedDict())
+    for layer in search.layers[:missing]:
+        # a hook that never fires is what a layer that never runs looks like
+        layer.module.register_forward_pre_hook = lambda *_, **__: torch.utils.hooks.RemovableHandle(OrderedDict())
     for sample, ids in enumerate(batches()):
         search.step(sample, ids)
-    with pytest.raises(DataError, match=f"1 of 14 target layers received no token.*{layer.name}"):
-        list(search.outcomes())
+    first = search.layers[0]
+    if missing == 14:
+        with pytest.raises(DataError, match=f"14 of 14 target layers received no token.*{first.name}"):
+            list(search.outcomes())
+    else:
+        assert search.reach().dense == {0: NO_TOKEN}
+        assert list(search.reach().note()) == [f"left dense: {first.name} ({NO_TOKEN})"]
+        assert [outcome.target for outcome in search.outcomes()] == [layer.target for layer in search.layers[1:]]
 
 
 class Counting(CpuBackend):

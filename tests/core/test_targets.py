@@ -1,3 +1,6 @@
+from math import prod
+from pathlib import Path
+
 import pytest
 import torch
 from _checkpoints import save_gpt2, save_llama
@@ -15,6 +18,7 @@ from transformers import (
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.targets import find_targets
 from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.tensorfile import TensorInfo
 
 
 def targets_in(folder):
@@ -74,7 +78,7 @@ def test_architectures_with_other_names_are_found_by_position(tmp_path, model, t
     assert len(targets_in(tmp_path / "m")[0]) == targets
 
 
-def test_routers_and_stacked_experts_are_left_dense_and_named(tmp_path):
+def test_experts_are_targets_and_routers_are_not(tmp_path):
     torch.manual_seed(0)
     config = Qwen2MoeConfig(
         vocab_size=48,
@@ -90,9 +94,15 @@ def test_routers_and_stacked_experts_are_left_dense_and_named(tmp_path):
     )
     Qwen2MoeForCausalLM(config).save_pretrained(tmp_path / "m")
     layers, left_out = targets_in(tmp_path / "m")
-    assert len(layers) == 2 * (4 + 3)  # attention and the shared expert
-    assert any("experts" in name for name in left_out)
-    assert "a router" in left_out["model.layers.0.mlp.shared_expert_gate.weight"]
+    assert len(layers) == 2 * (4 + 3 + 4 * 3)  # attention, the shared expert, and four experts
+    assert {layer.name for layer in layers if ".experts." in layer.name} == {
+        f"model.layers.{block}.mlp.experts.{expert}.{kind}_proj.weight"
+        for block in range(2)
+        for expert in range(4)
+        for kind in ("gate", "up", "down")
+    }
+    assert "a router" in left_out["model.layers.0.mlp.gate.weight"]
+    assert "too few outputs, 1" in left_out["model.layers.0.mlp.shared_expert_gate.weight"]
 
 
 class Shared(nn.Module):
@@ -102,17 +112,26 @@ class Shared(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))])
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Linear(8, 8)), nn.Sequential(nn.Linear(8, 8))])
         self.blocks[1][0].weight = self.blocks[0][0].weight
 
 
-def test_layers_that_share_a_weight_are_refused(tmp_path):
-    checkpoint = Checkpoint.open(save_llama(tmp_path / "m"))
-    checkpoint.tensors["blocks.0.0.weight"] = checkpoint.tensors["lm_head.weight"].__class__(
-        tmp_path, torch.float32, (4, 4), 0, 64
-    )
-    with pytest.raises(CheckpointError, match="share one weight"):
-        find_targets(Shared(), checkpoint)
+def header(shapes):
+    """Return a checkpoint that holds float32 tensors of these shapes, without values."""
+    infos = {name: TensorInfo(Path("x"), torch.float32, shape, 0, 4 * prod(shape)) for name, shape in shapes.items()}
+    return Checkpoint(Path("x"), (), infos)
+
+
+def test_layers_that_share_a_weight_are_one_target_of_all_their_uses():
+    model = Shared()
+    (layer,), _ = find_targets(model, header({"blocks.1.0.weight": (8, 8)}))
+    assert layer.name == "blocks.1.0.weight"
+    assert layer.modules == (model.blocks[0][0], model.blocks[1][0])
+
+
+def test_a_shared_weight_that_the_checkpoint_holds_twice_is_refused():
+    with pytest.raises(CheckpointError, match=r"one weight for 'blocks.0.0.weight' and 'blocks.1.0.weight'"):
+        find_targets(Shared(), header({"blocks.0.0.weight": (8, 8), "blocks.1.0.weight": (8, 8)}))
 
 
 def test_a_layer_the_checkpoint_does_not_hold_is_refused(tmp_path):

@@ -111,7 +111,11 @@ def hessians(layers: Sequence[Layer]) -> Iterator[dict[str, Tensor]]:
 
         return hook
 
-    handles = [layer.module.register_forward_pre_hook(hook_for(layer.name), with_kwargs=True) for layer in layers]
+    handles = [
+        module.register_forward_pre_hook(hook_for(layer.name), with_kwargs=True)
+        for layer in layers
+        for module in layer.modules
+    ]
     try:
         yield sums
         for name, product in sums.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,9 @@ import torch
 from unipruning_core.compare.blockwise import enter, hessians, layers_by_block
 from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import memory_errors_as_config_errors
-from unipruning_core.models.targets import decoder_blocks, find_targets
+from unipruning_core.models.targets import check_values, decoder_blocks, find_targets
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, claimed_output, files_of
 from unipruning_core.projection.project import Projected
@@ -68,7 +69,9 @@ def run_sparsegpt(
         with memory_errors_as_config_errors(backend):
             loaded = model.load()
             layers, _ = find_targets(loaded, model.checkpoint)
-            masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
+            check_values(layers, model.checkpoint, progress)
+            with apart(layers):
+                masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
         return write_changed(model.checkpoint, layers, masks, cut, output, about, progress)
 
 
@@ -116,17 +119,26 @@ def prune_model(
                 for sample in samples:
                     sample.calls[number].on(block, sample.hidden)
             for layer in block_layers:
-                if layer.name not in hessian_of:
-                    raise DataError(f"layer {layer.name!r} received no tokens; calibrate on more text (--samples)")
+                hessian = hessian_of.get(layer.name)
+                if hessian is None:
+                    # an expert that no token reached, by those of its layer that were
+                    known = [hessian_of[one.name] for one in block_layers if _are_siblings(one, layer, hessian_of)]
+                    if not known:
+                        raise DataError(f"layer {layer.name!r} received no tokens; calibrate on more text (--samples)")
+                    hessian = torch.stack(known).mean(0)
                 weight = layer.weight.float()  # a copy: other dtypes are rounded only once, at the end
                 weight = weight.clone() if weight.dtype == layer.weight.dtype else weight
-                factor = inverse_factor(hessian_of.pop(layer.name), settings.dampening, layer.name)
+                factor = inverse_factor(hessian, settings.dampening, layer.name)
                 masks[layer.name] = sparsify(weight, factor, sparsity, backend, settings.block).cpu()
                 layer.weight.copy_(weight)
             for sample in samples:
                 sample.hidden = sample.calls[number].on(block, sample.hidden)
             task.advance()
     return masks
+
+
+def _are_siblings(one: Layer, layer: Layer, known: Container[str]) -> bool:
+    return layer.siblings is not None and one.siblings == layer.siblings and one.name in known
 
 
 def write_changed(
@@ -147,8 +159,8 @@ def write_changed(
             pruned.copy(files, task)
         with progress.task("writing", len(layers), "matrix") as task:
             for layer in layers:
-                stored = checkpoint.tensors[layer.name].dtype
-                weight = layer.parameter.detach().to("cpu", stored).contiguous()
+                stored = checkpoint.tensors[layer.target.tensor].dtype
+                weight = layer.as_stored(layer.weight).to("cpu", stored).contiguous()
                 mask = masks[layer.name]
                 pruned.prune(layer.target, weight, mask, mask.numel())
                 task.advance()

@@ -15,6 +15,7 @@ from torch import Tensor
 from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.jobs.prepared import Prepared
+from unipruning_core.models.experts import apart
 from unipruning_core.models.loading import embedding_rows
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
 from unipruning_core.models.outline import header_of, saved_buffers
@@ -179,12 +180,20 @@ def search_in_memory(
     calibrated = model.calibrate(data, settings.seed)
     batches = calibrated.samples.batches
     duals, thresholds = {}, {}
-    with memory_errors_as_config_errors(backend), _restored(model, weights=settings.moves_weights):
+    kept: list[Target] = []
+    with (
+        memory_errors_as_config_errors(backend),
+        _restored(model, weights=settings.moves_weights),
+        apart(model.layers),
+    ):
         run = settings.start(model.model, model.layers, backend, len(batches))
         run.recomputes = decide_recomputation(checkpoint_activations, run, calibrated.samples, room, progress)
         origins = calibrated.samples.origins
         processed = run_samples(run, batches, progress, origins=origins, skip_nonfinite=skip_nonfinite)
+        for note in run.reach().note():
+            progress.note(note)
         for outcome in checked(run.outcomes(), processed.kept):
+            kept.append(outcome.target)
             duals[outcome.target.name] = outcome.dual.cpu()
             thresholds[outcome.target.name] = float(outcome.threshold)
     fingerprint = model.fingerprint()
@@ -195,12 +204,10 @@ def search_in_memory(
         "backend": backend.name,
         "versions": versions(),
     }
-    digests = {layer.name: digest_of(layer.parameter.detach().cpu()) for layer in model.layers}
+    digests = {layer.name: digest_of(layer.as_stored(layer.weight).cpu()) for layer in model.layers}
     provenance |= {SKIPPED: processed.skipped} if processed.skipped else {}
     losses = tuple(processed.losses)
-    return FoundScores(
-        model.targets, fingerprint, settings.scope, provenance, duals, thresholds, losses, digests=digests
-    )
+    return FoundScores(tuple(kept), fingerprint, settings.scope, provenance, duals, thresholds, losses, digests=digests)
 
 
 def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> dict[str, Tensor]:
@@ -227,19 +234,27 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
         )
     if fingerprint not in masked:
         for target in scores.targets:
-            check_weight(scores, target, by_name[target.name].parameter.detach().cpu())
-    masks = {}
+            layer = by_name[target.name]
+            check_weight(scores, target, layer.as_stored(layer.weight).cpu())
+    masks: dict[str, Tensor] = {}
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
         decided = decide(scores, [sparsity], model.backend, model.progress)
         with model.progress.task("pruning", len(scores.targets), "matrix") as task:
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target, model.backend)
                 (mask,) = masks_of(score, position, target.name, decided, model.backend)
-                masks[target.name] = (mask.t() if target.transposed else mask).cpu().contiguous()
+                stored = (mask.t() if target.transposed else mask).cpu().contiguous()
+                if target.within is None:
+                    masks[target.name] = stored
+                else:  # an expert's part of a parameter
+                    shape = model.checkpoint.tensors[target.within].shape
+                    whole = masks.setdefault(target.within, torch.ones(shape, dtype=torch.bool))
+                    whole.view(-1)[target.start : target.start + target.size] = stored.flatten()
                 task.advance()
         # only now: a score that is refused leaves the model as it was
+        parameters = dict(model.model.named_parameters(remove_duplicate=False))
         for name, kept in masks.items():
-            parameter = by_name[name].parameter
+            parameter = parameters[name]
             parameter.masked_fill_(~kept.to(parameter.device), 0.0)
     if isinstance(scores, FoundScores):
         scores.masked.add(model.fingerprint())

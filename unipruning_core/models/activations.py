@@ -54,8 +54,9 @@ class InputSums:
             return hook
 
         handles = [
-            layer.module.register_forward_pre_hook(hook_for(position), with_kwargs=True)
+            module.register_forward_pre_hook(hook_for(position), with_kwargs=True)
             for position, layer in enumerate(self.layers)
+            for module in layer.modules
         ]
         try:
             yield

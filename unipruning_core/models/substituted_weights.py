@@ -56,11 +56,12 @@ def substituted_weights(
         position, *view = packed
         return remake(position).as_strided(*view)
 
-    handles = [layer.module.register_forward_pre_hook(put_in(position)) for position, layer in enumerate(layers)]
+    modules = [(position, module) for position, layer in enumerate(layers) for module in layer.modules]
+    handles = [module.register_forward_pre_hook(put_in(position)) for position, module in modules]
     handles += [
         # a forward that is run again for the backward pass may stop inside a layer, once nothing more is needed
-        layer.module.register_forward_hook(take_out(position), always_call=True)
-        for position, layer in enumerate(layers)
+        module.register_forward_hook(take_out(position), always_call=True)
+        for position, module in modules
     ]
     try:
         with torch.autograd.graph.saved_tensors_hooks(pack, unpack):

@@ -1,20 +1,25 @@
-"""The linear layers to prune, found by type and position rather than by name, and why others are not."""
+"""The linear layers to prune, found by type and role rather than by name, and why others are not."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.experts import ExpertLinear, Stacked
+from unipruning_core.models.names import Names, Piece
+from unipruning_core.models.roles import Roles, is_conv1d, is_linear
 from unipruning_core.storage.checkpoint import Target
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from unipruning_core.progress import Progress
     from unipruning_core.storage.checkpoint import Checkpoint
 
 
@@ -24,11 +29,22 @@ class Layer:
 
     target: Target
     module: nn.Module
+    name_in_model: str = ""  # of its parameter
+    transposed: bool = False  # the module stores (in, out)
+    others: tuple[nn.Module, ...] = ()  # further modules with the same weight
+    stack: Stacked | None = None  # the parameter that its weight is part of
+    siblings: str | None = None  # a name for the same matrix of all experts of a mixture
+    moved: bool = False  # the checkpoint has it under another name or in another layout
 
     @property
     def name(self) -> str:
         """The weight's name in the checkpoint."""
         return self.target.name
+
+    @property
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All modules that multiply by this weight."""
+        return (self.module, *self.others)
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -40,7 +56,11 @@ class Layer:
     def weight(self) -> Tensor:
         """The weight as (out, in), a view that shares the parameter's storage."""
         data = self.parameter.detach()
-        return data.t() if self.target.transposed else data
+        return data.t() if self.transposed else data
+
+    def as_stored(self, matrix: Tensor) -> Tensor:
+        """Return a matrix, (out, in), as the checkpoint stores it."""
+        return matrix.t() if self.target.transposed else matrix
 
 
 @dataclass(frozen=True)
@@ -55,58 +75,77 @@ def find_targets(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[list[L
     """Find the linear layers inside the repeated decoder blocks, in checkpoint order, and the matrices left dense.
 
     Raises:
-        CheckpointError: no repeated blocks, two layers that share a weight, or a layer whose weight the checkpoint does
-            not hold under a matching name and shape.
+        CheckpointError: no repeated blocks, or a layer whose weight the checkpoint does not hold under a matching name
+            and shape.
     """
-    prefix, blocks = decoder_blocks(model)
-    layers: list[Layer] = []
+    prefix, _ = decoder_blocks(model)
+    roles, finder = Roles.of(model, prefix), _Finder(Names.of(model, checkpoint), checkpoint)
     left_out: list[LeftOut] = []
-    owner: dict[int, str] = {}
     for name, module, parameter in _matrices(model):
-        path = name.removesuffix(".weight")
-        if not path.startswith(f"{prefix}."):
-            kind = "an embedding" if isinstance(module, nn.Embedding) else "outside the decoder blocks"
-            left_out.append(LeftOut(name, kind))
-        elif not is_linear(module) or not name.endswith(".weight"):
-            left_out.append(LeftOut(name, f"not a linear layer but part of a {type(module).__name__}"))
-        elif _is_router(path, blocks, prefix):
-            left_out.append(LeftOut(name, "a router: its few outputs choose experts or gate them"))
+        if (stack := roles.stacks.get(name)) is not None:
+            why = roles.why_not_stack(stack) or finder.add_stack(stack)
         else:
-            if id(parameter) in owner:
-                raise CheckpointError(
-                    f"layers {owner[id(parameter)]!r} and {name!r} share one weight, which cannot be pruned for both; "
-                    "choose a model without shared layers"
-                )
-            owner[id(parameter)] = name
-            layers.append(Layer(_target_of(name, module, parameter, model, checkpoint), module))
-    if not layers:
+            why = roles.why_not(name, module, parameter) or finder.add(name, module, roles.siblings_of(name))
+        if why:
+            left_out.append(LeftOut(name, why))
+    if not (layers := finder.layers()):
         raise CheckpointError(f"no linear layer was found inside {prefix!r}; this architecture cannot be pruned")
-    order = {name: position for position, name in enumerate(checkpoint.tensors)}
-    return sorted(layers, key=lambda layer: order[layer.name]), left_out
+    return layers, left_out
 
 
-def is_linear(module: nn.Module) -> bool:
-    """Return whether a module is ``nn.Linear``, or GPT-2's ``Conv1D``, which stores its weight as (in, out)."""
-    return isinstance(module, nn.Linear) or _is_conv1d(module)
+def check_values(layers: Sequence[Layer], checkpoint: Checkpoint, progress: Progress) -> None:
+    """Compare every layer that the checkpoint holds under another name, or in another layout, with the model.
 
-
-def _is_conv1d(module: nn.Module) -> bool:
-    from transformers.pytorch_utils import Conv1D
-
-    return isinstance(module, Conv1D)
+    Raises:
+        CheckpointError: the values are not the same.
+    """
+    moved = [layer for layer in layers if layer.moved]
+    if not moved:
+        return
+    with progress.task("comparing names", len(moved), "matrix") as task:
+        for layer in moved:
+            stored = checkpoint.read_target(layer.target)
+            held = layer.as_stored(layer.weight)
+            if not torch.equal(stored.to(held.dtype), held.cpu()):
+                raise CheckpointError(
+                    f"{layer.name!r} of the checkpoint is not what the model holds in {layer.name_in_model!r}, so a "
+                    f"mask would be of other weights; leave it dense with --exclude '{layer.name}', or report this "
+                    "model"
+                )
+            task.advance()
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the repeated blocks: the module list with most weights in linear layers, the outermost if several."""
-    best: tuple[int, str, nn.ModuleList] | None = None
+    """Return the repeated blocks of the decoder: as many as the config tells, or else the list with most weights.
+
+    The outermost is taken if several hold the same.
+    """
+    start, depth = _decoder(model)
+    best: tuple[bool, int, str, nn.ModuleList] | None = None
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList):
-            held = sum(part.weight.numel() for part in module.modules() if is_linear(part))  # type: ignore[misc,operator]
-            if held and (best is None or held > best[0]):
-                best = held, name, module
+        if isinstance(module, nn.ModuleList) and name.startswith(start):
+            if not any(is_linear(part) for part in module.modules()):
+                continue
+            held = sum(part.numel() for part in module.parameters() if part.dim() > 1)
+            found = len(module) == depth, held
+            if best is None or found > best[:2]:
+                best = *found, name, module
     if best is None:
         raise CheckpointError(f"{type(model).__name__} has no list of repeated blocks with linear layers to prune")
-    return best[1], best[2]
+    return best[2], best[3]
+
+
+def _decoder(model: nn.Module) -> tuple[str, int | None]:
+    """Return where the names of the text decoder begin, and how many blocks its config tells."""
+    config = getattr(model, "config", None)
+    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None) if config is not None else None
+    try:
+        decoder = model.get_decoder()  # type: ignore[operator]
+    # of a model that has none, or does not know it
+    except (AttributeError, NotImplementedError):
+        decoder = None
+    name = next((name for name, module in model.named_modules() if module is decoder), "")
+    return f"{name}." if name else "", depth if isinstance(depth, int) else None
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
@@ -117,38 +156,126 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]
                 yield f"{path}.{leaf}" if path else leaf, module, parameter
 
 
-def _is_router(path: str, blocks: nn.ModuleList, prefix: str) -> bool:
-    """Return whether a linear layer has one output, or one for each expert beside it."""
-    inner = path.removeprefix(f"{prefix}.")
-    outputs = getattr(blocks.get_submodule(inner), "out_features", None)
-    if outputs == 1:
-        return True
-    parent = blocks.get_submodule(inner.rpartition(".")[0])
-    for sibling in parent.children():
-        if isinstance(sibling, nn.ModuleList) and len(sibling) == outputs:
-            return True
-        if any(p.dim() == 3 and p.shape[0] == outputs for p in sibling.parameters(recurse=False)):
-            return True
-    return False
+class _Finder:
+    """The layers found so far, by parameter."""
 
+    def __init__(self, names: Names, checkpoint: Checkpoint) -> None:
+        self.names, self.checkpoint = names, checkpoint
+        self.found: dict[int, list[Layer]] = {}
 
-def _target_of(
-    name: str, module: nn.Module, parameter: nn.Parameter, model: PreTrainedModel, checkpoint: Checkpoint
-) -> Target:
-    base = f"{model.base_model_prefix}."
-    # either the checkpoint or the model may be a bare decoder
-    for candidate in (name, name.removeprefix(base), base + name):
-        if (info := checkpoint.tensors.get(candidate)) is None:
-            continue
-        if tuple(info.shape) != tuple(parameter.shape):
+    def layers(self) -> list[Layer]:
+        """Return the layers in the order of the checkpoint."""
+        order = {name: position for position, name in enumerate(self.checkpoint.tensors)}
+        layers = [layer for of_parameter in self.found.values() for layer in of_parameter]
+        return sorted(layers, key=lambda layer: (order[layer.target.tensor], layer.target.start))
+
+    def add(self, name: str, module: nn.Module, siblings: str | None) -> str | None:
+        """Add a linear layer; return why it stays dense, if it does."""
+        parameter: nn.Parameter = module.weight  # type: ignore[assignment]
+        if (known := self.found.get(id(parameter))) is not None:
+            (layer,) = known
+            self.found[id(parameter)] = [replace(layer, others=(*layer.others, module))]
+            return None
+        if name in self.names.unread:
+            return self.names.unread[name]
+        transposed = is_conv1d(module)
+        pieces = self.names.of_parameter(name)
+        if len(pieces) > 1:
+            return self.add_stack(Stacked(name, module, "weight", 1, transposed))
+        if not pieces:
             raise CheckpointError(
-                f"tensor {candidate!r} is {tuple(info.shape)} in the checkpoint but {tuple(parameter.shape)} in the "
-                "model; use the config that belongs to the checkpoint"
+                f"the checkpoint has no tensor for layer {name!r}; copy the complete checkpoint, or leave the layer "
+                f"dense with --exclude '{name}'"
             )
-        transposed = _is_conv1d(module)
-        rows, columns = parameter.shape[::-1] if transposed else parameter.shape
-        return Target(candidate, (rows, columns), transposed)
-    raise CheckpointError(
-        f"the checkpoint has no tensor for layer {name!r}, and layouts converted while loading, such as merged "
-        "experts, cannot be pruned; save the model again with save_pretrained"
-    )
+        (piece,) = pieces
+        shape = self._shape(piece)
+        if shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"tensor {piece.tensor!r} is {shape} in the checkpoint but {tuple(parameter.shape)} in the model; use "
+                "the config that belongs to the checkpoint"
+            )
+        target = _target(piece, shape, transposed=transposed)
+        moved = target.name != name
+        self.found[id(parameter)] = [Layer(target, module, name, transposed=transposed, siblings=siblings, moved=moved)]
+        return None
+
+    def add_stack(self, stack: Stacked) -> str | None:
+        """Add the matrices of all experts in a parameter; return why they stay dense, if they do."""
+        if stack.name in self.names.unread:
+            return self.names.unread[stack.name]
+        pieces = self.names.of_parameter(stack.name)
+        if not pieces:
+            return "the checkpoint has no tensor of that name"
+        if len(pieces) == 1:
+            if self._shape(pieces[0]) != tuple(stack.parameter.shape):
+                return "it has another shape in the checkpoint"
+            stack.split([stack.matrix_shape[int(stack.transposed)]])
+            whole = pieces[0]
+            rows = [(_part_of(whole, stack, expert), part) for expert, (part,) in enumerate(stack.parts)]
+        else:
+            rows = self._side_by_side(stack, pieces)
+            if not rows:
+                return "its tensors lie in the parameter in a way that is not supported"
+        kinds = len(stack.parts[0])
+        self.found[id(stack.parameter)] = [
+            Layer(
+                target,
+                part,
+                stack.name,
+                transposed=stack.transposed,
+                stack=stack,
+                siblings=f"{stack.name} {position % kinds}" if stack.experts > 1 else None,
+                moved=True,
+            )
+            for position, (target, part) in enumerate(rows)
+        ]
+        return None
+
+    def _side_by_side(self, stack: Stacked, pieces: list[Piece]) -> list[tuple[Target, ExpertLinear]]:
+        """Return the targets of one tensor each, expert by expert; nothing if they do not fill the parameter so."""
+        rows, columns = stack.matrix_shape
+        straight = all(piece.view.stride() == (columns, 1) for piece in pieces)
+        turned = all(piece.view.stride() == (1, columns) for piece in pieces)
+        if not straight and not turned:
+            return []
+        pieces.sort(key=lambda piece: piece.view.storage_offset())
+        by_expert: list[list[Piece]] = [[] for _ in range(stack.experts)]
+        for piece in pieces:
+            by_expert[piece.view.storage_offset() // (rows * columns)].append(piece)
+        # the sides of each matrix as the model stores it
+        sides = [
+            [tuple(p.view.shape) if straight else tuple(p.view.shape)[::-1] for p in of_one] for of_one in by_expert
+        ]
+        out, into = (1, 0) if stack.transposed else (0, 1)
+        widths = [[shape[out] for shape in of_one] for of_one in sides]
+        fits = (
+            all(of_one == widths[0] for of_one in widths)
+            and sum(widths[0]) == (rows, columns)[out]
+            and all(shape[into] == (rows, columns)[into] for of_one in sides for shape in of_one)
+            and all(self._shape(piece) == tuple(piece.view.shape) for piece in pieces)
+        )
+        if not fits:
+            return []
+        stack.split(widths[0])
+        return [
+            (_target(piece, tuple(piece.view.shape), transposed=stack.transposed == straight), part)
+            for of_one, parts in zip(by_expert, stack.parts, strict=True)
+            for piece, part in zip(of_one, parts, strict=True)
+        ]
+
+    def _shape(self, piece: Piece) -> tuple[int, ...]:
+        return self.checkpoint.tensors[piece.tensor].shape if piece.whole else tuple(piece.view.shape)
+
+
+def _target(piece: Piece, shape: Sequence[int], *, transposed: bool) -> Target:
+    rows, columns = shape[::-1] if transposed else shape
+    if piece.whole:
+        return Target(piece.tensor, (rows, columns), transposed)
+    return Target(f"{piece.tensor}.{piece.start}", (rows, columns), transposed, piece.tensor, piece.start)
+
+
+def _part_of(whole: Piece, stack: Stacked, expert: int) -> Target:
+    """Return the target of one expert in a tensor that holds all as the model does."""
+    rows, columns = stack.matrix_shape
+    shape = (columns, rows) if stack.transposed else (rows, columns)
+    return Target(f"{whole.tensor}.{expert}", shape, stack.transposed, whole.tensor, expert * rows * columns)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
-from unipruning_core.errors import DataError
 from unipruning_core.models.activations import InputSums
 from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.metrics import METRICS
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.models.targets import Layer
+    from unipruning_core.search.reach import Reach
     from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Target
 
@@ -113,12 +113,16 @@ class Search(ABC):
         return peaks[0] if len(peaks) == 1 else torch.stack([peak.to(peaks[0].device) for peak in peaks]).amax()
 
     @abstractmethod
-    def outcomes(self) -> Iterator[Outcome]:
-        """Yield the result for each target, in checkpoint order; each may be dropped before the next is made.
+    def reach(self) -> Reach:
+        """Return which layers the samples reached, after the last one.
 
         Raises:
-            DataError: no calibration token reached a target.
+            DataError: most of the weights were not reached.
         """
+
+    @abstractmethod
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the result for each layer that ``reach`` keeps, in its order; each may be dropped before the next."""
 
     @contextmanager
     def _watching(self) -> Iterator[None]:
@@ -144,14 +148,13 @@ class Search(ABC):
             heard[position] = False
         self.steps += torch.tensor(heard)
 
-    def _refuse_unreached(self, reached: Sequence[bool]) -> None:
-        missing = [layer.name for layer, ok in zip(self.layers, reached, strict=True) if not ok]
-        if missing:
-            token = "token with a finite gradient" if self.skips_nonfinite else "token"
-            raise DataError(
-                f"{len(missing)} of {len(self.layers)} target layers received no {token} and so have no Γ (first: "
-                f"{missing[0]!r}); calibrate on more or more varied text (--samples), or use --metric magnitude"
-            )
+    def _tokens_seen(self, counts: Sequence[Tensor]) -> list[bool]:
+        """Return which layers saw a token, by the counts of each device's layers, (layers, 1) int64."""
+        seen = [False] * len(self.layers)
+        for positions, of_device in zip(self.positions, counts, strict=True):
+            for position, count in zip(positions, of_device.flatten().tolist(), strict=True):
+                seen[position] = count > 0
+        return seen
 
 
 def zero_dual(layer: Layer) -> tuple[Tensor, Tensor]:

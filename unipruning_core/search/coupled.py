@@ -45,7 +45,7 @@ class CoupledSearch(DualSearch):
         if factors is None or gradient is None:
             return
         weight, dual, threshold = layer.weight, self.duals[position], self.thresholds[position]
-        gradient = gradient.t() if layer.target.transposed else gradient
+        gradient = gradient.t() if layer.transposed else gradient
         r, p, q = factors
         moved = torch.empty_like(weight)
         rows = max(1, TILE // weight.shape[1])

@@ -37,7 +37,7 @@ class DriftSearch(DualSearch):
             self._backward(loss, lambda position: self._step_if_usable(position, sample))
         else:
             loss.backward()
-            self._refuse_without_gradient([layer.parameter.grad is not None for layer in self.layers])
+            self._note_gradients([layer.parameter.grad is not None for layer in self.layers])
             usable = [position for position in range(len(self.layers)) if self._usable(position)]
             scale = self._clipping_factor() if usable else self.unclipped
             for position in usable:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import nan
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import torch
 from unipruning_core.models.activations import norms_of
 from unipruning_core.search.base import Outcome, zero_dual
 from unipruning_core.search.loss import LossSearch, NotFiniteError
+from unipruning_core.search.reach import with_siblings
 from unipruning_core.search.saliency import Saliency
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class DualSearch(LossSearch):
     def _sample_loss(self, sample: int, input_ids: Tensor) -> Tensor:
         """Run the forward pass, and make the factors of every layer that saw a token, before any weight moves."""
         loss = self._loss(input_ids)
+        self._count_inputs()
         heard = self._heard()
         with torch.no_grad():
             for positions, inputs, saliency in zip(self.positions, self.inputs, self.saliencies, strict=True):
@@ -79,13 +81,31 @@ class DualSearch(LossSearch):
         """Run the backward pass, and take the steps of every layer."""
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"steps": self.steps} | self._named("dual", self.duals) | self._named("threshold", self.thresholds)
+        return super().tensors() | self._named("dual", self.duals) | self._named("threshold", self.thresholds)
 
     def _scratch(self) -> dict[str, Tensor]:
         """Return the weights themselves, for a mode that moves them."""
         return self._named("scratch", [layer.parameter.detach() for layer in self.layers])
 
+    @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
-        self._refuse_unreached([steps > 0 for steps in self.steps.tolist()])
-        for position, layer in enumerate(self.layers):
-            yield Outcome(layer.target, self.duals[position], self.thresholds[position], int(self.steps[position]))
+        reach = self.reach()
+        for positions, sums, counts in zip(self.positions, self.sums, self.counts, strict=bool(self.sums)):
+            norms = norms_of(*with_siblings(reach, positions, sums, counts))
+            for row, position in enumerate(positions):
+                if siblings := reach.siblings.get(position):
+                    self._take_over(position, norms[row], siblings)
+        for position in reach.kept:
+            target = self.layers[position].target
+            yield Outcome(target, self.duals[position], self.thresholds[position], int(self.steps[position]))
+
+    def _take_over(self, position: int, norm: Tensor, siblings: Sequence[int]) -> None:
+        """Set V of an expert that no token reached to S by its siblings' inputs, as large as their V is on average."""
+        layer = self.layers[position]
+        saliency = Saliency(self.metric, [layer.weight], [position], self.backend, self.settings.seed)
+        made = saliency.of_steps(0, norm[: layer.target.shape[1]], 1)
+        size = torch.stack([self.duals[sibling].mean() for sibling in siblings]).mean()
+        dual, threshold = zero_dual(layer)
+        vectors = made.r[0], made.p[0], made.q[0]
+        self.backend.mirror_step(dual, layer.weight, *vectors, threshold, step_size=float(size), rank=None)
+        self.duals[position], self.thresholds[position] = dual, threshold

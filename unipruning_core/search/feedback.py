@@ -51,6 +51,7 @@ from unipruning_core.models.substituted_weights import substituted_weights
 from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.loss import LossSearch, NotFiniteError
+from unipruning_core.search.reach import with_siblings
 from unipruning_core.search.recording import Recorded
 from unipruning_core.search.saliency import FixedSaliency
 
@@ -93,11 +94,9 @@ class FeedbackSearch(LossSearch):
             )
             for positions in self.positions
         ]
-        # over all samples so far: the sum of squares of each layer's inputs, and its tokens
-        self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
-        self.counts = [torch.zeros_like(inputs.counts) for inputs in self.inputs]
         self.factors: dict[int, Vectors] = {}
         self.kept: dict[int, Tensor] = {}  # the masks of this sample, by position
+        self.unscored: set[int] = set()  # experts that no token of the samples so far reached
         self.stride = stride_for([layer.target.shape for layer in self.layers])
         self.drawn = [
             torch.zeros(-(-parameter.numel() // self.stride), device=parameter.device) for parameter in parameters
@@ -111,6 +110,9 @@ class FeedbackSearch(LossSearch):
 
         self.recorder = Recorded(self._sample, self.backend, self.notes)
         self.recorder.possible = len(self.positions) == 1  # a recording is of one device
+
+    def _sums_inputs(self) -> bool:
+        return True
 
     def step(self, sample: int, input_ids: Tensor) -> float:
         self._set_numbers(sample)
@@ -134,8 +136,14 @@ class FeedbackSearch(LossSearch):
 
     def _set_numbers(self, sample: int) -> None:
         """Copy this sample's numbers to the device: the threshold's rank, the growth of v, and the rate of U's step."""
+        graded = self.graded.tolist()
+        self.unscored = {
+            position for position, layer in enumerate(self.layers) if layer.siblings and not graded[position]
+        }
+        unscored = sum(len(self.drawn[position]) for position in self.unscored)
         scores = sum(len(drawn) for drawn in self.drawn)
-        rank = min(round(self.sparsity_at(sample) * scores), scores - 1)  # a sparsity near one rounds to all
+        rank = round(self.sparsity_at(sample) * (scores - unscored))
+        rank = min(rank + unscored, scores - 1) if rank else 0  # a sparsity near one rounds to all
         # v reaches a fraction 1 - (1 - gamma)^t of a constant g^2 in t steps
         drawn, now, then = (
             1 - (1 - self.settings.second_moment_rate) ** steps for steps in (max(1, sample - 1), sample, sample + 1)
@@ -164,9 +172,7 @@ class FeedbackSearch(LossSearch):
             loss = self._loss(input_ids)
             self._backward(loss, self._follow)
         self.kept.clear()
-        for sums, counts, inputs in zip(self.sums, self.counts, self.inputs, strict=True):
-            sums += inputs.sums
-            counts += inputs.counts
+        self._count_inputs()
         return loss.detach()
 
     @torch.no_grad()
@@ -205,6 +211,8 @@ class FeedbackSearch(LossSearch):
     @torch.no_grad()
     def _masked(self, position: int) -> Tensor:
         """Return (W0 + eta U) M as the module stores it, and draw scores for the next sample's threshold."""
+        if position in self.unscored:
+            return self._whole(position)
         pattern = self.settings.ramp_pattern
         masked, self.kept[position] = self.backend.mask_weight(
             *self._state(position),
@@ -218,10 +226,16 @@ class FeedbackSearch(LossSearch):
 
     @torch.no_grad()
     def _masked_again(self, position: int) -> Tensor:
+        if position in self.unscored:
+            return self._whole(position)
         weight, _, drift, *_ = self._state(position)
         kept = self.kept[position]
         masked = self.backend.remask_weight(weight, drift, kept, learning_rate=self.settings.learning_rate)
         return self._turned(masked, position)
+
+    def _whole(self, position: int) -> Tensor:
+        """Return W0 of an expert without a gradient so far, as the module stores it: masked, it would never get one."""
+        return self._turned(self.originals[position].clone(), position)
 
     def _state(self, position: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
         """Return W0, v, U, r, p and q of a layer, matrices as (out, in)."""
@@ -244,21 +258,27 @@ class FeedbackSearch(LossSearch):
 
     def _turned(self, matrix: Tensor, position: int) -> Tensor:
         """Convert a matrix from the module's layout to (out, in), or back."""
-        return matrix.t() if self.layers[position].target.transposed else matrix
+        return matrix.t() if self.layers[position].transposed else matrix
 
     def tensors(self) -> dict[str, Tensor]:
-        state = {"steps": self.steps} | self._named("second", self.second) | self._named("drawn", self.drawn)
+        state = super().tensors() | self._named("second", self.second) | self._named("drawn", self.drawn)
         if self.settings.learning_rate:
             state |= self._named("drift", [drift for drift in self.drift if drift is not None])
-        for device, (sums, counts) in enumerate(zip(self.sums, self.counts, strict=True)):
-            state |= {f"sums.{device}": sums, f"counts.{device}": counts}
         return state
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
-        self._refuse_unreached([steps > 0 for steps in self.steps.tolist()])
+        reach = self.reach()
+        for device, positions in enumerate(self.positions):
+            self.sums[device], self.counts[device] = with_siblings(
+                reach, positions, self.sums[device], self.counts[device]
+            )
+        for position, siblings in reach.siblings.items():
+            means = [self.second[sibling].mean(dtype=torch.float32) for sibling in siblings]
+            self.second[position].fill_(torch.stack(means).mean())
         self._update_factors()
-        for position, layer in enumerate(self.layers):
+        for position in reach.kept:
+            layer = self.layers[position]
             score = self.backend.feedback_scores(*self._state(position), **self._numbers)
             yield Outcome(layer.target, score, score.new_zeros(()), int(self.steps[position]))
 

@@ -11,12 +11,14 @@ import torch
 from unipruning_core.models.activations import norms_of
 from unipruning_core.search.base import Outcome, Search, zero_dual
 from unipruning_core.search.dual import mirror_step
+from unipruning_core.search.reach import reach_of, with_siblings
 from unipruning_core.search.saliency import Saliency
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.search.modes.frozen import FrozenSettings
+    from unipruning_core.search.reach import Reach
 
 
 class FrozenSearch(Search):
@@ -58,24 +60,27 @@ class FrozenSearch(Search):
     def tensors(self) -> dict[str, Tensor]:
         return {f"sums.{device}": sums for device, sums in enumerate(self.sums)} | {"tokens": self.tokens}
 
+    def reach(self) -> Reach:
+        seen = [tokens > 0 for tokens in self.tokens.tolist()]
+        return reach_of(self.layers, seen if self.metric.uses_inputs else [True] * len(seen), seen)
+
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
-        if self.metric.uses_inputs:
-            self._refuse_unreached([tokens > 0 for tokens in self.tokens.tolist()])
-        row = {
-            position: sums[index]
-            for positions, sums in zip(self.positions, self.sums, strict=True)
-            for index, position in enumerate(positions)
-        }
-        for position, layer in enumerate(self.layers):
-            tokens = self.tokens[position]
-            norm = norms_of(row[position][: layer.target.shape[1]], tokens.to(layer.weight.device))
+        reach = self.reach()
+        norms: dict[int, Tensor] = {}
+        for positions, sums in zip(self.positions, self.sums, strict=True):
+            counts = self.tokens[positions][:, None].to(sums.device)
+            norms |= dict(zip(positions, norms_of(*with_siblings(reach, positions, sums, counts)), strict=True))
+        for position in reach.kept:
+            layer = self.layers[position]
+            norm = norms[position][: layer.target.shape[1]]
             saliency = Saliency(self.metric, [layer.weight], [position], self.backend, self.settings.seed)
             # neither weights nor norms change any more, so one pass over W serves all steps
             steps = self.settings.steps(self.samples)
+            known = bool(self.tokens[position]) or position in reach.siblings
             factors = saliency.of_steps(0, norm, steps)
             dual, threshold = zero_dual(layer)
             for step in range(steps):
                 vectors = factors.r[step], factors.p[step], factors.q[step]
                 mirror_step(self.backend, self.settings, layer.weight, vectors, dual, threshold)
-            yield Outcome(layer.target, dual, threshold, steps, norm if tokens else None)
+            yield Outcome(layer.target, dual, threshold, steps, norm if known else None)

@@ -6,14 +6,15 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import OutputError, RunError, reason_and_remedy
-from unipruning_core.models.targets import find_targets
+from unipruning_core.models.experts import apart
+from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
 from unipruning_core.search.base import Outcome
@@ -120,9 +121,10 @@ def search(
         Stopped: a signal arrived.
     """
     progress = progress or Progress()
-    with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim:
+    with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim, ExitStack() as stack:
         layers, left_out = find_targets(model, task.checkpoint)
-        targets = [layer.target for layer in layers]
+        check_values(layers, task.checkpoint, progress)
+        stack.enter_context(apart(layers))
         batches = task.calibration.batches
         run = task.settings.start(model, layers, backend, len(batches))
         run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
@@ -142,7 +144,14 @@ def search(
             )
             content = {**task.description(backend), "losses": processed.losses}
             content |= {SKIPPED: processed.skipped} if processed.skipped else {}
-            content |= {"left_out": {part.name: part.why for part in left_out}}
+            reach = run.reach()
+            for note in reach.note():
+                progress.note(note)
+            dense = {layers[position].name: why for position, why in reach.dense.items()}
+            content |= {"left_out": {part.name: part.why for part in left_out} | dense}
+            if reach.siblings:
+                content |= {"by_siblings": [layers[position].name for position in reach.siblings]}
+            targets = [layers[position].target for position in reach.kept]
             outcomes = checked(run.outcomes(), processed.kept)
             with progress.task("writing", len(targets), "matrix") as bar, _unwritten_explained(folder, resume):
                 write_run(claim.start(), targets, _counted(outcomes, bar), content, task.digests)

@@ -13,11 +13,13 @@ from unipruning_core.models.recompute import recomputed
 from unipruning_core.models.targets import decoder_blocks
 from unipruning_core.search.base import Search
 from unipruning_core.search.language_loss import LanguageLoss
+from unipruning_core.search.reach import reach_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.models.targets import Layer
+    from unipruning_core.search.reach import Reach
 
 
 class NotFiniteError(Exception):
@@ -30,6 +32,11 @@ class LossSearch(Search):
     def prepare(self) -> None:
         super().prepare()
         self.language_loss = LanguageLoss(self.model)
+        self.graded = torch.zeros(len(self.layers), dtype=torch.int64)  # samples that gave each layer a gradient
+        self.latest = [False] * len(self.layers)  # which layers had one in the latest sample
+        # over all samples so far: the tokens of each layer, and the sum of squares of its inputs
+        self.counts = [torch.zeros_like(inputs.counts) for inputs in self.inputs]
+        self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs] if self._sums_inputs() else []
         self.blocks = decoder_blocks(self.model)[1]
 
     def _loss(self, input_ids: Tensor) -> Tensor:
@@ -63,24 +70,58 @@ class LossSearch(Search):
         """Run the backward pass, and call ``use`` as soon as a layer's gradient is complete."""
         with on_gradient(self.layers, use) as reached:
             loss.backward()
-        self._refuse_without_gradient(reached)
+        self._note_gradients(reached)
 
-    def _refuse_without_gradient(self, reached: Sequence[bool]) -> None:
-        """Refuse, after a sample's backward pass, a layer that saw tokens but got no gradient."""
+    def _note_gradients(self, reached: Sequence[bool]) -> None:
+        """Keep which layers got a gradient from a sample; most of those that saw tokens must have.
+
+        Raises:
+            ConfigError: most of their weights got none.
+        """
+        self.latest = list(reached)
         if all(reached):
             return
-        names = [
-            self.layers[position].name
+        missing = [
+            self.layers[position]
             for positions, inputs in zip(self.positions, self.inputs, strict=True)
             for position, tokens in zip(positions, inputs.tokens, strict=True)
             if tokens and not reached[position]
         ]
-        if names:
+        if 2 * sum(layer.target.size for layer in missing) > sum(layer.target.size for layer in self.layers):
             raise ConfigError(
-                f"{len(names)} of {len(self.layers)} target layers saw tokens but got no gradient (first: "
-                f"{names[0]!r}), because the model computes with operators made for inference; turn those off in its "
-                "code, or use --mode frozen"
+                f"{len(missing)} of {len(self.layers)} target layers saw tokens but got no gradient (first: "
+                f"{missing[0].name!r}), because the model computes with operators made for inference; turn those off "
+                "in its code, or use --mode frozen"
             )
+
+    def _count_steps(self) -> None:
+        super()._count_steps()
+        usable = [had and position not in self.unusable for position, had in enumerate(self.latest)]
+        self.graded += torch.tensor(usable)
+
+    def _sums_inputs(self) -> bool:
+        """Return whether the mode uses the inputs of all samples: those of an expert without tokens, at least."""
+        return any(layer.siblings for layer in self.layers)
+
+    def _count_inputs(self) -> None:
+        """Add the inputs of the latest sample to those of all, on the device."""
+        for counts, inputs in zip(self.counts, self.inputs, strict=True):
+            counts += inputs.counts
+        for sums, inputs in zip(self.sums, self.inputs, strict=bool(self.sums)):
+            sums += inputs.sums
+
+    def reach(self) -> Reach:
+        saw = self._tokens_seen(self.counts)
+        learnt = [
+            graded > 0 and (seen or not self.metric.uses_inputs)
+            for graded, seen in zip(self.graded.tolist(), saw, strict=True)
+        ]
+        return reach_of(self.layers, learnt, saw, skipping=self.skips_nonfinite)
+
+    def tensors(self) -> dict[str, Tensor]:
+        state = {"steps": self.steps, "graded": self.graded}
+        state |= {f"sums.{device}": sums for device, sums in enumerate(self.sums)}
+        return state | {f"counts.{device}": counts for device, counts in enumerate(self.counts)}
 
     def _named(self, kind: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Name one tensor per layer by the layer and its ``kind``."""
