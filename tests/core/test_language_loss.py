@@ -5,8 +5,10 @@ from functools import partial
 import pytest
 import torch
 from _modes import batches, start
+from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from unipruning_core.errors import CheckpointError
 from unipruning_core.models.targets import decoder_blocks
 from unipruning_core.progress import Progress
 from unipruning_core.search import language_loss
@@ -114,14 +116,44 @@ def test_chunks_suit_half_precision(dtype, chunks):
         torch.testing.assert_close(gradient, wanted, rtol=0.0, atol=atol)
 
 
-def with_norm(own, logits, **given):
+def another_loss(own, logits, **given):
     """The usual loss and a term on the size of the logits."""
-    return own(logits=logits, **given) + 1e-2 * logits.float().square().mean()
+    return own(logits=logits, **given) + logits.float().square().mean()
 
 
-def with_other_gradient(own, logits, **given):
-    """The usual loss in value alone."""
-    return own(logits=logits, **given) + 1e-3 * (logits - logits.detach()).sum()
+@pytest.mark.parametrize("way", ["balance of experts", "permutations", "norm"])
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "chunks"])
+def test_a_loss_of_the_models_own_is_left_aside(way, whole, request):
+    kinds = {"balance of experts": ("mixtral", {"output_router_logits": True}), "permutations": ("xlnet", {})}
+    kind, changes = kinds.get(way, ("llama", {}))
+    model, ids = built(kind, **changes), tokens()
+    if way == "norm":
+        model.loss_function = partial(another_loss, model.loss_function)
+    if not whole:
+        request.getfixturevalue("chunks")
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+    expected, expected_gradients = with_gradients(model, cross_entropy(logits, ids[0, 1:]))
+    own = model(input_ids=ids, labels=ids, use_cache=False).loss.detach()
+    assert float(own) != pytest.approx(float(expected), rel=1e-4)
+    loss = LanguageLoss(model)
+    loss.compare(ids, pytest.fail)
+    actual, gradients = with_gradients(model, loss(ids))
+    assert float(actual) == pytest.approx(float(expected), rel=1e-6)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-6 * float(wanted.abs().max()))
+
+
+def test_the_loss_of_a_short_sample_is_that_of_transformers_to_the_last_bit():
+    model, ids = built("llama"), tokens()
+    expected, expected_gradients = with_gradients(model, model(input_ids=ids, labels=ids, use_cache=False).loss)
+    actual, gradients = with_gradients(model, LanguageLoss(model)(ids))
+    assert torch.equal(actual, expected)
+    assert all(torch.equal(*pair) for pair in zip(gradients, expected_gradients, strict=True))
+
+
+def mixing(head, hidden):
+    """A head whose logits of a token depend on all tokens that it is given."""
+    return head(hidden + hidden.mean(1, keepdim=True))
 
 
 def for_whole_samples(forward, input_ids, **given):
@@ -131,18 +163,12 @@ def for_whole_samples(forward, input_ids, **given):
     return forward(input_ids=input_ids, **given)
 
 
-@pytest.mark.parametrize("way", ["balance of experts", "permutations", "norm", "gradient", "whole samples"])
-def test_a_model_with_a_loss_of_its_own_keeps_it_and_says_so_once(way, chunks):
-    if way == "balance of experts":
-        model = built("mixtral", output_router_logits=True)
-    elif way == "permutations":
-        model = built("xlnet")
+@pytest.mark.parametrize("way", ["mixing", "whole samples"])
+def test_a_model_that_cannot_be_run_in_chunks_is_run_as_it_is_and_says_so_once(way, chunks):
+    model = built("llama")
+    if way == "mixing":
+        model.lm_head.forward = partial(mixing, model.lm_head.forward)
     else:
-        model = built("llama")
-    if way in ("norm", "gradient"):
-        changed = with_norm if way == "norm" else with_other_gradient
-        model.loss_function = partial(changed, model.loss_function)
-    if way == "whole samples":
         model.forward = partial(for_whole_samples, model.forward)
     ids, notes = tokens(), []
     loss = LanguageLoss(model)
@@ -154,6 +180,14 @@ def test_a_model_with_a_loss_of_its_own_keeps_it_and_says_so_once(way, chunks):
     actual, gradients = with_gradients(model, loss(ids))
     assert torch.equal(actual, expected)
     assert all(torch.equal(*pair) for pair in zip(gradients, expected_gradients, strict=True))
+
+
+@pytest.mark.parametrize("cut", [slice(1, None), slice(0)], ids=["one fewer", "none"])
+def test_logits_that_are_not_one_row_a_token_are_refused(cut):
+    model = built("llama")
+    model.lm_head.register_forward_hook(lambda _, __, logits: logits[:, cut])
+    with pytest.raises(CheckpointError, match=r"'LlamaForCausalLM' gives logits for \d+ tokens, not 50, "):
+        LanguageLoss(model)(tokens())
 
 
 def test_the_comparison_runs_a_few_tokens_once_and_none_for_samples_of_one_chunk(chunks):

@@ -16,6 +16,7 @@ from unipruning_core.models.loading import ModelChoice, find_targets_of_config
 from unipruning_core.models.named import built_in_configs
 from unipruning_core.models.outline import load_config, outline
 from unipruning_core.registry import Catalogue
+from unipruning_core.search.language_loss import LanguageLoss
 from unipruning_core.search.memory import held_bytes
 from unipruning_core.search.modes import MODES
 from unipruning_core.sparsity.parse import parse_sparsity
@@ -87,7 +88,7 @@ def test_the_traced_activations_are_those_of_a_real_forward_and_backward(folder)
     ids = torch.zeros(1, 16, dtype=torch.int64)
     real = LiveMemory(list(model.parameters()))
     with real:
-        model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+        LanguageLoss(model)(ids).backward()
     traced = trace_sample(outline(str(folder)), 16, backward=True).activations
     # without values the model cannot see that it needs no explicit causal mask
     mask = 16 * 16 * 4

@@ -13,6 +13,7 @@ from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import memory_errors_as_config_errors
+from unipruning_core.models.passes import pass_errors
 from unipruning_core.models.targets import check_values, decoder_blocks, find_targets
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, claimed_output, files_of
@@ -70,7 +71,7 @@ def run_sparsegpt(
             loaded = model.load()
             layers, _ = find_targets(loaded, model.checkpoint)
             check_values(layers, model.checkpoint, progress)
-            with apart(layers):
+            with apart(layers), pass_errors(loaded):
                 masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
         return write_changed(model.checkpoint, layers, masks, cut, output, about, progress)
 

@@ -15,6 +15,7 @@ from unipruning_core.data.text import SEPARATOR, Text, token_ids
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.loading import check_seq_len, dtype_name, dtype_remedy
+from unipruning_core.models.passes import pass_errors
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None
     count, _, seq_len = windows.ids.shape
     model.eval()
     losses: list[float] = []
-    with torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
+    with pass_errors(model), torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
         head = _separable_head(model, windows.ids[0, :, :PROBE_TOKENS])
         for number, window in enumerate(windows.ids, 1):
             losses.append(_window_nll(model, head, window.to(model.device)))

@@ -19,6 +19,7 @@ from unipruning_core.models.experts import apart
 from unipruning_core.models.loading import embedding_rows
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
 from unipruning_core.models.outline import header_of, saved_buffers
+from unipruning_core.models.passes import name_of
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
 from unipruning_core.projection.project import with_scope
@@ -75,7 +76,7 @@ class InMemory(Prepared):
                 "that it wraps, if it wraps one"
             )
         self.model, self.progress = model, progress
-        self.name = str(getattr(model, "name_or_path", "") or type(model).__name__)
+        self.name = name_of(model)
         self.checkpoint = Checkpoint(Path(self.name), (), header_of(model))
         self._tokenizer, self._backend = tokenizer, backend
 

@@ -230,10 +230,12 @@ class OnDisk(Prepared):
         # what a job has planned its memory for is checked already
         elif not bytes_per_device:
             check_model_fits(self.checkpoint, self.dtype, self.backend)
-        return load_model(
+        model = load_model(
             self.checkpoint.folder,
             self.dtype,
             self.backend.device_type,
             bytes_per_device,
             trust_remote_code=self.choice.trust_remote_code,
         )
+        model.name_or_path = self.name  # as the user wrote it, also where it lies in the hub's cache
+        return model

@@ -23,15 +23,18 @@ def library_errors_as(kind: type[UnipruningError], what: str, remedy: str) -> It
     """
     try:
         yield
-    except UnipruningError:
-        raise
     except BaseException as error:
-        if not isinstance(error, Exception) and not is_panic(error):
-            raise
-        if is_out_of_memory(error) or any(isinstance(cause, KeyboardInterrupt) for cause in chain(error)):
+        if not is_of_a_library(error):
             raise
         helps = TRUST if CODE_REFUSED in str(error) else remedy
         raise kind(f"{what}: {reason_and_remedy(error, helps)}") from error
+
+
+def is_of_a_library(error: BaseException) -> bool:
+    """Return whether an error may be another library's: not one of ours, exhausted memory or an interruption."""
+    if isinstance(error, UnipruningError) or not (isinstance(error, Exception) or is_panic(error)):
+        return False
+    return not is_out_of_memory(error) and not any(isinstance(cause, KeyboardInterrupt) for cause in chain(error))
 
 
 def is_panic(error: BaseException) -> bool:

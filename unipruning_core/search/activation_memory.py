@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.memory import GIB
+from unipruning_core.models.passes import pass_errors
 from unipruning_core.search.language_loss import logits_held
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION
@@ -86,7 +87,7 @@ def _saved_bytes(model: PreTrainedModel, input_ids: Tensor) -> int:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with pass_errors(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(input_ids=input_ids, use_cache=False)
     del output  # until now every address was in use
     return sum(saved.values())

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
+from unipruning_core.errors import CheckpointError
+from unipruning_core.models.passes import name_of
 from unipruning_core.models.replaced_forward import replaced_forward
 from unipruning_core.models.targets import decoder_blocks
 
@@ -17,18 +19,19 @@ if TYPE_CHECKING:
 
 # the loss holds some four copies of the logits in float32: what a sample may have of them as it is, and a chunk
 WHOLE, LOGITS = 1 << 26, 1 << 24
-PREFIX = 16  # tokens on which the loss is compared with the model's own
+PREFIX = 16  # tokens on which the loss in chunks is compared with that of all logits at once
+NOTHING = -100  # what the last token predicts, to ``cross_entropy``
 # relative differences that are rounding, of the loss and of the norm of its gradient
 IN_FLOAT32, IN_HALF_PRECISION = (1e-5, 1e-4), (1e-3, 1e-2)
 
 
 class LanguageLoss:
-    r"""The mean of :math:`-\log p(x_t \mid x_{<t})` over a sample.
+    r"""The mean of :math:`-\log p(x_t \mid x_{<t})` over a sample, whatever loss the model itself is trained with.
 
     The logits and the gradient with respect to the last hidden states are made for one chunk of tokens at a time, in
     the forward pass: what comes after the decoder is not pruned, so no other gradient is needed.  It is run by the
     model's own forward, which is given the hidden states of the chunk in place of the decoder's result.  A short
-    sample, and a model whose own loss turns out to be another one, goes through the model as it is.
+    sample, and a model that makes other logits from chunks, goes through the model as it is.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -36,23 +39,22 @@ class LanguageLoss:
         parent = decoder_blocks(model)[0].rpartition(".")[0]
         self._decoder = model.get_submodule(parent)  # the model itself if it has no part for it
         self._vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
-        self.agrees: bool | None = None  # with the model's own loss; None before ``compare``
+        self.agrees: bool | None = None  # the loss of chunks with that of all logits; None before ``compare``
 
     def compare(self, input_ids: Tensor, note: Callable[[str], None]) -> None:
-        """Find out, before the first long sample, whether chunks give the model's own loss; this runs a few tokens."""
+        """Find out, before the first long sample, whether chunks give the loss; this runs a few tokens."""
         if self.agrees is None and self._is_long(input_ids):
             self.agrees = self._decoder is not self.model and self._agree(input_ids[:, :PREFIX])
             if not self.agrees:
                 note(
-                    "the logits of a sample are in memory all at once, since this model's own loss is not the "
-                    "cross-entropy of each token's logits"
+                    "the logits of a sample are in memory all at once, since this model does not make those of a token "
+                    "from its last hidden state alone"
                 )
 
     def __call__(self, input_ids: Tensor) -> Tensor:
         """Return the loss of a sample, (1, tokens) int64, as a scalar that has a backward pass."""
         if not self.agrees or not self._is_long(input_ids):
-            own: Tensor = self.model(input_ids=input_ids, labels=input_ids, use_cache=False).loss
-            return own
+            return self._of_output(self.model(input_ids=input_ids, use_cache=False), input_ids)
         decoded, _ = self._decoded(input_ids)
         loss, gradient = self._of_chunks(decoded, input_ids, LOGITS // self._vocabulary)
         known: Tensor = _Known.apply(decoded[0], loss, gradient)  # type: ignore[no-untyped-call]
@@ -61,42 +63,54 @@ class LanguageLoss:
     def _is_long(self, input_ids: Tensor) -> bool:
         return bool(input_ids.numel() * self._vocabulary > WHOLE)
 
+    def _of_output(self, output: Any, input_ids: Tensor) -> Tensor:
+        """Return the loss, 0-D float32, from all logits of a sample.
+
+        Raises:
+            CheckpointError: there is not one row of logits for each token.
+        """
+        logits = getattr(output, "logits", None)
+        made = 0 if logits is None else logits.shape[:-1].numel()
+        if logits is None or made != input_ids.numel():
+            raise CheckpointError(
+                f"model {name_of(self.model)!r} gives logits for {made} tokens, not {input_ids.numel()}, so it has "
+                "no language-model loss; use --mode frozen"
+            )
+        # as in transformers, to the last bit: the last token is left out by its label, not cut off
+        following = pad(input_ids[0, 1:], (0, 1), value=NOTHING).to(logits.device)
+        return cross_entropy(logits.flatten(0, 1).float(), following, ignore_index=NOTHING)
+
     def _agree(self, prefix: Tensor) -> bool:
-        """Return whether loss and gradient equal the model's own on a few tokens, within rounding."""
+        """Return whether loss and gradient of chunks equal those of all logits on a few tokens, within rounding."""
         try:
-            decoded, own = self._decoded(prefix, labels=prefix)
-            own.loss.backward()
+            decoded, output = self._decoded(prefix, whole=True)
+            whole = self._of_output(output, prefix)
+            whole.backward()
             loss, gradient = self._of_chunks(decoded, prefix, PREFIX // 2)
         # what a model raises that is built in another way
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        except (AttributeError, CheckpointError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False
         of_loss, of_gradient = IN_FLOAT32 if gradient.dtype == torch.float32 else IN_HALF_PRECISION
-        own_gradient = decoded[0].grad.float()
-        error, norm = (torch.linalg.vector_norm(x) for x in (gradient.float() - own_gradient, own_gradient))
-        return all(
-            (
-                # a loss that balances experts depends on every layer, and may be small
-                getattr(own, "aux_loss", None) is None,
-                _close(loss, own.loss.detach(), of_loss),
-                float(error) <= of_gradient * float(norm),
-            )
-        )
+        whole_gradient = decoded[0].grad.float()
+        error, norm = (torch.linalg.vector_norm(x) for x in (gradient.float() - whole_gradient, whole_gradient))
+        return _close(loss, whole.detach(), of_loss) and float(error) <= of_gradient * float(norm)
 
-    def _decoded(self, input_ids: Tensor, labels: Tensor | None = None) -> tuple[Any, Any]:
+    def _decoded(self, input_ids: Tensor, *, whole: bool = False) -> tuple[Any, Any]:
         """Return the decoder's result, the last hidden states (1, tokens, width) first, and the model's output.
 
-        Without labels only one token goes on from the decoder; with them, the gradient ends at the hidden states.
+        Only one token goes on from the decoder, unless the ``whole`` sample does; then the gradient ends at the hidden
+        states.
         """
         own, results = self._decoder.forward, []
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            with torch.set_grad_enabled(labels is None):
+            with torch.set_grad_enabled(not whole):
                 results.append(own(*args, **kwargs))
             hidden = results[0][0]
-            return _with_hidden(results[0], hidden[:, :1] if labels is None else hidden.requires_grad_())
+            return _with_hidden(results[0], hidden.requires_grad_() if whole else hidden[:, :1])
 
         with replaced_forward(self._decoder, forward):
-            output = self.model(input_ids=input_ids, labels=labels, use_cache=False)
+            output = self.model(input_ids=input_ids, use_cache=False)
         (result,) = results
         return result, output
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.passes import name_of
 from unipruning_core.models.recompute import recomputed
 from unipruning_core.models.targets import decoder_blocks
 from unipruning_core.search.base import Search
@@ -44,10 +45,16 @@ class LossSearch(Search):
 
         Raises:
             NotFiniteError: it is not, and such samples are left out.
+            ConfigError: no gradient can be taken of it.
         """
         self.language_loss.compare(input_ids, self.notes.append)
         with self._watching(), recomputed(self.blocks if self.recomputes else ()):
             loss = self.language_loss(input_ids)
+        if not loss.requires_grad:
+            raise ConfigError(
+                f"the loss of model {name_of(self.model)!r} has no gradient for any target layer, because its forward "
+                "pass runs outside autograd; use --mode frozen"
+            )
         # zero, or else NaN: the one value that the host reads then tells of the inputs too
         loss = loss + (self._peak() * 0).to(loss.device, loss.dtype)
         if self.skips_nonfinite and not bool(loss.detach().isfinite()):

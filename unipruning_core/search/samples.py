@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import DataError, OutputError, RunError
+from unipruning_core.models.passes import pass_errors
 from unipruning_core.search.nonfinite import (
     CHECK_EVERY,
     FLAG,
@@ -80,7 +81,8 @@ def run_samples(
     tokens = 0
     with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
         for sample in range(start, len(batches)):
-            loss = run.step(sample - skipped.samples, batches[sample].to(device))
+            with pass_errors(run.model):
+                loss = run.step(sample - skipped.samples, batches[sample].to(device))
             tokens += batches[sample].numel()
             while run.notes:
                 progress.note(run.notes.pop(0))
