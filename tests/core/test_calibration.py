@@ -8,12 +8,11 @@ from itertools import pairwise
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from unipruning_core.data.calibration import Origin, calibration_batches
 from unipruning_core.data.text import Text
 from unipruning_core.errors import ConfigError, DataError
-from unipruning_core.models.loading import check_seq_len
 from unipruning_core.progress import Progress
 
 WORDS = 4000
@@ -182,30 +181,6 @@ def test_a_text_longer_than_the_tokenizers_limit_causes_no_warning():
         assert len(logged) == 1
     finally:
         logger.removeHandler(handler)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        LlamaConfig(max_position_embeddings=64),
-        GPT2Config(n_positions=64),
-        Gemma3Config(text_config={"max_position_embeddings": 64}),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_a_length_beyond_the_models_positions_is_refused(config):
-    check_seq_len(config, 64)
-    with pytest.raises(ConfigError, match="--seq-len 65 is more than the model's 64 positions; pass at most 64"):
-        check_seq_len(config, 65)
-
-
-def test_a_model_without_a_limit_of_positions_takes_any_length():
-    check_seq_len(BloomConfig(), 1_000_000)
-
-
-def test_a_length_that_leaves_nothing_to_predict_is_refused():
-    with pytest.raises(ConfigError, match="must be at least 2"):
-        check_seq_len(LlamaConfig(), 1)
 
 
 @pytest.mark.parametrize("packing", ["packed", "document"])

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.cli.main import main
-from unipruning_core.models.loading import ModelChoice, find_targets_of_config
+from unipruning_core.models.loading import ModelChoice, build_outline
 from unipruning_core.models.named import built_in_configs
 from unipruning_core.models.outline import load_config, outline
+from unipruning_core.models.targets import find_targets
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.language_loss import LanguageLoss
 from unipruning_core.search.memory import held_bytes
@@ -55,7 +56,9 @@ def test_every_built_in_name_is_a_model_with_seven_targets_a_block():
 @pytest.mark.parametrize("save", [save_llama, save_gpt2])
 def test_targets_from_the_config_are_those_of_the_checkpoint(save, tmp_path):
     checkpoint = Checkpoint.open(save(tmp_path / "model"))
-    wanted, left_out = find_targets_of_config(checkpoint, load_config(str(tmp_path / "model")), ModelChoice("model"))
+    shapes = build_outline(load_config(str(tmp_path / "model")), ModelChoice("model"))
+    layers, left_out = find_targets(shapes, checkpoint)
+    wanted = [layer.target for layer in layers]
     found = outline(str(tmp_path / "model" / "config.json"))
     assert {(target.shape, target.transposed) for target in found.targets} == {
         (target.shape, target.transposed) for target in wanted

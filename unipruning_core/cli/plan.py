@@ -67,8 +67,8 @@ def _plan(options: argparse.Namespace) -> int:
         check_first(options, "backend")
     with collector_at_rest(ours=True):
         from unipruning_core.data.calibration import check_size
-        from unipruning_core.models.loading import window_length
         from unipruning_core.models.outline import outline
+        from unipruning_core.models.positions import window_length
         from unipruning_core.tools.plan.plan import Machine, plan_search
 
     check_size(options.samples, options.seq_len)
@@ -78,7 +78,7 @@ def _plan(options: argparse.Namespace) -> int:
         settings,
         backend=options.backend,
         samples=options.samples,
-        seq_len=window_length(model.config, options.seq_len),
+        seq_len=window_length(model.positions, options.seq_len),
         sparsities=sparsities,
         machine=Machine(options.bandwidth and options.bandwidth * 1e9, options.flops and options.flops * 1e12),
     )

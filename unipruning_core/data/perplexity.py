@@ -14,8 +14,9 @@ from torch import Tensor
 from unipruning_core.data.text import SEPARATOR, Text, token_ids
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
-from unipruning_core.models.loading import check_seq_len, dtype_name, dtype_remedy
+from unipruning_core.models.loading import dtype_name, dtype_remedy
 from unipruning_core.models.passes import pass_errors
+from unipruning_core.models.positions import check_seq_len, positions_of
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def cut(
         ConfigError: a number is out of range for the model.
         DataError: the text does not fill one window, or the tokenizer gives no ids for it.
     """
-    check_seq_len(config, seq_len)
+    check_seq_len(positions_of(config), seq_len)
     if windows is not None and windows < 1:
         raise ConfigError(f"perplexity needs at least 1 window, not {windows!r}")
     ids = id_tensor(token_ids(tokenizer, join.join(text.documents)), text.source)

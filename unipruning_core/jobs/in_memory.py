@@ -16,7 +16,6 @@ from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.models.experts import apart
-from unipruning_core.models.loading import embedding_rows
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
 from unipruning_core.models.outline import header_of, saved_buffers
 from unipruning_core.models.passes import name_of
@@ -130,8 +129,9 @@ class InMemory(Prepared):
         dtype: torch.dtype = self.model.dtype
         return dtype
 
-    def embedding_rows(self) -> int | None:
-        return embedding_rows(self.model)
+    @property
+    def outline(self) -> PreTrainedModel:
+        return self.model
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the current weights: that of a checkpoint that ``save_pretrained`` would write."""

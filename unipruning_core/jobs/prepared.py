@@ -19,12 +19,12 @@ from unipruning_core.models.loading import (
     choose_dtype,
     dtype_name,
     embedding_rows,
-    find_targets_of_config,
     load_config_and_tokenizer,
     load_model,
-    window_length,
 )
 from unipruning_core.models.memory import check_model_fits
+from unipruning_core.models.positions import positions_of, window_length
+from unipruning_core.models.targets import find_targets
 from unipruning_core.registry import Catalogue
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.outputs import check_apart
@@ -100,16 +100,17 @@ class Prepared(ABC):
 
     def seq_len(self, requested: int | None) -> int:
         """Return the tokens per window: as requested, or else 2048, or all positions of a model with fewer."""
-        return window_length(self.config, requested)
+        return window_length(positions_of(self.config, self.outline), requested)
 
+    @property
     @abstractmethod
-    def embedding_rows(self) -> int | None:
-        """Return how many token ids the model has an embedding for, or None if that cannot be known."""
+    def outline(self) -> PreTrainedModel:
+        """The model, which may be without weights."""
 
     def check_ids(self, batches: Iterable[torch.Tensor], source: str) -> None:
         """Refuse token ids that the model has no embedding for; ``source`` is the text they come from."""
         vocabulary = getattr(self.config.get_text_config(), "vocab_size", None) or 0
-        check_ids(batches, source, vocabulary, self.embedding_rows)
+        check_ids(batches, source, vocabulary, lambda: embedding_rows(self.outline))
 
     def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
         """Refuse sparsities and settings that do not fit the targets."""
@@ -195,8 +196,12 @@ class OnDisk(Prepared):
 
     @cached_property
     def _targets_and_left_out(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
-        targets, left_out = find_targets_of_config(self.checkpoint, self.config, self.choice)
-        return tuple(targets), tuple(left_out)
+        layers, left_out = find_targets(self.outline, self.checkpoint)
+        return tuple(layer.target for layer in layers), tuple(left_out)
+
+    @cached_property
+    def outline(self) -> PreTrainedModel:
+        return build_outline(self.config, self.choice)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -209,9 +214,6 @@ class OnDisk(Prepared):
     @cached_property
     def dtype(self) -> torch.dtype:
         return choose_dtype(self.choice, self.checkpoint, self.backend, self.progress)
-
-    def embedding_rows(self) -> int | None:
-        return embedding_rows(build_outline(self.config, self.choice))
 
     def check_apart(self, out: Path) -> None:
         """Refuse an output that overlaps the model, or a file that the model links to."""

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.errors import CheckpointError
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
-from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.progress import Progress
 from unipruning_core.startup import collector_at_rest
-from unipruning_core.storage.checkpoint import Checkpoint, Target
+from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.config import check_config, check_side_files, read_config
 from unipruning_core.storage.layout import CONFIG_FILE
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
-
-LONGEST_WINDOW = 2048  # tokens; what published results calibrate and evaluate with
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -70,38 +67,6 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
             AutoConfig.from_pretrained(checkpoint.folder, **options),
             AutoTokenizer.from_pretrained(checkpoint.folder, **options),
         )
-
-
-def check_seq_len(config: PretrainedConfig, seq_len: int) -> None:
-    """Refuse a length the model has no positions for, before the model is loaded."""
-    if seq_len < 2:
-        raise ConfigError(f"--seq-len must be at least 2, to have a token to predict, not {seq_len!r}")
-    longest = _positions(config)
-    if longest is not None and seq_len > longest:
-        raise ConfigError(f"--seq-len {seq_len} is more than the model's {longest} positions; pass at most {longest}")
-
-
-def window_length(config: PretrainedConfig, requested: int | None) -> int:
-    """Return the tokens per window: as requested, or else LONGEST_WINDOW, or all positions of a model with fewer."""
-    if requested is None:
-        return min(LONGEST_WINDOW, _positions(config) or LONGEST_WINDOW)
-    check_seq_len(config, requested)
-    return requested
-
-
-def _positions(config: PretrainedConfig) -> int | None:
-    """Return the most tokens that the model has positions for, or None if its config names no limit."""
-    with library_errors_as(CheckpointError, "the model's config is not usable", "copy the complete checkpoint"):
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        return None if positions is None else int(positions)
-
-
-def find_targets_of_config(
-    checkpoint: Checkpoint, config: PretrainedConfig, choice: ModelChoice
-) -> tuple[list[Target], list[LeftOut]]:
-    """Find the targets of a model on a copy that has shapes but no weights."""
-    layers, left_out = find_targets(build_outline(config, choice), checkpoint)
-    return [layer.target for layer in layers], left_out
 
 
 def build_outline(config: PretrainedConfig, choice: ModelChoice) -> PreTrainedModel:

@@ -16,6 +16,7 @@ from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.hub import mode_of
 from unipruning_core.models.loading import build_model
 from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
+from unipruning_core.models.positions import positions_of
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -37,6 +38,7 @@ class Outline:
     parameters: int
     targets: tuple[Target, ...]  # in checkpoint order
     left_out: tuple[LeftOut, ...]
+    positions: int | None  # the most tokens at once; None for no limit
     trust_remote_code: bool = False
 
     def build(self) -> PreTrainedModel:
@@ -77,6 +79,7 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
         sum(parameter.numel() for parameter in model.parameters()),
         tuple(layer.target for layer in layers),
         tuple(left_out),
+        positions_of(config, model),
         trust_remote_code,
     )
 

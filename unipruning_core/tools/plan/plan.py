@@ -86,7 +86,7 @@ def plan_search(
         ConfigError: a number is out of range, or a sparsity does not fit a layer.
         BackendNotFoundError: no plugin has the name.
     """
-    from unipruning_core.models.loading import check_seq_len
+    from unipruning_core.models.positions import check_seq_len
     from unipruning_core.tools.plan.trace import trace_sample
 
     machine = machine or Machine()
@@ -99,7 +99,7 @@ def plan_search(
                 f"--{name} must be from {SLOWEST / size:g} to {FASTEST / size:g} {unit}, not {value / size:g}"
             )
     reference = left_to_reference(backend)
-    check_seq_len(outline.config, seq_len)
+    check_seq_len(outline.positions, seq_len)
     sparsities = [s.within(settings.scope) if isinstance(s, Unstructured) else s for s in sparsities]
     for sparsity in sparsities:
         sparsity.check(outline.targets)
