@@ -64,8 +64,16 @@ class OutputError(UnipruningError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, without its full stop, to quote in a message of ours."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    """Return the first line of another library's error, without its full stop, to quote in a message of ours.
+
+    A line that ends in a colon is followed by what it announces, up to an empty line.
+    """
+    first, *others = [line.strip() for line in (str(error).strip() or type(error).__name__).splitlines()]
+    for line in others if first.endswith(":") else ():
+        if not line:
+            break
+        first += f" {line}"
+    return first.rstrip(".:")
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from unipruning_core.cli.main import main
+from unipruning_core.errors import first_line
 
 # what a library in Rust raises where it should have returned an error: no Exception
 PanicException = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
@@ -168,3 +169,16 @@ def test_whatever_a_border_raises_is_one_sentence(words, monkeypatch, capsys, tm
             faults.append((name, "memory is not the reason", told[0]))
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
     assert not faults
+
+
+@pytest.mark.parametrize(
+    ("said", "quoted"),
+    [
+        ("One.\nTwo.", "One"),
+        ("One of:\n(1) a file,\n(2) a name.\n\nMore.", "One of: (1) a file, (2) a name"),
+        ("One of: \n", "One of"),
+        ("", "ValueError"),
+    ],
+)
+def test_what_another_library_says_is_quoted_as_far_as_it_is_a_sentence(said, quoted):
+    assert first_line(ValueError(said)) == quoted

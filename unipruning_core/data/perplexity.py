@@ -39,6 +39,7 @@ class Perplexity:
     data_sha256: str
     dtype: str  # in which the weights were loaded
     per_window_nll: list[float]
+    tokenizer: str | None = None  # where it is from, unless it came with the model
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Windows:
     ids: Tensor  # (windows, 1, seq_len), int64, on the CPU
     source: str
     data_sha256: str
+    tokenizer: str | None = None  # where it is from, unless it came with the model
 
 
 def cut(
@@ -132,6 +134,7 @@ def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None
         windows.data_sha256,
         dtype_name(model.dtype),
         losses,
+        windows.tokenizer,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,9 @@ from unipruning_core.data.calibration import Calibration, DataChoice, calibratio
 from unipruning_core.data.perplexity import Windows, cut
 from unipruning_core.data.token_ids import check_ids
 from unipruning_core.extensions import hide_broken_extensions
+from unipruning_core.models.fit import check_embeddings, prefix_explained
 from unipruning_core.models.hub import resolve_model
+from unipruning_core.models.kinds import another_class
 from unipruning_core.models.loading import (
     ModelChoice,
     build_outline,
@@ -66,6 +68,7 @@ class Prepared(ABC):
 
     name: str  # what the user calls the model
     progress: Progress
+    named_tokenizer: str | None = None  # where the tokenizer is from, unless it came with the model
     checkpoint: Checkpoint  # names, shapes and dtypes of the model's tensors
 
     @property
@@ -141,12 +144,15 @@ class Prepared(ABC):
             "packing": data.packing,
             "dtype": dtype_name(self.dtype),
         }
+        if self.named_tokenizer is not None:
+            described["tokenizer"] = self.named_tokenizer
         return Calibrated(samples, described)
 
     def windows(self, text: TextChoice, seq_len: int | None, count: int | None) -> Windows:
         """Read a text and cut it into the windows of a perplexity."""
         length, read = self.seq_len(seq_len), text.load("test")
         made = cut(read, self.tokenizer, self.config, seq_len=length, windows=count, progress=self.progress)
+        made = replace(made, tokenizer=self.named_tokenizer)
         self.check_ids([made.ids], read.source)
         return made
 
@@ -167,7 +173,7 @@ class OnDisk(Prepared):
 
     def __init__(self, choice: ModelChoice, backend: str | None, progress: Progress) -> None:
         self.choice, self.name, self.progress = choice, choice.name, progress
-        self._backend = backend
+        self.named_tokenizer, self._backend = choice.tokenizer, backend
 
     @cached_property
     def backend(self) -> Backend:
@@ -196,12 +202,17 @@ class OnDisk(Prepared):
 
     @cached_property
     def _targets_and_left_out(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
-        layers, left_out = find_targets(self.outline, self.checkpoint)
+        with prefix_explained(self.outline, self.checkpoint):
+            layers, left_out = find_targets(self.outline, self.checkpoint)
         return tuple(layer.target for layer in layers), tuple(left_out)
 
     @cached_property
     def outline(self) -> PreTrainedModel:
-        return build_outline(self.config, self.choice)
+        outline = build_outline(self.config, self.choice)
+        check_embeddings(outline, self.checkpoint)
+        if (said := another_class(outline)) is not None:
+            self.progress.note(said)
+        return outline
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -232,12 +243,14 @@ class OnDisk(Prepared):
         # what a job has planned its memory for is checked already
         elif not bytes_per_device:
             check_model_fits(self.checkpoint, self.dtype, self.backend)
-        model = load_model(
-            self.checkpoint.folder,
-            self.dtype,
-            self.backend.device_type,
-            bytes_per_device,
-            trust_remote_code=self.choice.trust_remote_code,
-        )
+        with prefix_explained(self.outline, self.checkpoint):
+            model = load_model(
+                self.checkpoint.folder,
+                self.dtype,
+                self.backend.device_type,
+                bytes_per_device,
+                trust_remote_code=self.choice.trust_remote_code,
+                progress=self.progress,
+            )
         model.name_or_path = self.name  # as the user wrote it, also where it lies in the hub's cache
         return model

@@ -38,7 +38,16 @@ def check_model(model: str) -> None:
         check_layout(folder)
 
 
-def local_folder(model: str) -> Path | None:
+def check_tokenizer(tokenizer: str) -> None:
+    """Refuse a name that is neither a folder nor may be on the hub, without loading or asking anything.
+
+    Raises:
+        CheckpointError: it is misspelt.
+    """
+    local_folder(tokenizer, "tokenizer")
+
+
+def local_folder(model: str, what: str = "model") -> Path | None:
     """Return the folder of that name, or None for what may be a hub id.
 
     Raises:
@@ -46,12 +55,12 @@ def local_folder(model: str) -> Path | None:
     """
     # not pathlib, which takes "" for the current folder and raises an exception for "~nobody"
     folder = os.path.expanduser(model)
-    if (mode := mode_of(folder, f"model {model!r}")) is not None:
+    if (mode := mode_of(folder, f"{what} {model!r}")) is not None:
         if stat.S_ISDIR(mode):
             return Path(folder)
-        raise CheckpointError(f"model {model!r} is a file; pass the folder that holds it")
+        raise CheckpointError(f"{what} {model!r} is a file; pass the folder that holds it")
     if not HUB_ID.fullmatch(model):
-        raise CheckpointError(f"model {model!r} does not exist; pass a folder, or a hub id such as 'owner/name'")
+        raise CheckpointError(f"{what} {model!r} does not exist; pass a folder, or a hub id such as 'owner/name'")
     return None
 
 

@@ -13,6 +13,9 @@ import torch
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.models.fit import shape_error
+from unipruning_core.models.hub import local_folder
+from unipruning_core.models.kinds import check_kind
 from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
 from unipruning_core.progress import Progress
@@ -25,6 +28,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
+ELSEWHERE = "name a folder or a hub id that has it with --tokenizer"
+# beside which there is a tokenizer, whatever its kind: byte tokenizers have no vocabulary
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "*.model",
+    "*.tiktoken",
+    "vocab*",
+    "*vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -46,27 +60,49 @@ class ModelChoice:
     name: str  # a folder or a hub id
     dtype: str = "auto"  # to load the weights in; see ``choose_dtype``
     trust_remote_code: bool = False
+    tokenizer: str | None = None  # a folder or a hub id; None for the model's own
 
     def folders(self) -> list[tuple[str, Path]]:
-        """Return the folder that is named, if it is one, without opening it."""
-        return [("model", Path(self.name))] if os.path.isdir(self.name) else []
+        """Return the folders that are named, without opening them."""
+        named = {"model": self.name, "tokenizer": self.tokenizer}
+        return [(what, Path(name)) for what, name in named.items() if name is not None and os.path.isdir(name)]
 
 
 @collector_at_rest()
 def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:
     """Load the two light parts of a model."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
-    config = checkpoint.folder / CONFIG_FILE
-    check_config(config, read_config(config), checkpoint.tensors.values())
+    path = checkpoint.folder / CONFIG_FILE
+    check_config(path, read_config(path), checkpoint.tensors.values())
     check_side_files(checkpoint.folder)
-    options = {"trust_remote_code": choice.trust_remote_code}
-    what = f"model {choice.name!r} has no usable config and tokenizer"
+    what = f"model {choice.name!r} has no usable config"
     with library_errors_as(CheckpointError, what, "copy the complete checkpoint"):
-        return (
-            AutoConfig.from_pretrained(checkpoint.folder, **options),
-            AutoTokenizer.from_pretrained(checkpoint.folder, **options),
-        )
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=choice.trust_remote_code)
+    check_kind(choice.name, config, checkpoint.tensors)
+    return config, load_tokenizer(checkpoint.folder, choice)
+
+
+def load_tokenizer(folder: Path, choice: ModelChoice) -> Any:
+    """Load the tokenizer that is chosen, or else the one beside the weights.
+
+    Raises:
+        CheckpointError: there is none, or it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    place: str | Path = folder
+    what, remedy = f"model {choice.name!r}", f"copy its files there, or {ELSEWHERE}"
+    if choice.tokenizer is not None:
+        what, remedy = f"tokenizer {choice.tokenizer!r}", "pass a folder or a hub id with a tokenizer"
+        found = local_folder(choice.tokenizer, "tokenizer")
+        place = choice.tokenizer if found is None else found
+    if isinstance(place, Path):
+        check_side_files(place)
+        if not any(path.match(pattern) for path in place.iterdir() for pattern in TOKENIZER_FILES):
+            raise CheckpointError(f"{what} has no tokenizer files, such as tokenizer.json; {remedy}")
+    with library_errors_as(CheckpointError, f"{what} has no usable tokenizer", remedy):
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=choice.trust_remote_code)
 
 
 def build_outline(config: PretrainedConfig, choice: ModelChoice) -> PreTrainedModel:
@@ -83,6 +119,7 @@ def build_model(
     from transformers import AutoModelForCausalLM
 
     # including what a model's own code raises if it expects another device or version of transformers
+    check_kind(name, config)
     what = f"model {name!r} cannot be built as a causal language model"
     with library_errors_as(CheckpointError, what, "check its config"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
@@ -122,8 +159,9 @@ def load_model(
     bytes_per_device: Sequence[int] = (),
     *,
     trust_remote_code: bool = False,
+    progress: Progress | None = None,
 ) -> PreTrainedModel:
-    """Load the model in a folder, in evaluation mode.
+    """Load the model in a folder, in evaluation mode, and note which tensors it has no use for.
 
     It is placed on one device, or over several with ``bytes_per_device`` of its weights.
 
@@ -137,13 +175,24 @@ def load_model(
     remedy = "pass a folder with a causal language model, as save_pretrained writes it"
     with library_errors_as(CheckpointError, what, remedy), hidden_bars():
         model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are known here
         )
+    # before transformers 5 names alone, now with the shapes
+    if mismatched := sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]):
+        info = Checkpoint.open(folder).tensors.get(mismatched[0])
+        raise shape_error(mismatched[0], info.shape if info else None, model.state_dict()[mismatched[0]].shape)
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
             f"model {str(folder)!r} lacks {len(missing)} of the weights that its config requires (first: "
             f"{missing[0]!r}); copy the complete checkpoint"
         )
+    if progress is not None and (unused := sorted(loading["unexpected_keys"])):
+        others = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+        progress.note(f"not part of the {type(model).__name__}, and copied as it is: {unused[0]!r}{others}")
     loaded: PreTrainedModel = (
         spread(model, str(device), bytes_per_device) if len(bytes_per_device) > 1 else model.to(device)
     )
