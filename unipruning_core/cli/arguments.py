@@ -62,6 +62,12 @@ def add_text(parser: Arguments, default: str, *, split: str, prefix: str = "") -
     add_earlier_name(parser, f"--{prefix}field", f"{prefix.replace('-', '_')}text_column")
 
 
+def add_tokenizer(parser: Arguments) -> None:
+    parser.add_argument(
+        "--tokenizer", metavar="NAME", help="a folder or a hub id to take the tokenizer from (default: MODEL)"
+    )
+
+
 def add_earlier_name(parser: Arguments, name: str, destination: str) -> None:
     """Add an earlier spelling of a flag, accepted but not shown."""
     parser.add_argument(name, dest=destination, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -70,6 +76,7 @@ def add_earlier_name(parser: Arguments, name: str, destination: str) -> None:
 def add_calibration(parser: argparse.ArgumentParser, *, seed: bool = True) -> Arguments:
     text = parser.add_argument_group("calibration")
     add_text(text, "c4", split="train")
+    add_tokenizer(text)
     text.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
     text.add_argument("--seq-len", type=int, help=f"tokens per sample ({SEQ_LEN_HELP})")
     text.add_argument(
@@ -121,4 +128,5 @@ def loading_from(options: argparse.Namespace) -> dict[str, Any]:
 
 def calibration_from(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options of the calibration samples, as keywords of the Python functions."""
-    return {name: getattr(options, name) for name in ("data", "split", "text_column", "samples", "seq_len", "packing")}
+    names = ("data", "split", "text_column", "tokenizer", "samples", "seq_len", "packing")
+    return {name: getattr(options, name) for name in names}

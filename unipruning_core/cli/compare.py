@@ -120,7 +120,7 @@ def _compare(options: argparse.Namespace) -> int:
         ) from error
     parse_methods(options.methods, options.preset)
     parse_ratios(options.sparsity)
-    check_first(options, "dtype", "backend", "model", "data", "eval_data")
+    check_first(options, "dtype", "backend", "model", "tokenizer", "data", "eval_data")
     with collector_at_rest(ours=True):
         from unipruning_core.compare.job import compare
 
@@ -143,7 +143,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _sparsegpt(options: argparse.Namespace) -> int:
     settings = built(SparseGptSettings, given(options, flags(SPARSEGPT_FLAGS)), "SparseGPT")
     sparsity = parse_sparsity(options.sparsity)
-    check_first(options, "dtype", "backend", "model", "data")
+    check_first(options, "dtype", "backend", "model", "tokenizer", "data")
     with collector_at_rest(ours=True):
         from unipruning_core.compare.sparsegpt_job import run_sparsegpt
         from unipruning_core.data.calibration import DataChoice
@@ -152,7 +152,7 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         from unipruning_core.models.loading import ModelChoice
 
     text = TextChoice(options.data, options.split, options.text_column)
-    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code)
+    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code, options.tokenizer)
     done = run_sparsegpt(
         OnDisk(choice, options.backend, Bars()),
         DataChoice(text, options.samples, options.seq_len, options.packing),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unipruning_core.data.text import find_text
-from unipruning_core.models.hub import check_model
+from unipruning_core.models.hub import check_model, check_tokenizer
 from unipruning_core.models.named import check_dtype
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.finished import check_finished
@@ -28,6 +28,7 @@ CHECKS: Mapping[str, Callable[[Any], object]] = {
     "run_folder": check_finished,
     "model": check_model,
     "models": _check_models,
+    "tokenizer": check_tokenizer,
     "data": find_text,
     "eval_data": find_text,
 }

@@ -6,7 +6,15 @@ import argparse
 import json
 import math
 
-from unipruning_core.cli.arguments import SEQ_LEN_HELP, Command, add_backend, add_loading, add_text, loading_from
+from unipruning_core.cli.arguments import (
+    SEQ_LEN_HELP,
+    Command,
+    add_backend,
+    add_loading,
+    add_text,
+    add_tokenizer,
+    loading_from,
+)
 from unipruning_core.cli.early import check_first
 from unipruning_core.startup import collector_at_rest
 
@@ -26,6 +34,7 @@ def add_commands(command: Command) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a folder with safetensors weights, or a hub id")
     add_loading(parser)
     add_text(parser, "wikitext2", split="test")
+    add_tokenizer(parser)
     parser.add_argument("--seq-len", type=int, help=f"tokens per window ({SEQ_LEN_HELP})")
     parser.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
     add_backend(parser)
@@ -33,7 +42,7 @@ def add_commands(command: Command) -> None:
 
 
 def _perplexity(options: argparse.Namespace) -> int:
-    check_first(options, "dtype", "backend", "models", "data")
+    check_first(options, "dtype", "backend", "models", "tokenizer", "data")
     from dataclasses import asdict
 
     with collector_at_rest(ours=True):
@@ -42,6 +51,7 @@ def _perplexity(options: argparse.Namespace) -> int:
     for model in options.models:
         result = api.perplexity(
             model,
+            options.tokenizer,
             data=options.data,
             split=options.split,
             text_column=options.text_column,

@@ -51,7 +51,7 @@ Each is a complete checkpoint that from_pretrained loads, with its masks and uni
 example
   unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
 """
-SEARCHED = ("dtype", "backend", "model", "data")  # what a search is given and can be checked first
+SEARCHED = ("dtype", "backend", "model", "tokenizer", "data")  # what a search is given and can be checked first
 OVERWRITE_HELP = "replace an output that an earlier command wrote"
 
 

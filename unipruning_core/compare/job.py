@@ -53,6 +53,7 @@ def compare(
     data: str | os.PathLike[str] = "c4",
     split: str | None = None,
     text_column: str | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     samples: int = 128,
     seq_len: int | None = None,
     packing: Packing = "packed",
@@ -88,14 +89,17 @@ def compare(
     Raises:
         UnipruningError: anything wrong, found before anything expensive; or a stage failed, with its message above.
     """
-    for name, value in {"model": model, "data": data, "eval_data": eval_data}.items():
+    named = {"model": model, "data": data, "eval_data": eval_data}
+    for name, value in (named | {"tokenizer": tokenizer} if tokenizer is not None else named).items():
         if not isinstance(value, str | os.PathLike):
             raise ConfigError(f"{name} of a comparison must be a name or a path, not a {type(value).__name__}")
     if keep not in KEEPS:
         raise ConfigError(f"keep must be one of {', '.join(KEEPS)}, not {keep!r}")
     parsed, remarks = parse_methods(_as_list(methods), _as_list(presets))
     choice = CompareChoice(
-        model=ModelChoice(os.fspath(model), dtype, trust_remote_code),
+        model=ModelChoice(
+            os.fspath(model), dtype, trust_remote_code, None if tokenizer is None else os.fspath(tokenizer)
+        ),
         backend=backend,
         methods=parsed,
         sparsities=parse_ratios(_as_list(sparsity)),

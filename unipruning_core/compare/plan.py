@@ -111,12 +111,14 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
         raise DataError(
             f"{wanted}, but {eval_text.source!r} fills {available}; pass {fewer}a shorter --eval-seq-len or more text"
         )
-    common = {
+    common: dict[str, Any] = {
         "model": model.checkpoint.fingerprint(),
         "dtype": dtype_name(model.dtype),
         "backend": model.backend.name,
         "versions": {package: version(package) for package in ("unipruning", "torch", "transformers")},
     }
+    if choice.model.tokenizer is not None:
+        common["tokenizer"] = choice.model.tokenizer
     described = {label: chosen_settings.to_json() for label, chosen_settings in settings.items()}
     return ComparisonPlan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described)
 

@@ -124,7 +124,13 @@ class ComparisonRunner:
         for folder in (self.searches, self.evaluations):
             folder.mkdir(exist_ok=True)
         self._reading = ["--trust-remote-code"] if choice.model.trust_remote_code else []
-        self._loading = ["--dtype", choice.model.dtype, *self._reading]
+        tokenizer = choice.model.tokenizer
+        self._loading = [
+            "--dtype",
+            choice.model.dtype,
+            *(["--tokenizer", tokenizer] if tokenizer else []),
+            *self._reading,
+        ]
         self._backend = ["--backend", plan.common["backend"]]
 
     def run_missing(self, lines: Sequence[TableLine]) -> None:

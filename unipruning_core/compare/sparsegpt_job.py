@@ -56,7 +56,7 @@ def run_sparsegpt(
         out,
         overwrite=overwrite,
         progress=progress,
-        apart=data.text.files(),
+        apart=[*data.text.files(), *model.choice.folders()],
     ) as output:
         model.report_targets()
         calibrated = model.calibrate(data, settings.seed)

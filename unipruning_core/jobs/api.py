@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 
 @overload
-def prune(model: Named, tokenizer: None = None, *, sparsity: Ratios, out: Named, **options: Any) -> list[Projected]: ...
+def prune(
+    model: Named, tokenizer: Named | None = None, *, sparsity: Ratios, out: Named, **options: Any
+) -> list[Projected]: ...
 @overload
 def prune(model: PreTrainedModel, tokenizer: Any, *, sparsity: Ratios, **options: Any) -> dict[str, Tensor]: ...
 def prune(
@@ -68,7 +70,7 @@ def prune(
     Args:
         model: a folder with safetensors weights or a hub id, which is pruned into ``out``; or a ``transformers`` model
             in memory, which is masked in place: pruned weights become 0, kept weights are not touched.
-        tokenizer: the tokenizer of a model in memory.
+        tokenizer: the tokenizer of a model in memory; for one on disk a folder or a hub id (default: the model's own).
         sparsity: "60%", "60%/matrix", "60%/row", "60%/global", "2:4", "@budget.json", "2:4+dense@45%", or a list of
             them for a model on disk.
         data: calibration text: a .jsonl, .parquet or text file, "wikitext2", "c4", a data set on the hub, or a list of
@@ -130,7 +132,7 @@ def prune(
 
 
 @overload
-def search(model: Named, tokenizer: None = None, *, out: Named, **options: Any) -> Run: ...
+def search(model: Named, tokenizer: Named | None = None, *, out: Named, **options: Any) -> Run: ...
 @overload
 def search(model: PreTrainedModel, tokenizer: Any, **options: Any) -> FoundScores: ...
 def search(
@@ -268,6 +270,7 @@ def perplexity(
 
     Args:
         model: a folder, a hub id, or a model in memory with its ``tokenizer``.
+        tokenizer: as in ``prune``.
         data: as in ``prune``, but with the default split "test".
         seq_len: L, tokens per window (default: 2048, or all positions of a model with fewer).
         windows: K, number of windows from the start of the text (default: all).

@@ -81,7 +81,11 @@ def refuse_on_disk_options(
 def open_on_disk(
     model: Named, tokenizer: Any, backend: str | None, progress: Progress, dtype: str, trust_remote_code: bool
 ) -> OnDisk:
-    """A model on disk, which brings its own tokenizer."""
-    if tokenizer is not None:
-        raise ConfigError("tokenizer=... is for a model in memory; a model on disk brings its own")
-    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code), backend, progress)
+    """A model on disk, which brings its own tokenizer unless another is named."""
+    if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
+        raise ConfigError(
+            f"the tokenizer of a model on disk is a folder or a hub id, not a {type(tokenizer).__name__}; omit "
+            "tokenizer=... for the model's own"
+        )
+    named = None if tokenizer is None else os.fspath(tokenizer)
+    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code, named), backend, progress)

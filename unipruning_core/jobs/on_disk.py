@@ -169,7 +169,7 @@ def prune_on_disk(
 ) -> list[Projected]:
     """Search, then project; both folders are looked at, and held, before the search begins."""
     check_save_every(save_every)
-    apart = [("run folder", run_folder), *data.text.files()]
+    apart = [("run folder", run_folder), *data.text.files(), *model.choice.folders()]
     claimed = claimed_output(
         model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart
     )
