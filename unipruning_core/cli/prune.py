@@ -26,7 +26,7 @@ from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION, check_save_every
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.startup import collector_at_rest
-from unipruning_core.storage.outputs import errors_as_output_errors
+from unipruning_core.storage.outputs import folder_beside
 
 SEARCH_DETAILS = """\
 A command that was killed, or stopped by Ctrl-C, SIGTERM or SIGHUP, goes on from where it last saved when run again.
@@ -134,7 +134,7 @@ def _prune(options: argparse.Namespace) -> int:
     with collector_at_rest(ours=True):
         from unipruning_core.jobs import api
 
-    run_folder = options.run_folder or _run_beside(options.out)
+    run_folder = options.run_folder or folder_beside(options.out)
     projected = api.prune(
         options.model,
         sparsity=sparsities,
@@ -194,13 +194,6 @@ def _project(options: argparse.Namespace) -> int:
     )
     _print_projected(projected)
     return 0
-
-
-def _run_beside(out: Path) -> Path:
-    with errors_as_output_errors(out):
-        # "." and ".." have no name of their own
-        named = out if out.name not in ("", "..") else out.resolve()
-        return named.with_name(f"{named.name}-run")
 
 
 def _sparsities(options: argparse.Namespace) -> list[Any]:

@@ -23,6 +23,7 @@ from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.samples import SAVE_EVERY
 from unipruning_core.search.settings import Settings
+from unipruning_core.storage.outputs import folder_beside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,7 +123,7 @@ def prune(
         text,
         chosen,
         sparsities,
-        folder.with_name(f"{folder.name}-run") if run is None else Path(run),
+        folder_beside(folder) if run is None else Path(run),
         folder,
         overwrite=overwrite,
         save_every=save_every,

@@ -26,6 +26,20 @@ def errors_as_output_errors(out: Path, what: str = "output folder") -> Iterator[
         raise OutputError(f"{what} {str(out)!r} could not be written: {reason}") from error
 
 
+def folder_beside(out: Path) -> Path:
+    """Return the folder that keeps the search of an output, unless another is named: ``DIR-run``.
+
+    Raises:
+        OutputError: there can be no folder beside it.
+    """
+    with errors_as_output_errors(out):
+        # "." and ".." have no name of their own
+        named = out if out.name not in ("", "..") else out.resolve()
+    if not named.name:
+        raise OutputError(f"output {str(out)!r} is the whole disk; choose a folder in it")
+    return named.with_name(f"{named.name}-run")
+
+
 def check_space(out: Path, wanted: int) -> None:
     """Refuse to start if ``wanted`` bytes do not fit on the disk of ``out``."""
     existing = next(folder for folder in (out, *out.parents) if folder.is_dir())
