@@ -8,7 +8,8 @@ import pytest
 import torch
 from _checkpoints import save_gpt2, save_llama
 from _modes import chosen
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config, MixtralConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.cli.main import main
@@ -24,7 +25,7 @@ from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.tools.bench.cases import Case
 from unipruning_core.tools.plan.plan import Machine, left_to_reference, plan_search, pruned_weights
-from unipruning_core.tools.plan.trace import LiveMemory, trace_sample
+from unipruning_core.tools.plan.trace import LiveMemory, by_formula, trace_sample
 
 PARAMETERS = {
     "llama-2-7b": 6_738_415_616,
@@ -108,6 +109,61 @@ def test_the_traced_operations_are_two_a_weight_and_token_and_those_of_attention
     head, first = 2 * 24 * 48 * tokens, 2 * 24 * (16 + 8 + 8) * tokens
     wanted = 6 * found.weights * tokens + 3.5 * attention + 2 * head - first
     assert trace_sample(found, tokens, backward=True).flops == wanted
+
+
+@pytest.mark.parametrize("mode", ["feedback", "frozen"])
+def test_a_forward_that_cannot_be_traced_is_planned_by_formula_and_said(folder, tmp_path, monkeypatch, capfd, mode):
+    found = outline(str(folder))
+    sides = [sum(target.shape) for target in found.targets]
+
+    def failing(*_, **__):
+        return torch.zeros(3) @ torch.zeros(5)  # an error that the tracer logs with its traceback
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", failing)
+    path = tmp_path / "plan.json"
+    assert main(["plan", str(folder), "--seq-len", "16", "--mode", mode, "--json", str(path)]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    written = json.loads(path.read_text())
+    assert f"  {written['untraced']}\n" in printed.out
+    assert written["untraced"].startswith(f"the forward of {str(folder)!r} cannot be traced without weights: ")
+    assert written["untraced"].endswith("; its operations and activations are those of a formula")
+    logits = 4 * 4 * 16 * 48
+    held = {"feedback": 2 * 16 * sum(sides) + logits, "frozen": 2 * 16 * max(sides)}[mode]
+    assert written["memory"]["activations (by formula)"] == held
+    assert written["model_flops"] == {"feedback": 6, "frozen": 2}[mode] * 16 * found.parameters
+
+
+def test_the_formula_is_near_a_trace(folder):
+    found = outline(str(folder))
+    for backward in (True, False):
+        traced, formula = trace_sample(found, 32, backward=backward), by_formula(found, 32, backward=backward)
+        assert 0.5 < formula.flops / traced.flops < 2
+        assert 0.2 < formula.activations / traced.activations < 5
+
+
+def test_a_model_that_asks_for_values_while_it_is_built_is_traced(tmp_path, capfd):
+    text = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={"vocab_size": 48, "num_key_value_heads": 1, **text},
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    config.save_pretrained(tmp_path)
+    assert main(["plan", str(tmp_path), "--seq-len", "16"]) == 0
+    printed = capfd.readouterr()
+    assert "activations (traced)" in printed.out
+    assert printed.err == ""
+
+
+def test_experts_in_float32_are_planned_without_a_traceback(tmp_path, capfd):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    MixtralConfig(vocab_size=48, num_local_experts=4, num_key_value_heads=1, **sizes).save_pretrained(tmp_path)
+    assert main(["plan", str(tmp_path), "--seq-len", "16", "--dtype", "float32"]) == 0
+    printed = capfd.readouterr()
+    assert "activations (" in printed.out
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize(

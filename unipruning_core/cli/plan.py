@@ -96,6 +96,8 @@ def _show(plan: SearchPlan) -> None:
     print(f"\npeak memory        {plan.held / GIB:12.1f} GiB")
     for part, size in plan.memory.items():
         print(f"  {part:32} {size / GIB:8.2f} GiB")
+    if plan.untraced is not None:
+        print(f"  {plan.untraced}")
     print(f"\none sample of {plan.seq_len} tokens, {plan.samples} in all")
     print(f"  {'the model, operations':32} {plan.model_flops / 1e12:8.2f} TFLOP")
     print(f"  {'the model, traffic':32} {plan.model_bytes / GB:8.2f} GB")

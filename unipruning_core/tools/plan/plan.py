@@ -59,6 +59,7 @@ class SearchPlan:
     step_bytes: dict[str, float]  # the minimum a step moves per target weight, by part
     files: dict[str, int]  # bytes on disk
     pruned: dict[str, int]  # weights, by sparsity
+    untraced: str | None  # why operations and activations are by formula
     seconds: dict[str, float] | None  # None unless bandwidth and FLOP/s are given
 
     @property
@@ -87,7 +88,7 @@ def plan_search(
         BackendNotFoundError: no plugin has the name.
     """
     from unipruning_core.models.positions import check_seq_len
-    from unipruning_core.tools.plan.trace import trace_sample
+    from unipruning_core.tools.plan.trace import UntraceableError, by_formula, trace_sample
 
     machine = machine or Machine()
     if samples < 1:
@@ -104,7 +105,11 @@ def plan_search(
     for sparsity in sparsities:
         sparsity.check(outline.targets)
     pruned = {str(sparsity): pruned_weights(outline.targets, sparsity) for sparsity in sparsities}
-    trace = trace_sample(outline, seq_len, backward=settings.follows_loss)
+    try:
+        trace, untraced = trace_sample(outline, seq_len, backward=settings.follows_loss), None
+    except UntraceableError as error:
+        trace, untraced = by_formula(outline, seq_len, backward=settings.follows_loss), str(error)
+    how = "by formula" if untraced else "traced"
     width, steps = outline.dtype.itemsize, settings.steps(samples)
     sizes = [target.size for target in outline.targets]
     # weights are read, and for a loss read again, with gradients written
@@ -123,7 +128,7 @@ def plan_search(
         samples=samples,
         seq_len=seq_len,
         steps=steps,
-        memory={**held_parts(outline.parameters, sizes, settings, width), "activations (traced)": trace.activations},
+        memory={**held_parts(outline.parameters, sizes, settings, width), f"activations ({how})": trace.activations},
         model_flops=trace.flops,
         model_bytes=model_bytes,
         step_bytes=step_bytes,
@@ -133,6 +138,7 @@ def plan_search(
             **{f"masks of {sparsity}": masks_bytes(outline.targets, sparsity) for sparsity in sparsities},
         },
         pruned=pruned,
+        untraced=untraced,
         seconds=seconds(
             machine,
             samples * trace.flops,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.borders import library_errors_as
-from unipruning_core.search.language_loss import LanguageLoss
+from unipruning_core.search.language_loss import LanguageLoss, logits_held
 
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
@@ -30,21 +32,30 @@ class Trace:
     activations: int  # peak bytes besides parameters and their gradients
 
 
+class UntraceableError(ConfigError):
+    """A model's forward needs the values of its tensors, or an operator without a rule for their shapes."""
+
+
 def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
     """Trace one sample of ``seq_len`` tokens, with or without backward; weight gradients are dropped at once.
 
     Fused attention is that of the host; an accelerator's own kernels may hold a little more or less.
 
     Raises:
-        ConfigError: the model's forward needs the values of its tensors.
+        UntraceableError: the model's forward cannot be traced.
     """
     names = {target.name for target in outline.targets}
-    # what fake tensors raise when a forward reads values depends on the model
-    what = f"the forward of {outline.name!r} cannot be planned without weights"
-    planned = library_errors_as(ConfigError, what, "plan a model of the same family, or measure a search")
-    with planned, FakeTensorMode(allow_non_fake_inputs=True):
+    with torch.device("meta"):  # where some models ask for values while they are built
         model = outline.build()
-        model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    # what fake tensors raise when a forward reads values depends on the model
+    traced = library_errors_as(
+        UntraceableError,
+        f"the forward of {outline.name!r} cannot be traced without weights",
+        "its operations and activations are those of a formula",
+    )
+    with traced, _silent_tracing(), FakeTensorMode(allow_non_fake_inputs=True):
+        _make_fake(model)
         for name, parameter in model.named_parameters() if backward else ():
             if name in names:
                 parameter.requires_grad_(True)
@@ -60,6 +71,44 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
             else:
                 getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
     return Trace(flops.get_total_flops(), memory.peak)
+
+
+def by_formula(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
+    """Return the cost of a sample from shapes alone, without what attention adds.
+
+    A weight takes two operations a token, and four more in the backward pass.  Kept for that are the inputs and outputs
+    of every target, and four float32 copies of the logits; a forward pass alone holds those of the widest target.
+    """
+    sides = [sum(target.shape) for target in outline.targets]
+    values = seq_len * (sum(sides) if backward else max(sides))
+    vocabulary = getattr(outline.config.get_text_config(), "vocab_size", 0)
+    logits = 4 * 4 * logits_held(seq_len, vocabulary) if backward else 0
+    return Trace((6 if backward else 2) * outline.parameters * seq_len, outline.dtype.itemsize * values + logits)
+
+
+def _make_fake(model: nn.Module) -> None:
+    """Move a model from no device to the host, under a mode in which nothing has values; shared tensors stay shared."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        parts: tuple[dict[str, Any], ...] = module._parameters, module._buffers
+        for held in parts:
+            for name, tensor in held.items():
+                if tensor is not None:
+                    if id(tensor) not in made:
+                        fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                        made[id(tensor)] = nn.Parameter(fake, False) if isinstance(tensor, nn.Parameter) else fake
+                    held[name] = made[id(tensor)]
+
+
+@contextmanager
+def _silent_tracing() -> Iterator[None]:
+    """Keep the tracer from logging the traceback of an operator that it cannot run."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 class LiveMemory(TorchDispatchMode):
