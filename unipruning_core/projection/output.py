@@ -97,14 +97,14 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         mask: Tensor,  # (out, in), bool, on the CPU
         nonzero_scores: int,
     ) -> None:
-        """Overwrite this tensor's bytes, with zero bits where the mask is False."""
-        info = self._checkpoint.info_of(target)
+        """Overwrite this target's bytes, in every shard that holds it, with zero bits where the mask is False."""
         # as integers: a product with the mask would leave -0.0, and NaN for weights that are not finite
         bits = weight.view(INTEGERS[weight.dtype.itemsize])
         pruned = bits.masked_fill(~(mask.t() if target.transposed else mask), 0)
-        with (self.folder / info.file.name).open("r+b") as file:
-            file.seek(info.start)
-            file.write(pruned.numpy().data)
+        for info in self._checkpoint.infos_of(target):
+            with (self.folder / info.file.name).open("r+b") as file:
+                file.seek(info.start)
+                file.write(pruned.numpy().data)
         self._masks.append(pack(mask, cut := self._cuts[target.name]))
         kept = int(mask.sum())
         zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
 from unipruning_core.storage.paths import path_errors_as
-from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, digest_of, read_header, read_tensor
+from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, digest_of, is_copy, read_header, read_tensor
 
 FINGERPRINT_SAMPLE = 4096  # bytes, at the start, middle and end of each tensor
 # files that are not copied: the first match gives the reason
@@ -95,6 +96,7 @@ class Checkpoint:
     folder: Path
     shards: tuple[Path, ...]
     tensors: dict[str, TensorInfo]  # shard by shard, in byte order
+    copies: Mapping[str, Sequence[TensorInfo]] = field(default_factory=dict)  # the same bytes in other shards
 
     @classmethod
     def open(cls, folder: str | Path) -> Checkpoint:
@@ -125,13 +127,16 @@ class Checkpoint:
                 f" {INDEX_FILE}; download it again"
             )
         tensors: dict[str, TensorInfo] = {}
-        for shard in shards:
-            header = read_header(shard)[0]
-            if twice := sorted(header.keys() & tensors.keys()):
-                raise CheckpointError(
-                    f"tensor {twice[0]!r} is in {tensors[twice[0]].file.name!r} and in {shard.name!r}; keep only one"
-                )
-            tensors |= header
+        others: dict[str, list[TensorInfo]] = {}
+        headers = [read_header(shard)[0] for shard in shards]
+        counts = Counter(name for header in headers for name in header)
+        for shard, header in zip(shards, headers, strict=True):
+            for name, info in header.items():
+                # of several the one that the index names
+                if counts[name] == 1 or weight_map.get(name) == shard.name:
+                    tensors[name] = info
+                else:
+                    others.setdefault(name, []).append(info)
         for name, file in weight_map.items():
             if name not in tensors or tensors[name].file.name != file:
                 raise CheckpointError(f"{INDEX_FILE} places {name!r} in {file!r}, which lacks it; download both again")
@@ -140,7 +145,13 @@ class Checkpoint:
                 f"{INDEX_FILE} does not list {unlisted[0]!r}, which {tensors[unlisted[0]].file.name!r} holds, one of "
                 f"{len(unlisted)} such tensors; download both again"
             )
-        return cls(folder, shards, tensors)
+        for name, copies in others.items():
+            if different := next((copy for copy in copies if not is_copy(tensors[name], copy)), None):
+                raise CheckpointError(
+                    f"tensor {name!r} is in {tensors[name].file.name!r}, as {INDEX_FILE} says, and with other values "
+                    f"in {different.file.name!r}; keep only one"
+                )
+        return cls(folder, shards, tensors, others)
 
     @property
     def total_bytes(self) -> int:
@@ -151,15 +162,22 @@ class Checkpoint:
         """Read one tensor in the dtype and shape of the file."""
         return read_tensor(self.tensors[name])
 
-    def info_of(self, target: Target) -> TensorInfo:
-        """Return where a target is stored, as a tensor of its stored shape."""
-        info = self.tensors[target.tensor]
-        start = info.start + target.start * info.dtype.itemsize
-        return TensorInfo(info.file, info.dtype, target.stored_shape, start, start + target.size * info.dtype.itemsize)
+    def infos_of(self, target: Target) -> list[TensorInfo]:
+        """Return where a target is stored, as a tensor of its stored shape, in every shard that holds it."""
+        return [
+            TensorInfo(
+                info.file,
+                info.dtype,
+                target.stored_shape,
+                start := info.start + target.start * info.dtype.itemsize,
+                start + target.size * info.dtype.itemsize,
+            )
+            for info in (self.tensors[target.tensor], *self.copies.get(target.tensor, ()))
+        ]
 
     def read_target(self, target: Target) -> Tensor:
         """Read one target in the dtype of the file and its stored shape."""
-        return read_tensor(self.info_of(target))
+        return read_tensor(self.infos_of(target)[0])
 
     def fingerprint(self) -> str:
         """Return a sha256 that identifies this model, from 12 KiB of each tensor: see ``fingerprint_of``."""
