@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.search.language_loss import LanguageLoss, logits_held
+from unipruning_core.tools.plan.mixtures import flops_of_experts, gradients_of_experts, traceable_experts
 
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
@@ -54,7 +55,7 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
         f"the forward of {outline.name!r} cannot be traced without weights",
         "its operations and activations are those of a formula",
     )
-    with traced, _silent_tracing(), FakeTensorMode(allow_non_fake_inputs=True):
+    with traced, _silent_tracing(), traceable_experts(), FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model)
         for name, parameter in model.named_parameters() if backward else ():
             if name in names:
@@ -63,7 +64,7 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
         loss = LanguageLoss(model)
         loss.agrees = True  # nothing can be compared without values
         ids = torch.zeros(1, seq_len, dtype=torch.int64)
-        flops = FlopCounterMode(display=False, custom_mapping=_host_attention())
+        flops = FlopCounterMode(display=False, custom_mapping=_host_attention() | flops_of_experts())
         memory = LiveMemory(list(model.parameters()))
         with nullcontext() if backward else torch.no_grad(), flops, memory:
             if backward:
@@ -123,6 +124,7 @@ class LiveMemory(TorchDispatchMode):
         self, func: Any, types: tuple[type, ...], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        self._known |= {gradient.untyped_storage()._cdata for gradient in gradients_of_experts(func, result)}
         for leaf in tree_leaves(result):
             if not isinstance(leaf, Tensor):
                 continue
