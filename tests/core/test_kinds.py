@@ -89,6 +89,13 @@ def test_heads_of_classes_that_come_with_the_model_are_told_by_their_names(name)
         check_kind("model", LlamaConfig(architectures=[name]))
 
 
+@pytest.mark.parametrize("named", ["LlamaForCausalLM", [3, None], 7, {"a": 1}], ids=str)
+def test_a_damaged_list_of_classes_is_passed_over(named):
+    config = LlamaConfig(**HIDDEN)
+    config.architectures = config.auto_map = named
+    check_kind("model", config)
+
+
 def command(folder, *words):
     save_tokenizer(folder)
     save_text(folder / "text.txt")

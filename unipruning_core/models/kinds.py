@@ -26,7 +26,7 @@ def check_kind(name: str, config: PretrainedConfig, tensors: Iterable[str] = ())
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    classes = getattr(config, "architectures", None) or []
+    classes = _classes(config)
     if getattr(config, "is_encoder_decoder", False) and not any(map(CAUSAL.fullmatch, classes)):
         raise CheckpointError(
             f"model {name!r} is a {config.model_type!r} model with an encoder and a decoder, and only decoders can be "
@@ -37,8 +37,8 @@ def check_kind(name: str, config: PretrainedConfig, tensors: Iterable[str] = ())
             f"model {name!r} is a {other}{_head(tensors)}, not a causal language model; pass the language model that "
             "it was made from"
         )
-    has_code = AUTO_CLASS in (getattr(config, "auto_map", None) or {})
-    if not has_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    code = getattr(config, "auto_map", None)
+    if not (isinstance(code, dict) and AUTO_CLASS in code) and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(
             f"model {name!r} is a {config.model_type!r} model, of which this version of transformers has no causal "
             "language model; pass a decoder"
@@ -47,10 +47,16 @@ def check_kind(name: str, config: PretrainedConfig, tensors: Iterable[str] = ())
 
 def another_class(model: PreTrainedModel) -> str | None:
     """Return a sentence where the config names other classes than that of the model built from it."""
-    classes = getattr(model.config, "architectures", None) or []
+    classes = _classes(model.config)
     if not classes or type(model).__name__ in classes:
         return None
     return f"the model was saved as a {classes[0]} and is read as a {type(model).__name__}"
+
+
+def _classes(config: PretrainedConfig) -> list[str]:
+    """Return the classes that a config names, without what is no name in a damaged one."""
+    named = getattr(config, "architectures", None)
+    return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 
 def _head(tensors: Iterable[str]) -> str:

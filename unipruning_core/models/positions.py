@@ -76,8 +76,9 @@ def _learnt(model: PreTrainedModel) -> Iterator[int]:
     for name, holder, table in _tables(parent) if parent is not None else ():
         if ("pos" in name or name == "wpe") and table.dim() >= 2 and table.shape[-1] == width:
             # fairseq's heirs begin to count after the index of the padding, or 2 later
-            unused = getattr(holder, "offset", 0), getattr(holder, "padding_idx", None)
-            yield table.shape[-2] - int(unused[0]) - (0 if unused[1] is None else int(unused[1]) + 1)
+            offset, padding = getattr(holder, "offset", None), getattr(holder, "padding_idx", None)
+            unused = (offset if isinstance(offset, int) else 0) + (0 if padding is None else int(padding) + 1)
+            yield table.shape[-2] - unused
 
 
 def _tables(parent: nn.Module) -> Iterator[tuple[str, nn.Module, Tensor]]:
