@@ -59,8 +59,8 @@ def test_two_runs_give_the_same_bytes_and_only_the_files_of_a_run(model, tmp_pat
     assert len(first.description["losses"]) == (0 if mode == "frozen" else 5)
 
 
-class InterruptedSearchError(Exception):
-    pass
+class InterruptedSearchError(BaseException):
+    """Like an interruption, and unlike an error of the model, it is no Exception."""
 
 
 @pytest.mark.parametrize("mode", ["drift", "frozen", "coupled"])
