@@ -10,12 +10,12 @@ Rules for every operation
   ``unipruning_kernels.reference.<operation>`` explicitly.
 * **Definition.**  ``unipruning_kernels/reference.py`` defines each operation.  Arithmetic is fp32: weights, gradients
   and activations are converted before the first operation on them, as are ``step_size``, ``phi`` and ``strength``.
-  Denormals are not flushed to zero.
-* **Ties** go to the lower row-major index.  Selection ranks by magnitude, so ``-1.0`` and ``1.0`` tie.
+  Denormals are not flushed to zero.  Any float may be NaN or infinite and follows IEEE 754: a result is NaN, or an
+  infinity, exactly where the definition's is.
+* **Ties** go to the lower row-major index.  Selection ranks by magnitude: -1.0 ties with 1.0, and NaN with infinity.
 * **No host synchronisation.**  Scalars that a device computes stay on the device as 0-D tensors.
 * **Layout.**  Any strides.  Outputs are new and contiguous unless marked "in place", which keeps the storage.
   The results of one call may share a storage with each other.
-* **Inputs are finite.**  The core has checked them; behaviour on NaN is undefined.
 
 Shapes: ``out`` and ``in`` are the two sides of a linear layer's weight, as ``nn.Linear`` stores it.  "Any float"
 is float32, bfloat16 or float16.
@@ -127,7 +127,7 @@ class Backend(ABC):
         r: Tensor,  # (out,), float32, row factor
         p: Tensor,  # (in,), float32, column factor
         q: Tensor,  # (in,), float32, column offset
-        threshold: Tensor,  # 0-D, float32, tau; updated in place unless rank is None
+        threshold: Tensor,  # 0-D, float32, tau >= 0; updated in place unless rank is None
         *,
         step_size: float,  # kappa
         rank: int | None,  # tau becomes the rank-th smallest |V|, counted from 1; 0 sets it to 0; None keeps it
@@ -174,7 +174,7 @@ class Backend(ABC):
         r: Tensor,
         p: Tensor,
         q: Tensor,
-        threshold: Tensor,  # 0-D, float32, >= 0
+        threshold: Tensor,  # 0-D, float32, >= 0, or NaN, which no score reaches
         sample: Tensor,  # (ceil(out * in / stride),), float32; written
         *,
         learning_rate: float,
@@ -264,7 +264,7 @@ class Backend(ABC):
     @abstractmethod
     def nm_prox(
         self,
-        weight: Tensor,  # (out, in), any float; updated in place
+        weight: Tensor,  # (out, in), any float; updated in place, but for groups that hold NaN or infinity
         strength: float,  # lambda_2 >= 0
         n: int,
         m: int,  # divides in
@@ -293,7 +293,7 @@ class Backend(ABC):
     ) -> None:
         r"""Take a step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) without weight decay.
 
-        .. math:: m \leftarrow \beta_1 m + (1-\beta_1) c g, \quad v \leftarrow \beta_2 v + (1-\beta_2) (c g)^2, \quad
+        .. math:: m \leftarrow m + (1-\beta_1) (c g - m), \quad v \leftarrow \beta_2 v + (1-\beta_2) (c g)^2, \quad
                   W \leftarrow W - \eta \frac{m / (1-\beta_1^t)}{\sqrt{v / (1-\beta_2^t)} + \epsilon}
 
         W is updated with m in fp32, before m is rounded to the weight's dtype.

@@ -33,7 +33,10 @@ def rank_groups(
         index = group[:, None] * m + place[None, :]
         inside = (group[:, None] < groups) & (place[None, :] < m)
         # padding past the group must not beat anything
-        key = tl.where(inside, tl.abs(tl.load(score + index, mask=inside, other=0.0)), -1.0)
+        magnitude = tl.abs(tl.load(score + index, mask=inside, other=0.0))
+        # NaN counts as infinity
+        magnitude = tl.where(magnitude == magnitude, magnitude, float("inf"))
+        key = tl.where(inside, magnitude, -1.0)
         own, other = key[:, :, None], key[:, None, :]
         beaten = (other > own).to(tl.float32) + (other == own).to(tl.float32) * earlier
         tl.store(mask + index, (tl.sum(beaten, axis=2) < n).to(tl.int8), mask=inside)

@@ -48,7 +48,7 @@ def mirror(
             if has_gradient:
                 product = w * widen(tl.load(gradient + offset, mask=inside, other=0.0))
                 saliency += phi * (product * product)
-            gamma = tl.where(v > 0.0, 1.0, tl.where(v < 0.0, -1.0, 0.0)) * tl.maximum(tl.abs(v) - tau, 0.0)
+            gamma = tl.where(v > 0.0, 1.0, tl.where(v < 0.0, -1.0, 0.0)) * (tl.abs(v) - tl.minimum(tl.abs(v), tau))
             tl.store(dual + offset, v + step_size * (saliency - gamma), mask=inside)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 DIGIT_BITS = (11, 10, 10)
 MAGNITUDE_BITS = 0x7FFFFFFF
+INFINITY_BITS = 0x7F800000
 PROX_SWEEPS = 16
 
 
@@ -43,7 +44,7 @@ def mirror_step(
     # the product is rounded before the sum: a fused multiply-add would round once less
     dual += step_size * (saliency - gamma)
     if rank is not None:
-        threshold.copy_(dual.abs().flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
+        threshold.copy_(_magnitude(dual).flatten().kthvalue(rank).values if rank else torch.zeros_like(threshold))
 
 
 def feedback_scores(
@@ -102,12 +103,12 @@ def feedback_step(second: Tensor, drift: Tensor | None, gradient: Tensor, rate: 
     g, old = gradient.float(), second.float()
     v = old + decay * (g * g - old)
     if drift is not None:
-        drift.copy_(drift.float() - rate * torch.where(v > 0, g / v.sqrt(), 0.0))
+        drift.copy_(drift.float() - rate * torch.where(v == 0, 0.0, g / v.sqrt()))
     second.copy_(v)
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
-    key = score.contiguous().view(torch.int32) & MAGNITUDE_BITS
+    key = _magnitude(score).contiguous().view(torch.int32)
     below = sum(DIGIT_BITS[level + 1 :])
     digit = (key >> below) & (2 ** DIGIT_BITS[level] - 1)
     inside = (key >> (below + DIGIT_BITS[level])) == prefix if level else torch.ones_like(key, dtype=torch.bool)
@@ -115,7 +116,7 @@ def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tenso
 
 
 def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
-    magnitude = score.abs()
+    magnitude = _magnitude(score)
     equal = (magnitude == threshold).flatten()
     first = equal & (equal.long().cumsum(0) <= ties)
     return ((magnitude > threshold) | first.view(score.shape)).contiguous()
@@ -123,7 +124,7 @@ def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
 
 def topk_mask(score: Tensor, keep: int) -> Tensor:
     # a stable sort leaves equal elements in the order of their indices
-    order = score.abs().sort(dim=1, descending=True, stable=True).indices
+    order = _magnitude(score).sort(dim=1, descending=True, stable=True).indices
     return torch.zeros_like(score, dtype=torch.bool).contiguous().scatter_(1, order[:, :keep], True)
 
 
@@ -138,7 +139,7 @@ def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
     Sort the magnitudes z of a group, descending.  For support size k the k-m smallest are zero and the rest follow by
     PROX_SWEEPS rounds of exact coordinate descent, smallest first, from z: the objective is linear-plus-square in each
     w_i, so ``w_i = max(z_i - lambda * e_n(w without i), 0)``.  The candidate with the lowest objective wins, and of
-    equals the sparser.  Support n needs no descent: the regulariser is zero there.
+    equals the sparser.  Support n needs no descent: the regulariser is zero there.  A group that is not finite stays.
     """
     groups = weight.float().reshape(-1, m)
     magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
@@ -153,8 +154,9 @@ def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
         better = cost < best_cost
         best = torch.where(better[:, None], candidate, best)
         best_cost = torch.where(better, cost, best_cost)
-    shrunk = torch.empty_like(best).scatter_(1, order, best)
-    weight.copy_((shrunk * groups.sign()).view(weight.shape))
+    shrunk = torch.empty_like(best).scatter_(1, order, best) * groups.sign()
+    finite = groups.isfinite().all(dim=1, keepdim=True)
+    weight.copy_(torch.where(finite, shrunk, groups).view(weight.shape))
 
 
 def adamw_step(
@@ -171,7 +173,7 @@ def adamw_step(
 ) -> None:
     beta1, beta2 = betas
     g = gradient.float() * scale
-    m = beta1 * first.float() + (1 - beta1) * g
+    m = first.float() + (1 - beta1) * (g - first.float())
     v = beta2 * second + (1 - beta2) * g.square()
     change = (m / (1 - beta1**step)) / ((v / (1 - beta2**step)).sqrt() + epsilon)
     weight.copy_(weight.float() - learning_rate * change)
@@ -195,6 +197,11 @@ class Operations:
     nm_mask = staticmethod(nm_mask)
     nm_prox = staticmethod(nm_prox)
     adamw_step = staticmethod(adamw_step)
+
+
+def _magnitude(score: Tensor) -> Tensor:
+    """Return abs(score), and infinity for NaN."""
+    return score.abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def _drifted(weight: Tensor, drift: Tensor | None, learning_rate: float) -> Tensor:

@@ -212,7 +212,7 @@ def step(
     # before anything is stored, for a compiler cannot tell that it may load earlier
     if has_drift:
         u = widen(tl.load(drift + index, mask=inside, other=0.0))
-        u -= tl.load(rate) * tl.where(v > 0.0, g / root_of(tl.where(v > 0.0, v, 1.0)), 0.0)
+        u -= tl.load(rate) * tl.where(v == 0.0, 0.0, g / root_of(tl.where(v == 0.0, 1.0, v)))
         tl.store(drift + index, narrow(u, tl.float16), mask=inside)
     tl.store(second + index, narrow(v, tl.bfloat16), mask=inside)
 

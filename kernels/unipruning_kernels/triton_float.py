@@ -17,13 +17,20 @@ def widen(x):
 
 @triton.jit
 def narrow(x, dtype: tl.constexpr):
-    """Convert finite float32 to any float, rounding to nearest, ties to even."""
+    """Convert float32 to any float, rounding to nearest, ties to even."""
     if dtype == tl.bfloat16:
         # by its bits: the interpreter's own conversion truncates
         bits = x.to(tl.uint32, bitcast=True)
-        bits += 0x7FFF + ((bits >> 16) & 1)
+        # rounding could carry out of a NaN, which is cut instead, with a bit set that lasts
+        bits = tl.where(x == x, bits + 0x7FFF + ((bits >> 16) & 1), bits | 0x400000)
         return (bits >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     return x.to(dtype)
+
+
+@triton.jit
+def key_of(x):
+    """Return the bits by which the magnitudes of float32 are ranked, NaN as infinity."""
+    return tl.minimum(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0x7F800000)
 
 
 @triton.jit

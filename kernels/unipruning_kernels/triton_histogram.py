@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unipruning_kernels.reference import DIGIT_BITS
+from unipruning_kernels.triton_float import key_of
 from unipruning_kernels.triton_launch import Launcher, power_of_two
 
 PROGRAMS = 1024  # upper limit, so that few programs add their counts to the same memory
@@ -52,7 +53,7 @@ def count_at_once(values, numel, prefix, counts, below: tl.constexpr, bits: tl.c
     for start in range(tl.program_id(0).to(tl.int64) * block, numel, stride):
         index = start + tl.arange(0, block)
         inside = index < numel
-        key = tl.load(values + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        key = key_of(tl.load(values + index, mask=inside, other=0.0))
         if below + bits < 31:
             inside &= (key >> (below + bits)) == prefix
         # with a long prefix most tiles have nothing to count
@@ -82,7 +83,7 @@ def count_in_window(
     base = -1
     for start in range(first, numel, stride):
         index = start + row * block + tl.arange(0, block)[None, :]
-        key = tl.load(values + index, mask=index < numel, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        key = key_of(tl.load(values + index, mask=index < numel, other=0.0))
         digit = tl.where(index < numel, key >> below, -1)
         if start == first:
             base = tl.maximum(tl.max(digit) + window // 16 - (window - 1), -1)
@@ -132,7 +133,7 @@ def count_gathered(
     for start in range(tl.program_id(0).to(tl.int64) * numbers, numel, stride):
         index = start + row * block + tl.arange(0, block)[None, :]
         inside = index < numel
-        key = tl.load(values + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        key = key_of(tl.load(values + index, mask=inside, other=0.0))
         inside &= (key >> (below + bits)) == prefix
         many = tl.sum(inside.to(tl.int32))
         if many > numbers // SPARSE:
@@ -172,7 +173,7 @@ def counted_again(values, numel, prefix, start, below: tl.constexpr, bits: tl.co
     """Return the counts of some values; read again, for all of a tile would not fit in registers."""
     bins: tl.constexpr = 1 << bits
     index = start + tl.arange(0, PART)
-    key = tl.load(values + index, mask=index < numel, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    key = key_of(tl.load(values + index, mask=index < numel, other=0.0))
     return tl.histogram((key >> below) & (bins - 1), bins, mask=(index < numel) & ((key >> (below + bits)) == prefix))
 
 

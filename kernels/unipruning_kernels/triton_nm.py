@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unipruning_kernels.triton_float import key_of
 from unipruning_kernels.triton_groups import apart, together
 from unipruning_kernels.triton_launch import Launcher
 
@@ -39,7 +40,7 @@ def nm_powers(
     """Load whole groups side by side, split them into columns, and join the answers again."""
     index = tl.program_id(0).to(tl.int64) * (block * m) + tl.arange(0, block * m)
     inside = index < numel
-    key = tl.load(score + index, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    key = key_of(tl.load(score + index, mask=inside, other=0.0))
     columns = apart(key, block, m, depth)
     kept = ()
     for i in tl.static_range(m):
@@ -60,7 +61,7 @@ def nm_any(
     group = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     columns = ()
     for i in tl.static_range(m):
-        key = tl.load(score + group * m + i, mask=group < groups, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+        key = key_of(tl.load(score + group * m + i, mask=group < groups, other=0.0))
         columns = columns + (key,)
     for i in tl.static_range(m):
         tl.store(mask + group * m + i, keep_column(columns, i, n), mask=group < groups)

@@ -18,6 +18,7 @@ from unipruning_kernels.triton_groups import apart, together
 from unipruning_kernels.triton_launch import Launcher
 
 SWEEPS = tl.constexpr(reference.PROX_SWEEPS)
+INFINITY = tl.constexpr(float("inf"))
 LARGEST = 8  # elements of a group
 
 
@@ -113,6 +114,10 @@ def prox_groups(
     magnitudes = ()
     for i in tl.static_range(m):
         magnitudes = magnitudes + (tl.abs(columns[i]),)
+    # a group that is not finite stays
+    finite = magnitudes[0] < INFINITY
+    for i in tl.static_range(1, m):
+        finite &= magnitudes[i] < INFINITY
     ranks = ranks_of(magnitudes)
     z = ()
     for place in tl.static_range(m):
@@ -161,7 +166,7 @@ def prox_groups(
         for place in tl.static_range(m - 1):
             own = tl.where(ranks[i] == place, best[place], own)
         sign = tl.where(columns[i] > 0.0, 1.0, tl.where(columns[i] < 0.0, -1.0, 0.0))
-        shrunk = shrunk + (own * sign,)
+        shrunk = shrunk + (tl.where(finite, own * sign, columns[i]),)
     result = together(shrunk, block, m, depth)
     tl.store(weight + index, narrow(result, weight.dtype.element_ty), mask=index < numel)
 

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unipruning_kernels.triton_float import key_of
 from unipruning_kernels.triton_launch import Launcher
 
 CHUNK = 2**15  # elements whose ties are counted together, and reread if the budget of ties ends among them
@@ -24,12 +25,12 @@ def keep_at_least(
 ):
     """Write the mask abs(score) >= threshold, and how many are equal in each chunk."""
     first = tl.program_id(0).to(tl.int64) * chunk
-    bound = tl.load(threshold)
+    bound = key_of(tl.load(threshold))
     count = tl.zeros([block], tl.int32)
     for start in range(0, chunk, block):
         index = first + start + tl.arange(0, block)
         inside = index < numel
-        magnitude = tl.abs(tl.load(score + index, mask=inside, other=0.0))
+        magnitude = key_of(tl.load(score + index, mask=inside, other=0.0))
         tl.store(mask + index, (magnitude >= bound).to(tl.uint8), mask=inside)
         count += ((magnitude == bound) & inside).to(tl.int32)
     tl.store(equals + tl.program_id(0), tl.sum(count).to(tl.int64))
@@ -58,10 +59,10 @@ def drop_excess_ties(
         before += tl.load(equals + other, mask=other < tl.program_id(0), other=0)
     seen = tl.sum(before)
     if seen + count > budget:
-        bound = tl.load(threshold)
+        bound = key_of(tl.load(threshold))
         for start in range(0, chunk, block):
             index = first + start + tl.arange(0, block)
-            magnitude = tl.abs(tl.load(score + index, mask=index < numel, other=0.0))
+            magnitude = key_of(tl.load(score + index, mask=index < numel, other=0.0))
             equal = ((magnitude == bound) & (index < numel)).to(tl.int32)
             rank = seen + tl.cumsum(equal, axis=0)
             tl.store(mask + index, tl.zeros([block], tl.uint8), mask=(equal > 0) & (rank > budget))

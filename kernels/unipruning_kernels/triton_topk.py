@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unipruning_kernels.triton_float import key_of
 from unipruning_kernels.triton_kth import EQUAL, RANK, kth_magnitude, new_state
 from unipruning_kernels.triton_launch import Launcher, power_of_two
 from unipruning_kernels.triton_threshold import threshold_mask
@@ -36,7 +37,7 @@ def keep_largest(
     inside = (row < height)[:, None] & (column < width)[None, :]
     offset = row.to(tl.int64)[:, None] * width + column[None, :]
     # padding is smaller than every key
-    key = tl.load(score + offset, mask=inside, other=0.0).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    key = key_of(tl.load(score + offset, mask=inside, other=0.0))
     key = tl.where(inside, key, -1)
     low = tl.zeros([tile_rows], tl.int32)
     high = tl.max(key, axis=1) + 1

@@ -9,6 +9,7 @@ from unipruning_core.testing.checks_adamw import *  # noqa: F403
 from unipruning_core.testing.checks_feedback import *  # noqa: F403
 from unipruning_core.testing.checks_manifest import *  # noqa: F403
 from unipruning_core.testing.checks_masks import *  # noqa: F403
+from unipruning_core.testing.checks_nonfinite import *  # noqa: F403
 from unipruning_core.testing.checks_prox import *  # noqa: F403
 from unipruning_core.testing.checks_search import *  # noqa: F403
 from unipruning_core.testing.checks_select import *  # noqa: F403

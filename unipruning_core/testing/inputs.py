@@ -6,13 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from unipruning_core.testing.compare import BITS
+
 Shape = tuple[int, int]
 
 SHAPES: tuple[Shape, ...] = ((1, 4), (3, 8), (63, 100), (128, 512), (257, 1028))
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "transposed", "sliced", "strided")
-SCORES = ("distinct", "levels", "equal", "zeros", "signed zeros", "signs", "denormals")
-WEIGHTS = ("normal", "levels", "zero rows", "zero columns", "zeros", "large", "tiny")
+SCORES = ("distinct", "levels", "equal", "zeros", "signed zeros", "signs", "denormals", "not finite")
+WEIGHTS = ("normal", "levels", "zero rows", "zero columns", "zeros", "large", "tiny", "not finite")
+NOT_FINITE = {  # infinities, and NaN of either sign with no, all or the fewest bits beside the one that makes it quiet
+    torch.float32: (0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0xFF800001),
+    torch.bfloat16: (0x7F80, 0xFF80, 0x7FC0, 0xFFC0, 0x7FFF, 0xFFFF, 0x7F81, 0xFF81),
+    torch.float16: (0x7C00, 0xFC00, 0x7E00, 0xFE00, 0x7FFF, 0xFFFF, 0x7C01, 0xFC01),
+}
 FILL = 3  # what lies around a view that is no whole storage
 
 shapes = pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
@@ -34,6 +41,7 @@ def make_score(rng: torch.Generator, shape: Shape, kind: str = "distinct") -> Te
         "signed zeros": torch.where(normal > 0.5, normal, torch.where(normal > 0, 0.0, -0.0)),
         "signs": normal.sign(),
         "denormals": whole.float() * 2.0**-149,
+        "not finite": spoilt(rng, normal, 0.1),
     }[kind]
 
 
@@ -46,6 +54,8 @@ def make_weight(rng: torch.Generator, shape: Shape, dtype: torch.dtype, kind: st
     """Weights, gradients or activations, (out, in) of ``dtype``."""
     normal = torch.randn(shape, generator=rng)
     rows, columns = (torch.arange(size) % 2 == 0 for size in shape)
+    if kind == "not finite":
+        return spoilt(rng, normal.to(dtype), 0.01)
     return {
         "normal": normal,
         "levels": (normal * 1.2).round().clamp(-2, 2) * 0.5,
@@ -56,6 +66,18 @@ def make_weight(rng: torch.Generator, shape: Shape, dtype: torch.dtype, kind: st
         "large": normal * 1000.0,
         "tiny": normal * torch.finfo(dtype).smallest_normal,
     }[kind].to(dtype)
+
+
+def not_finite(dtype: torch.dtype) -> Tensor:
+    """Return one of each kind, (8,) of ``dtype``."""
+    return torch.tensor(NOT_FINITE[dtype]).to(BITS[dtype.itemsize]).view(dtype)
+
+
+def spoilt(rng: torch.Generator, values: Tensor, share: float) -> Tensor:
+    """Return the values with about this share of them replaced by infinities and NaN of every kind."""
+    kinds = not_finite(values.dtype)
+    drawn = kinds[torch.randint(len(kinds), values.shape, generator=rng)]
+    return torch.where(torch.rand(values.shape, generator=rng) < share, drawn, values)
 
 
 def make_weights(rng: torch.Generator, shape: Shape, dtype: torch.dtype) -> Tensor:

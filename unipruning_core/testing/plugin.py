@@ -19,6 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # of numpy, in which Triton's interpreter computes
+    config.addinivalue_line("filterwarnings", "ignore:invalid value encountered:RuntimeWarning")
     catalogue = Catalogue()
     try:
         backend = catalogue.select(config.getoption("--backend"))

@@ -1,7 +1,6 @@
 /* The feedback search: the score, the masked weight and the step of the moments, each in one pass. */
 
 #define OCTET 8         /* weights to a byte of a mask */
-#define LARGEST 0x1.fffffep127f
 
 typedef int32_t octet __attribute__((vector_size(4 * OCTET)));
 
@@ -80,8 +79,9 @@ static const float *score_piece(const state *s, int64_t row, int64_t col, int64_
     }
     if (s->drift && !pulled)
         for (int64_t j = 0; j < n; j++) {
-            const float product = score[j] * exponential(with_sign(pull * u[j], w[j]));
-            score[j] = w[j] == 0.0f ? 0.0f : product; /* the exponential may be infinite */
+            const float turned = with_sign(pull * u[j], w[j]);
+            /* without a sign the exponent is zero, so that no infinity meets a weight of zero */
+            score[j] = score[j] * exponential(w[j] == 0.0f ? turned * 0.0f : turned);
         }
     return x;
 }
@@ -148,7 +148,7 @@ void mask_weight(const matrix *weight, const matrix *second, const matrix *drift
             const float *restrict x = score_piece(&s, i, col, length, moved, score);
             fetch_next(masked, i, col, length);
             if (m) {
-                for (int64_t j = 0; j < length; j++) key[j] = (int32_t)(as_bits(score[j]) & MAGNITUDE);
+                for (int64_t j = 0; j < length; j++) key[j] = key_of((int32_t)as_bits(score[j]));
                 rank_groups(key, place, kept, length, n, m);
                 for (int64_t j = 0; j < length; j++) score[j] = kept[j] ? LARGEST : score[j];
             }
@@ -207,7 +207,7 @@ void feedback_step(const matrix *second, const matrix *drift, const matrix *grad
                 for (int64_t j = 0; j < n; j++) {
                     const float v = old[j] + decay * (g[j] * g[j] - old[j]), change = g[j] / sqrtf(v);
                     result[j] = v;
-                    moved[j] = u[j] - rate * (v > 0.0f ? change : 0.0f);
+                    moved[j] = u[j] - rate * (v == 0.0f ? 0.0f : change);
                 }
                 store(drift, i, col, n, moved);
             } else

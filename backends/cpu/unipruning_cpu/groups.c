@@ -42,7 +42,7 @@ int nm_mask(const matrix *score, int n, int m, uint8_t *mask) {
         for (int64_t col = 0; col < cols; col += piece) {
             const int64_t length = smaller(piece, cols - col);
             load_padded(score, i, col, length, (float *)key);
-            for (int64_t j = 0; j < length; j++) key[j] &= MAGNITUDE;
+            for (int64_t j = 0; j < length; j++) key[j] = key_of(key[j]);
             rank_groups(key, place, kept, length, n, m);
             memcpy(mask + i * cols + col, kept, (size_t)length);
         }
@@ -116,12 +116,14 @@ static void best_of_supports(const floats *z, floats *best, float strength, int 
     }
 }
 
-/* One group per lane: sort by exchanging strictly larger neighbours, so that equals keep their order. */
+/* One group per lane: sort by exchanging strictly larger neighbours, so that equals keep their order.
+   A group that is not finite stays. */
 static void prox_groups(float *x, float strength, int n, int m) {
     floats z[MAX_M], best[MAX_M];
-    ints order[MAX_M];
+    ints order[MAX_M], finite = (ints){0} == 0;
     for (int i = 0; i < m; i++)
         for (int k = 0; k < LANES; k++) z[i][k] = fabsf(x[k * m + i]), order[i][k] = i;
+    for (int i = 0; i < m; i++) finite &= z[i] <= LARGEST;
     for (int i = 0; i < m; i++)
         for (int j = m - 1; j > i; j--) {
             const ints swap = z[j] > z[j - 1], moved = (order[j] ^ order[j - 1]) & swap;
@@ -136,7 +138,7 @@ static void prox_groups(float *x, float strength, int n, int m) {
     for (int i = 0; i < m; i++)
         for (int k = 0; k < LANES; k++) {
             float *to = x + k * m + order[i][k];
-            *to = best[i][k] * (float)((*to > 0.0f) - (*to < 0.0f));
+            if (finite[k]) *to = best[i][k] * (float)((*to > 0.0f) - (*to < 0.0f));
         }
 }
 

@@ -20,6 +20,8 @@
 #define SUMS 16         /* running sums of a row: a multiple of LANES, and fixed, since it decides the last bits */
 #define ALIGNED __attribute__((aligned(64))) /* a vector that lies in two cache lines costs two loads */
 #define MAGNITUDE 0x7fffffff
+#define INFINITE 0x7f800000
+#define LARGEST 0x1.fffffep127f
 #define OUT_OF_MEMORY 1
 
 enum { FLOAT32, BFLOAT16, FLOAT16 };
@@ -67,17 +69,26 @@ static inline uint32_t as_bits(float value) {
     return bits;
 }
 
-static inline float from_bfloat16(uint16_t x) { return as_float((uint32_t)x << 16); }
-
-/* The exponent is biased by 15 instead of 127; the product also turns fp16 denormals into normal numbers. */
-static inline float from_float16(uint16_t x) {
-    float value = as_float((uint32_t)(x & 0x7fff) << 13) * 0x1p112f;
-    return as_float(as_bits(value) | (uint32_t)(x & 0x8000) << 16);
+/* The bits by which magnitudes are ranked, NaN as infinity. */
+static inline int32_t key_of(int32_t bits) {
+    const int32_t magnitude = bits & MAGNITUDE;
+    return magnitude < INFINITE ? magnitude : INFINITE;
 }
 
+static inline float from_bfloat16(uint16_t x) { return as_float((uint32_t)x << 16); }
+
+/* The exponent is biased by 15 instead of 127; the product also turns fp16 denormals into normal numbers.  What then
+   reaches 2^16 was infinite or NaN. */
+static inline float from_float16(uint16_t x) {
+    float value = as_float((uint32_t)(x & 0x7fff) << 13) * 0x1p112f;
+    uint32_t special = value >= 0x1p16f ? INFINITE : 0;
+    return as_float(as_bits(value) | special | (uint32_t)(x & 0x8000) << 16);
+}
+
+/* Rounding could carry out of a NaN, which is cut instead, with a bit set that lasts. */
 static inline uint16_t to_bfloat16(float value) {
-    uint32_t bits = as_bits(value);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    uint32_t bits = as_bits(value), rounded = bits + 0x7fff + (bits >> 16 & 1);
+    return (uint16_t)((value == value ? rounded : bits | 0x400000) >> 16);
 }
 
 /* Adding and taking away a power of two 13 binades up rounds to the ten bits of an fp16, halves to even; the bits of
@@ -86,8 +97,8 @@ static inline uint16_t to_float16(float value) {
     uint32_t bits = as_bits(value), exponent = bits & 0x7f800000;
     float unit = as_float((exponent < 113u << 23 ? 113u << 23 : exponent) + (13u << 23));
     float magnitude = as_float(bits & MAGNITUDE), rounded = (magnitude + unit) - unit;
-    float finite = magnitude < 0x1p16f ? rounded : 0x1p16f;
-    return (uint16_t)(as_bits(finite * 0x1p-112f) >> 13 | (bits >> 16 & 0x8000));
+    float limited = magnitude >= 0x1p16f ? 0x1p16f : rounded; /* NaN stays */
+    return (uint16_t)(as_bits(limited * 0x1p-112f) >> 13 | (bits >> 16 & 0x8000));
 }
 
 /* Neighbours in fp16, eight at a time where the processor converts them itself. */

@@ -36,7 +36,7 @@ static void advance(const step *s, int64_t row, int64_t col, int64_t n, const fl
 #pragma GCC ivdep
     for (int64_t j = 0; j < n; j++) {
         const float excess = fabsf(v[j]) - threshold, sign = (float)((v[j] > 0.0f) - (v[j] < 0.0f));
-        const float gamma = sign * (excess > 0.0f ? excess : 0.0f);
+        const float gamma = sign * (excess < 0.0f ? 0.0f : excess); /* NaN stays */
         out[j] = v[j] + step_size * (saliency[j] - gamma);
     }
 }

@@ -62,7 +62,9 @@ class PortableOperations(FeedbackOperations):
             saliency = (r[rows, None] * p[columns]).add_(q[columns]).mul_(w.abs())
             if gradient is not None:
                 saliency += w.mul(gradient[rows, columns].float()).square_().mul_(phi)
-            return saliency.sub_(softshrink(v, old)).mul_(step_size).add_(v)
+            # torch shrinks by no infinite threshold
+            gamma = softshrink(v, old) if old < torch.inf else v - v
+            return saliency.sub_(gamma).mul_(step_size).add_(v)
 
         bracket = Bracket.around(rank, dual, stepped) if rank else None
         for tile in tiles(dual):
@@ -88,7 +90,7 @@ class PortableOperations(FeedbackOperations):
     def threshold_mask(self, score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
         mask, left = torch.empty(score.shape, dtype=torch.bool), int(ties)
         for tile in tiles(score):
-            magnitude = score[tile].abs()
+            magnitude = score[tile].abs().nan_to_num_(nan=torch.inf, posinf=torch.inf)
             torch.gt(magnitude, threshold, out=mask[tile])
             if left > 0:
                 equal = (magnitude == threshold).flatten().nonzero()[:left, 0]

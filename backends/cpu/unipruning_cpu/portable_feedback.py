@@ -116,7 +116,7 @@ def _score(
         local = metric.mul_(moved.abs())
         if exponent != 1.0:
             # torch's power of an element depends on where it lies in its thread's share
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 np.power(local.numpy(), exponent, out=local.numpy())
         score *= local
     if drift is not None:

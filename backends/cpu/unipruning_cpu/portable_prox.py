@@ -11,7 +11,10 @@ Polynomial = list[Tensor]  # coefficients from the lowest, each (groups,); zeros
 
 
 def prox_groups(groups: Tensor, strength: float, n: int) -> Tensor:
-    """Return the minimiser for each row of ``groups`` (groups, m), float32: the best candidate over support sizes."""
+    """Return the minimiser for each row of ``groups`` (groups, m), float32: the best candidate over support sizes.
+
+    A group that is not finite stays.
+    """
     magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
     z = list(magnitude.T.contiguous())
     zero, one = torch.zeros_like(z[0]), torch.ones_like(z[0])
@@ -28,7 +31,8 @@ def prox_groups(groups: Tensor, strength: float, n: int) -> Tensor:
         better = cost < best_cost
         best = [torch.where(better, new, old) for new, old in zip(candidate, best, strict=True)]
         best_cost = torch.where(better, cost, best_cost)
-    return torch.empty_like(magnitude).scatter_(1, order, torch.stack(best, dim=1)).mul_(groups.sign())
+    shrunk = torch.empty_like(magnitude).scatter_(1, order, torch.stack(best, dim=1)).mul_(groups.sign())
+    return torch.where(groups.isfinite().all(dim=1, keepdim=True), shrunk, groups)
 
 
 def _descend(w: list[Tensor], z: list[Tensor], strength: float, n: int, one: Tensor) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unipruning_kernels.reference import MAGNITUDE_BITS
+from unipruning_kernels.reference import INFINITY_BITS, MAGNITUDE_BITS
 
 TILE = 1 << 16  # elements of a tile: a few such fp32 buffers fit in the second-level cache
 SAMPLE_ROWS, SAMPLE_COLUMNS = 128, 512
@@ -25,8 +25,9 @@ def tiles(matrix: Tensor) -> Iterator[slice]:
 
 
 def keys(tile: Tensor) -> np.ndarray:
-    """Return the bits of the magnitude, which sort like the magnitude."""
+    """Return the bits of the magnitude, which sort like the magnitude; NaN counts as infinity."""
     key: np.ndarray = tile.contiguous().view(torch.int32).numpy() & MAGNITUDE_BITS
+    np.minimum(key, INFINITY_BITS, out=key)
     return key
 
 

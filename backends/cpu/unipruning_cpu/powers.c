@@ -85,6 +85,6 @@ static void raise(float *restrict v, float exponent, int64_t n) {
     else
         for (int64_t j = 0; j < n; j++) {
             const float power = positive_power(v[j], (double)exponent);
-            v[j] = v[j] == 0.0f ? 0.0f : power;
+            v[j] = v[j] == 0.0f || !(v[j] <= LARGEST) ? v[j] : power; /* infinity and NaN stay */
         }
 }

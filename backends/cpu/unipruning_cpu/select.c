@@ -6,24 +6,35 @@
 static const int DIGIT_BITS[3] = {11, 10, 10};
 static const int DIGIT_SHIFT[3] = {20, 10, 0};
 
+/* Collect a digit of the keys whose higher digits equal the prefix; returns how many.  Special is the prefix of an
+   infinity, the only one that admits NaN. */
+static inline __attribute__((always_inline)) int64_t match_digits(const int32_t *key, int64_t n, int32_t prefix, int level,
+                                                                  int special, int32_t *digit) {
+    const int shift = DIGIT_SHIFT[level];
+    const int32_t last = (1 << DIGIT_BITS[level]) - 1;
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t bits = special ? key_of(key[i]) : key[i] & MAGNITUDE;
+        digit[found] = bits >> shift & last;
+        found += bits >> (shift + DIGIT_BITS[level]) == prefix;
+    }
+    return found;
+}
+
 /* Count a digit of the keys whose higher digits equal the prefix; up to 2^32 equal ones. */
 static void count_digits(const int32_t *key, int64_t n, int32_t prefix, int level, uint32_t count[TABLES][MAX_BINS]) {
     const int shift = DIGIT_SHIFT[level];
-    const int32_t last = (1 << DIGIT_BITS[level]) - 1;
     int32_t digit[PIECE + TABLES];
     for (int64_t start = 0; start < n; start += PIECE) {
         const int32_t *part = key + start;
         const int64_t length = smaller(PIECE, n - start);
         int64_t found = 0, j = 0;
-        if (level == 0) {
-            for (; found < length; found++) digit[found] = (part[found] & MAGNITUDE) >> shift;
-        } else {
-            for (int64_t i = 0; i < length; i++) {
-                const int32_t bits = part[i] & MAGNITUDE;
-                digit[found] = bits >> shift & last;
-                found += bits >> (shift + DIGIT_BITS[level]) == prefix;
-            }
-        }
+        if (level == 0)
+            for (; found < length; found++) digit[found] = key_of(part[found]) >> shift;
+        else if (prefix < INFINITE >> (shift + DIGIT_BITS[level]))
+            found = match_digits(part, length, prefix, level, 0, digit);
+        else
+            found = match_digits(part, length, prefix, level, 1, digit);
         for (; j + TABLES <= found; j += TABLES)
             for (int k = 0; k < TABLES; k++) count[k][digit[j + k]]++;
         for (; j < found; j++) count[0][digit[j]]++;
@@ -72,6 +83,8 @@ static int32_t select_in_keys(int32_t *key, int64_t n, int64_t rank) {
 
 int threshold_mask(const matrix *score, float threshold, int64_t ties, uint8_t *mask) {
     const int64_t cols = score->cols;
+    /* NaN ties with infinity */
+    const int32_t bound = (int32_t)(as_bits(threshold) & MAGNITUDE), limit = bound < INFINITE ? bound : MAGNITUDE;
     int64_t *equal = calloc((size_t)score->rows + 1, sizeof *equal);
     if (!equal) return OUT_OF_MEMORY;
 #pragma omp parallel for schedule(static) num_threads(score->threads)
@@ -79,11 +92,11 @@ int threshold_mask(const matrix *score, float threshold, int64_t ties, uint8_t *
         float buffer[PIECE];
         for (int64_t col = 0; col < cols; col += PIECE) {
             const int64_t n = smaller(PIECE, cols - col);
-            const float *restrict from = load(score, i, col, n, buffer);
+            const int32_t *restrict key = (const int32_t *)load(score, i, col, n, buffer);
             uint8_t *restrict to = mask + i * cols + col;
             int32_t same = 0;
-            for (int64_t j = 0; j < n; j++) to[j] = fabsf(from[j]) > threshold;
-            for (int64_t j = 0; j < n; j++) same += fabsf(from[j]) == threshold;
+            for (int64_t j = 0; j < n; j++) to[j] = (key[j] & MAGNITUDE) > limit;
+            for (int64_t j = 0; j < n; j++) same += (key[j] & MAGNITUDE) >= bound & (key[j] & MAGNITUDE) <= limit;
             equal[i] += same;
         }
     }
@@ -91,7 +104,8 @@ int threshold_mask(const matrix *score, float threshold, int64_t ties, uint8_t *
     for (int64_t i = 0; i < score->rows && ties > 0; i++) {
         float buffer[1];
         for (int64_t j = 0; equal[i] > 0 && ties > 0; j++)
-            if (fabsf(*load(score, i, j, 1, buffer)) == threshold) mask[i * cols + j] = 1, equal[i]--, ties--;
+            if ((as_bits(*load(score, i, j, 1, buffer)) & MAGNITUDE) - (uint32_t)bound <= (uint32_t)(limit - bound))
+                mask[i * cols + j] = 1, equal[i]--, ties--;
     }
     free(equal);
     return 0;
@@ -133,7 +147,7 @@ int topk_mask(const matrix *score, int64_t keep, uint8_t *mask) {
             uint8_t *restrict to = mask + i * cols;
             for (int64_t col = 0; col < cols; col += PIECE)
                 load_padded(score, i, col, smaller(PIECE, cols - col), (float *)key + col);
-            for (int64_t j = 0; j < cols; j++) key[j] &= MAGNITUDE;
+            for (int64_t j = 0; j < cols; j++) key[j] = key_of(key[j]);
             for (int64_t j = cols; j < padded; j++) key[j] = -1;
             const int32_t bound = bound_of(key, padded, keep);
             int64_t ties = keep - (bound < MAGNITUDE ? count_at_least(key, padded, bound + 1) : 0);

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from unipruning_kernels.reference import DIGIT_BITS, MAGNITUDE_BITS
+from unipruning_kernels.reference import DIGIT_BITS, INFINITY_BITS, MAGNITUDE_BITS
 from unipruning_npu.chunks import row_chunks
 
 LOW_BITS = 5  # of a digit; the rest form its upper half
@@ -29,7 +29,9 @@ def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tenso
     if level:
         upper = upper + prefix * (1 << (below + DIGIT_BITS[level]))
     lower = _multiples(1 << LOW_BITS, 1 << below, score.device)
-    for key in _tiles(score.view(torch.int32)):
+    for bits in _tiles(score.view(torch.int32)):
+        # NaN counts as infinity
+        key = (bits & MAGNITUDE_BITS).clamp_(max=INFINITY_BITS)
         upper_hot = ((key & upper_mask) == upper[:, None]).half()
         lower_hot = ((key & lower_mask) == lower[:, None]).half()
         pairs = torch.matmul(upper_hot, lower_hot.transpose(1, 2))

@@ -14,7 +14,7 @@ def threshold_mask(score: Tensor, threshold: Tensor, ties: Tensor) -> Tensor:
     mask = _empty(score)
     left = ties.clamp(max=INT32_MAX).int()
     for rows in row_chunks(score, 20):
-        magnitude = score[rows].abs()
+        magnitude = _magnitude(score[rows])
         equal = magnitude == threshold
         place = _place(equal)
         through = place[:, -1:].cumsum(0, dtype=torch.int32)
@@ -29,7 +29,7 @@ def topk_mask(score: Tensor, keep: int) -> Tensor:
     if keep in (0, score.shape[1]):
         return mask.fill_(keep > 0)
     for rows in row_chunks(score, 40):
-        magnitude = score[rows].abs()
+        magnitude = _magnitude(score[rows])
         bound = magnitude.sort(dim=1, descending=True).values[:, keep - 1 : keep]
         above, equal = magnitude > bound, magnitude == bound
         budget = keep - above.sum(dim=1, keepdim=True, dtype=torch.int32)
@@ -43,11 +43,16 @@ def nm_mask(score: Tensor, n: int, m: int) -> Tensor:
     index = torch.arange(m, dtype=torch.int32, device=score.device)
     earlier = index < index[:, None]
     for rows in row_chunks(score, 8 + 8 * m):
-        magnitude = score[rows].abs().reshape(-1, m)
+        magnitude = _magnitude(score[rows]).reshape(-1, m)
         other, mine = magnitude[:, None], magnitude[:, :, None]
         ahead = torch.where(earlier, other >= mine, other > mine)
         torch.lt(ahead.sum(dim=2, dtype=torch.int32), n, out=mask[rows].view(-1, m))
     return mask
+
+
+def _magnitude(score: Tensor) -> Tensor:
+    """Return abs(score), and infinity for NaN."""
+    return score.abs().nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
 
 def _place(equal: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ def nm_prox(weight: Tensor, strength: float, n: int, m: int) -> None:
         magnitude, order = groups.abs().sort(dim=1, descending=True, stable=True)
         best = _best(magnitude.t().contiguous(), strength, n).t().contiguous()
         shrunk = torch.empty_like(best).scatter_(1, order, best)
-        weight[rows] = shrunk.mul_(groups.sign()).view(-1, weight.shape[1])
+        finite = groups.isfinite().all(dim=1, keepdim=True)
+        weight[rows] = torch.where(finite, shrunk.mul_(groups.sign()), groups).view(-1, weight.shape[1])
 
 
 def _best(
