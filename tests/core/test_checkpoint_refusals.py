@@ -99,6 +99,27 @@ def test_the_scales_of_a_quantised_checkpoint_are_copied_as_they_are(copy):
     assert Checkpoint.open(copy).read("a").view(torch.uint8).tolist() == [127, 128, 0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape", "size"),
+    [
+        ("F4", (2, 3), 3),
+        ("F6_E2M3", (4,), 3),
+        ("F6_E3M2", (2, 8), 12),
+        ("F8_E4M3FNUZ", (5,), 5),
+        ("F8_E5M2FNUZ", (5,), 5),
+        ("C64", (2,), 16),
+        ("F4", (0, 3), 0),
+    ],
+)
+def test_a_tensor_of_any_type_of_the_format_is_measured_in_bits(dtype, shape, size, copy):
+    data = bytes(range(size))
+    write_raw(copy / "model.safetensors", {"a": {**entry(0, size, shape), "dtype": dtype}}, data)
+    found = Checkpoint.open(copy)
+    assert found.tensors["a"].shape == shape
+    assert bytes(found.read("a").flatten().view(torch.uint8).tolist()) == data
+    assert len(found.fingerprint()) == 64
+
+
 def entry(start, end, shape=(1,), dtype="F32"):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
 
@@ -115,6 +136,7 @@ def entry(start, end, shape=(1,), dtype="F32"):
         pytest.param({"a": entry(-4, 0)}, 0, "'a' of shape", id="negative offset"),
         pytest.param({"a": entry(0, 4, (-1, -1))}, 4, "has the shape [-1, -1]", id="negative side"),
         pytest.param({"a": entry(0, 4, ("1",))}, 4, "has the shape ['1']", id="side that is text"),
+        pytest.param({"a": entry(0, 2, (3,), "F4")}, 2, "'a' of shape [3] and type F4 has 2 bytes", id="half a byte"),
         pytest.param({"a": entry(0, 4, dtype="F33")}, 4, "stored as 'F33', which is not supported", id="unknown type"),
         pytest.param({"a": {"dtype": "F32"}}, 0, "lacks its dtype, shape or data_offsets", id="entry cut short"),
         pytest.param({"a": 3}, 0, "lacks its dtype, shape or data_offsets", id="entry that is a number"),

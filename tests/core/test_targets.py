@@ -118,7 +118,7 @@ class Shared(nn.Module):
 
 def header(shapes):
     """Return a checkpoint that holds float32 tensors of these shapes, without values."""
-    infos = {name: TensorInfo(Path("x"), torch.float32, shape, 0, 4 * prod(shape)) for name, shape in shapes.items()}
+    infos = {name: TensorInfo(Path("x"), "F32", shape, 0, 4 * prod(shape)) for name, shape in shapes.items()}
     return Checkpoint(Path("x"), (), infos)
 
 

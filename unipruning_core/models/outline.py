@@ -22,7 +22,7 @@ from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.config import check_bare_config
 from unipruning_core.storage.layout import CONFIG_FILE
-from unipruning_core.storage.tensorfile import TensorInfo
+from unipruning_core.storage.tensorfile import TYPE_NAMES, TensorInfo
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -110,7 +110,7 @@ def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:
     stored = {id(tensor): (name, tensor) for name, tensor in [*model.named_parameters(), *saved_buffers(model)]}
     ordered = sorted(stored.values(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     return {
-        name: TensorInfo(Path(CONFIG_FILE), tensor.dtype, tuple(tensor.shape), 0, tensor.nbytes)
+        name: TensorInfo(Path(CONFIG_FILE), TYPE_NAMES[tensor.dtype], tuple(tensor.shape), 0, tensor.nbytes)
         for name, tensor in ordered
     }
 

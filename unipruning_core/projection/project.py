@@ -169,7 +169,7 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
         ends[target.tensor] = target.start + target.size
         if not info.dtype.is_floating_point or info.dtype.itemsize not in INTEGERS:
             raise CheckpointError(
-                f"target {target.name!r} is stored as {str(info.dtype)!r}, which is quantised;"
+                f"target {target.name!r} is stored as {info.type_name!r}, which is quantised;"
                 " use a checkpoint in bfloat16, float16 or float32"
             )
         seen.add(target.name)

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
 from unipruning_core.storage.paths import path_errors_as
-from unipruning_core.storage.tensorfile import DTYPES, TensorInfo, digest_of, is_copy, read_header, read_tensor
+from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
 FINGERPRINT_SAMPLE = 4096  # bytes, at the start, middle and end of each tensor
 # files that are not copied: the first match gives the reason
@@ -164,15 +164,11 @@ class Checkpoint:
 
     def infos_of(self, target: Target) -> list[TensorInfo]:
         """Return where a target is stored, as a tensor of its stored shape, in every shard that holds it."""
+        infos = (self.tensors[target.tensor], *self.copies.get(target.tensor, ()))
+        size = infos[0].dtype.itemsize
+        first, last = (size * element for element in (target.start, target.start + target.size))
         return [
-            TensorInfo(
-                info.file,
-                info.dtype,
-                target.stored_shape,
-                start := info.start + target.start * info.dtype.itemsize,
-                start + target.size * info.dtype.itemsize,
-            )
-            for info in (self.tensors[target.tensor], *self.copies.get(target.tensor, ()))
+            replace(info, shape=target.stored_shape, start=info.start + first, end=info.start + last) for info in infos
         ]
 
     def read_target(self, target: Target) -> Tensor:
@@ -262,10 +258,9 @@ def fingerprint_of(
     Tensors are ordered by name, so that sharding does not matter.  A fine-tune changes every matrix throughout, and so
     the fingerprint; an edit of a few weights between the samples goes unnoticed.
     """
-    type_names = {dtype: type_name for type_name, dtype in DTYPES.items()}
     digest = hashlib.sha256()
     for name, info in sorted(tensors.items()):
-        digest.update(json.dumps([name, type_names[info.dtype], info.shape]).encode())
+        digest.update(json.dumps([name, info.type_name, info.shape]).encode())
         last = info.nbytes - FINGERPRINT_SAMPLE
         for start in (0, last // 2, last):
             digest.update(part(name, max(start, 0), min(FINGERPRINT_SAMPLE, info.nbytes)))

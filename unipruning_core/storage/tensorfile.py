@@ -25,6 +25,8 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
@@ -38,11 +40,14 @@ DTYPES = {
 }
 # block scales of quantised checkpoints, from torch 2.7 on
 DTYPES |= {"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {}
+TYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# types of the format that torch lacks, by the bits of an element: such a tensor is kept as its bytes
+OPAQUE_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8}
 LENGTH_BYTES = 8  # a little-endian count of the JSON bytes that follow
 LARGEST_HEADER = 100_000_000  # the format's own limit: a larger number is garbage, not a header
 MOST_TENSORS = 1_000_000
 MOST_DIMENSIONS = 32
-TOO_MANY_BYTES = 1 << 63  # torch counts in int64
+TOO_MANY_BITS = 1 << 66  # torch counts bytes in int64
 PIECE = 1 << 24  # bytes compared at a time
 GIT_LFS = b"version "  # start of the text file that stands in for a file not yet fetched
 
@@ -52,10 +57,15 @@ class TensorInfo:
     """Where one tensor is stored, and how to read its bytes."""
 
     file: Path
-    dtype: torch.dtype
+    type_name: str  # in the file
     shape: tuple[int, ...]
     start: int  # its first byte, from the start of the file
     end: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the elements, or uint8, that of the bytes, where torch has no such type."""
+        return DTYPES.get(self.type_name, torch.uint8)
 
     @property
     def nbytes(self) -> int:
@@ -81,7 +91,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
 
 def read_tensor(info: TensorInfo) -> Tensor:
-    """Read one tensor in its own dtype, into new memory."""
+    """Read one tensor in its own dtype, into new memory; the bytes, (nbytes,), of one that torch has no dtype for."""
     buffer = bytearray(info.nbytes)
     try:
         with open_regular(info.file) as file:
@@ -96,7 +106,8 @@ def read_tensor(info: TensorInfo) -> Tensor:
         )
     if not buffer:
         return torch.empty(info.shape, dtype=info.dtype)
-    return torch.frombuffer(buffer, dtype=info.dtype).view(info.shape)
+    elements = torch.frombuffer(buffer, dtype=info.dtype)
+    return elements.view(info.shape) if info.type_name in DTYPES else elements
 
 
 def is_copy(one: TensorInfo, other: TensorInfo) -> bool:
@@ -105,7 +116,7 @@ def is_copy(one: TensorInfo, other: TensorInfo) -> bool:
     Raises:
         CheckpointError: a file cannot be read.
     """
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
+    if (one.type_name, one.shape) != (other.type_name, other.shape):
         return False
     try:
         with open_regular(one.file) as first, open_regular(other.file) as second:
@@ -124,12 +135,11 @@ def digest_of(tensor: Tensor) -> str:
 
 def header_for(tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> bytes:
     """Return the bytes that precede the tensors, which follow in the order given, without gaps."""
-    names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, (dtype, shape) in tensors.items():
         start, end = end, end + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": TYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % LENGTH_BYTES)  # so that the first tensor is aligned
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
@@ -173,27 +183,27 @@ def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], d
 def _tensor_info(name: str, entry: Any, path: Path, base: int) -> TensorInfo:
     match entry:
         case {"dtype": str(type_name), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
-            if type_name not in DTYPES:
+            if type_name not in DTYPES and type_name not in OPAQUE_BITS:
                 raise CheckpointError(
                     f"tensor {name!r} in {str(path)!r} is stored as {type_name!r}, which is not supported; use a "
                     "checkpoint in bfloat16, float16 or float32"
                 )
-            dtype = DTYPES[type_name]
+            bits = 8 * DTYPES[type_name].itemsize if type_name in DTYPES else OPAQUE_BITS[type_name]
             # bool is a kind of int, and a side of 0 hides what the others multiply to
             if (
                 len(shape) > MOST_DIMENSIONS
                 or not all(type(side) is int and side >= 0 for side in shape)
-                or math.prod(max(side, 1) for side in shape) * dtype.itemsize >= TOO_MANY_BYTES
+                or math.prod(max(side, 1) for side in shape) * bits >= TOO_MANY_BITS
             ):
                 raise ValueError(f"tensor {name!r} has the shape {quoted(shape)}")
             if (
                 type(start) is not int
                 or type(end) is not int
                 or start < 0
-                or end - start != math.prod(shape) * dtype.itemsize
+                or 8 * (end - start) != math.prod(shape) * bits
             ):
                 raise ValueError(
                     f"tensor {name!r} of shape {quoted(shape)} and type {type_name} has {end - start} bytes"
                 )
-            return TensorInfo(path, dtype, tuple(shape), base + start, base + end)
+            return TensorInfo(path, type_name, tuple(shape), base + start, base + end)
     raise ValueError(f"tensor {name!r} lacks its dtype, shape or data_offsets")
