@@ -24,6 +24,12 @@ PART = tl.constexpr(1024)  # elements that are counted at once where that takes 
 
 
 @triton.jit
+def bits_of(x, ranked: tl.constexpr):
+    """Return the bits of the magnitude; ``ranked``, those of a NaN are those of infinity."""
+    return key_of(x) if ranked else x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
 def count_digits(
     values,  # (numel,), float32
     numel,
@@ -34,18 +40,28 @@ def count_digits(
     wide: tl.constexpr,  # whether a histogram of all bins is fast
     tile_rows: tl.constexpr,
     block: tl.constexpr,
+    ranked: tl.constexpr,  # whether NaN counts as infinity; else its own bits do
 ):
     """Count the digit in this program's part of the values, among those whose higher bits equal ``prefix``."""
     if wide:
-        count_at_once(values, numel, prefix, counts, below, bits, tile_rows * block)
+        count_at_once(values, numel, prefix, counts, below, bits, tile_rows * block, ranked)
     elif below + bits == 31:
-        count_in_window(values, numel, counts, below, bits, tile_rows, block)
+        count_in_window(values, numel, counts, below, bits, tile_rows, block, ranked)
     else:
-        count_gathered(values, numel, prefix, counts, below, bits, tile_rows, block)
+        count_gathered(values, numel, prefix, counts, below, bits, tile_rows, block, ranked)
 
 
 @triton.jit
-def count_at_once(values, numel, prefix, counts, below: tl.constexpr, bits: tl.constexpr, block: tl.constexpr):
+def count_at_once(
+    values,
+    numel,
+    prefix,
+    counts,
+    below: tl.constexpr,
+    bits: tl.constexpr,
+    block: tl.constexpr,
+    ranked: tl.constexpr,
+):
     """Count all bins together."""
     bins: tl.constexpr = 1 << bits
     total = tl.zeros([bins], tl.int32)
@@ -53,7 +69,7 @@ def count_at_once(values, numel, prefix, counts, below: tl.constexpr, bits: tl.c
     for start in range(tl.program_id(0).to(tl.int64) * block, numel, stride):
         index = start + tl.arange(0, block)
         inside = index < numel
-        key = key_of(tl.load(values + index, mask=inside, other=0.0))
+        key = bits_of(tl.load(values + index, mask=inside, other=0.0), ranked)
         if below + bits < 31:
             inside &= (key >> (below + bits)) == prefix
         # with a long prefix most tiles have nothing to count
@@ -65,7 +81,14 @@ def count_at_once(values, numel, prefix, counts, below: tl.constexpr, bits: tl.c
 
 @triton.jit
 def count_in_window(
-    values, numel, counts, below: tl.constexpr, bits: tl.constexpr, tile_rows: tl.constexpr, block: tl.constexpr
+    values,
+    numel,
+    counts,
+    below: tl.constexpr,
+    bits: tl.constexpr,
+    tile_rows: tl.constexpr,
+    block: tl.constexpr,
+    ranked: tl.constexpr,
 ):
     """Count the bins below the largest of the first tile in registers, and the others in memory.
 
@@ -83,7 +106,7 @@ def count_in_window(
     base = -1
     for start in range(first, numel, stride):
         index = start + row * block + tl.arange(0, block)[None, :]
-        key = key_of(tl.load(values + index, mask=index < numel, other=0.0))
+        key = bits_of(tl.load(values + index, mask=index < numel, other=0.0), ranked)
         digit = tl.where(index < numel, key >> below, -1)
         if start == first:
             base = tl.maximum(tl.max(digit) + window // 16 - (window - 1), -1)
@@ -122,6 +145,7 @@ def count_gathered(
     bits: tl.constexpr,
     tile_rows: tl.constexpr,
     block: tl.constexpr,
+    ranked: tl.constexpr,
 ):
     """Count up to two of each thread's column, which are most of what a prefix admits, and the others in memory."""
     bins: tl.constexpr = 1 << bits
@@ -133,12 +157,12 @@ def count_gathered(
     for start in range(tl.program_id(0).to(tl.int64) * numbers, numel, stride):
         index = start + row * block + tl.arange(0, block)[None, :]
         inside = index < numel
-        key = key_of(tl.load(values + index, mask=inside, other=0.0))
+        key = bits_of(tl.load(values + index, mask=inside, other=0.0), ranked)
         inside &= (key >> (below + bits)) == prefix
         many = tl.sum(inside.to(tl.int32))
         if many > numbers // SPARSE:
             for part in range(start, start + numbers, PART):
-                total += counted_again(values, numel, prefix, part, below, bits)
+                total += counted_again(values, numel, prefix, part, below, bits, ranked)
         elif many > 0:
             ordered = tl.where(inside, ((key >> below) & (bins - 1)) * tile_rows + row, nothing)
             if many > numbers // FEW:
@@ -169,11 +193,11 @@ def add_singly(
 
 
 @triton.jit
-def counted_again(values, numel, prefix, start, below: tl.constexpr, bits: tl.constexpr):
+def counted_again(values, numel, prefix, start, below: tl.constexpr, bits: tl.constexpr, ranked: tl.constexpr):
     """Return the counts of some values; read again, for all of a tile would not fit in registers."""
     bins: tl.constexpr = 1 << bits
     index = start + tl.arange(0, PART)
-    key = key_of(tl.load(values + index, mask=index < numel, other=0.0))
+    key = bits_of(tl.load(values + index, mask=index < numel, other=0.0), ranked)
     return tl.histogram((key >> below) & (bins - 1), bins, mask=(index < numel) & ((key >> (below + bits)) == prefix))
 
 
@@ -190,7 +214,7 @@ def histogram(
     block: tl.constexpr,
 ):
     """Count one digit of a whole matrix."""
-    count_digits(score, numel, tl.load(prefix), counts, below, bits, wide, tile_rows, block)
+    count_digits(score, numel, tl.load(prefix), counts, below, bits, wide, tile_rows, block, True)
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ def kth_digit(
     counts = state + counts_at
     # not one call for either: a number of values that is not known to be even would forbid wide loads
     if caught(state, rank, capacity):
-        count_digits(candidates, tl.load(state + 1), prefix, counts, below, bits, wide, tile_rows, block)
+        count_digits(candidates, tl.load(state + 1), prefix, counts, below, bits, wide, tile_rows, block, False)
     else:
-        count_digits(values, numel, prefix, counts, below, bits, wide, tile_rows, block)
+        count_digits(values, numel, prefix, counts, below, bits, wide, tile_rows, block, False)
     if last_to_arrive(state + 5 + level, tl.num_programs(0)):
         choose(state, counts, threshold, capacity, rank, below, bits)
 
@@ -75,7 +75,8 @@ def choose(state, counts, threshold, capacity, rank, below: tl.constexpr, bits: 
     tl.store(state + 3, wanted - tl.sum(tl.where(before, own, 0)))
     tl.store(state + 4, tl.sum(tl.where(digit == found, own, 0)))
     if below == 0:
-        tl.store(threshold, prefix.to(tl.float32, bitcast=True))
+        # of NaN, which were counted by their own bits, the magnitude is infinity
+        tl.store(threshold, tl.minimum(prefix, 0x7F800000).to(tl.float32, bitcast=True))
 
 
 def digits_for(launch: Launcher) -> tuple[int, ...]:

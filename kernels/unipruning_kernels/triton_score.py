@@ -68,7 +68,9 @@ def score_of(w, u, moved, v, factor, exponent, pull, has_drift: tl.constexpr, po
             local = tl.where(zero, 0.0, four_to(exponent * log2_of(tl.where(zero, 1.0, local))))
         score *= local
     if has_drift:
-        score *= four_to(pull * (tl.where(w > 0.0, 1.0, tl.where(w < 0.0, -1.0, 0.0)) * u))
+        # a drift of infinity has made the local metric infinite, if there is one
+        unsigned = u * 0.0 if power == 0 else 0.0
+        score *= four_to(pull * tl.where(w > 0.0, u, tl.where(w < 0.0, -u, unsigned)))
     return score
 
 

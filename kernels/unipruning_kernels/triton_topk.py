@@ -96,6 +96,8 @@ def topk_mask(launch: Launcher, score: Tensor, keep: int) -> Tensor:
 
 def _long_row(launch: Launcher, row: Tensor, keep: int) -> Tensor:
     """Mask a row, (1, width), that no program can hold: find its exact threshold, then the mask."""
+    # the search tells NaN apart by their bits
+    row = row.abs().nan_to_num_(nan=torch.inf, posinf=torch.inf)
     state = new_state(launch, row.device)
     threshold = torch.empty((), dtype=torch.float32, device=row.device)
     rank = row.numel() - keep + 1

@@ -38,8 +38,9 @@ def test_topk_mask_takes_any_strides(subject: Subject, rng: torch.Generator, lay
     subject.check("topk_mask", make_score(rng, shape, "levels"), shape[1] // 2, layout=layout)
 
 
-def test_topk_mask_takes_a_matrix_as_one_row(subject: Subject, rng: torch.Generator) -> None:
-    subject.check("topk_mask", make_score(rng, (128, 512), "levels").view(1, -1), 12_345)
+@pytest.mark.parametrize(("kind", "keep"), [("levels", 12_345), ("not finite", 1_234), ("not finite", 12_345)])
+def test_topk_mask_takes_a_matrix_as_one_row(subject: Subject, rng: torch.Generator, kind: str, keep: int) -> None:
+    subject.check("topk_mask", make_score(rng, (128, 512), kind).view(1, -1), keep)
 
 
 @pytest.mark.parametrize(("shape", "n", "m"), CASES)
