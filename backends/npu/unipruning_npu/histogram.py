@@ -21,6 +21,11 @@ TILE_BYTES = 400
 
 
 def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tensor) -> None:
+    _count(score, prefix, level, counts, ranked=True)
+
+
+def _count(score: Tensor, prefix: Tensor, level: int, counts: Tensor, *, ranked: bool) -> None:
+    """Count a digit; ``ranked``, NaN counts as infinity, else by its own bits."""
     below = sum(DIGIT_BITS[level + 1 :])
     split = below + LOW_BITS
     # masks instead of shifts; the upper one holds the prefix too, so that one comparison does both
@@ -30,8 +35,7 @@ def magnitude_histogram(score: Tensor, prefix: Tensor, level: int, counts: Tenso
         upper = upper + prefix * (1 << (below + DIGIT_BITS[level]))
     lower = _multiples(1 << LOW_BITS, 1 << below, score.device)
     for bits in _tiles(score.view(torch.int32)):
-        # NaN counts as infinity
-        key = (bits & MAGNITUDE_BITS).clamp_(max=INFINITY_BITS)
+        key = (bits & MAGNITUDE_BITS).clamp_(max=INFINITY_BITS) if ranked else bits
         upper_hot = ((key & upper_mask) == upper[:, None]).half()
         lower_hot = ((key & lower_mask) == lower[:, None]).half()
         pairs = torch.matmul(upper_hot, lower_hot.transpose(1, 2))
@@ -44,11 +48,11 @@ def kth_magnitude(matrix: Tensor, rank: int) -> Tensor:  # 0-D, float32
     left = torch.full_like(prefix, rank)
     for level, width in enumerate(DIGIT_BITS):
         counts = torch.zeros(1 << width, dtype=torch.int32, device=matrix.device)
-        magnitude_histogram(matrix, prefix, level, counts)
+        _count(matrix, prefix, level, counts, ranked=False)
         passed = (counts.cumsum(0, dtype=torch.int32) < left).int()
         prefix = prefix * (1 << width) + passed.sum(dtype=torch.int32)
         left = left - (counts * passed).sum(dtype=torch.int32)
-    return prefix.view(torch.float32)
+    return prefix.clamp_(max=INFINITY_BITS).view(torch.float32)
 
 
 def _multiples(count: int, step: int, device: torch.device) -> Tensor:
