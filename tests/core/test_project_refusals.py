@@ -17,7 +17,7 @@ import unipruning
 from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError, ConfigError, OutputError, RunError
 from unipruning_core.projection.project import project
-from unipruning_core.storage import checkpoint as storage
+from unipruning_core.storage import fingerprint as storage
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.tensorfile import digest_of
 from unipruning_cpu.backend import CpuBackend

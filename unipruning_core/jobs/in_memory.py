@@ -27,7 +27,8 @@ from unipruning_core.search.activation_memory import check_choice, decide_recomp
 from unipruning_core.search.loop import versions
 from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.samples import run_samples
-from unipruning_core.storage.checkpoint import Checkpoint, fingerprint_of
+from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.fingerprint import fingerprint_of
 from unipruning_core.storage.tensorfile import digest_of
 
 if TYPE_CHECKING:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,11 +18,11 @@ from unipruning_core.progress import Progress
 from unipruning_core.storage.config import read_config
 from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
+from unipruning_core.storage.fingerprint import fingerprint_of
 from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
 from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
-FINGERPRINT_SAMPLE = 4096  # bytes, at the start, middle and end of each tensor
 # files that are not copied: the first match gives the reason
 LEFT_OUT = (
     ("*.safetensors", "weights that are no part of the model"),
@@ -247,24 +245,6 @@ class Checkpoint:
                     f"{name!r} of {str(self.folder)!r} is {left_out[name]}, which is not copied; put a copy there"
                 )
         return copied, left_out
-
-
-def fingerprint_of(
-    tensors: Mapping[str, TensorInfo],
-    part: Callable[[str, int, int], bytes],  # reads a tensor's bytes: name, first byte, count
-) -> str:
-    """Return a sha256 of each tensor's name, dtype, shape and FINGERPRINT_SAMPLE bytes from its start, middle and end.
-
-    Tensors are ordered by name, so that sharding does not matter.  A fine-tune changes every matrix throughout, and so
-    the fingerprint; an edit of a few weights between the samples goes unnoticed.
-    """
-    digest = hashlib.sha256()
-    for name, info in sorted(tensors.items()):
-        digest.update(json.dumps([name, info.type_name, info.shape]).encode())
-        last = info.nbytes - FINGERPRINT_SAMPLE
-        for start in (0, last // 2, last):
-            digest.update(part(name, max(start, 0), min(FINGERPRINT_SAMPLE, info.nbytes)))
-    return digest.hexdigest()
 
 
 def _why_folder_left_out(folder: Path) -> str | None:
