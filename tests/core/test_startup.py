@@ -79,6 +79,7 @@ def test_what_is_misspelt_is_refused_before_anything_heavy_is_imported(home, tmp
         "not 'drfit'": ["demo", "--mode", "drfit"],
         "no backend is called 'cup'": ["search", model, *out, *data, "--backend", "cup"],
         "not 'fp16'": ["perplexity", model, *data, "--dtype", "fp16"],
+        "tokenizer './none' does not exist": ["perplexity", model, *data, "--tokenizer", "./none"],
         "'./llama' has no usable config": ["plan", "./llama"],
         "'./lama' has no usable config": ["bench", "--model", "./lama"],
     }
