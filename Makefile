@@ -21,14 +21,16 @@ ASCEND  := .venv-ascend
 FUZZER  := .venv-fuzzer
 # attacks of make torture and their options, such as TORTURE="fuzz --fuzz-seconds 600"
 TORTURE ?=
+# families of make families, such as FAMILIES="mixtral gemma3"
+FAMILIES ?=
 
 # what fails soonest first, then the longest, so that no core is idle at the end
 STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
-	npu-conformance installs conformance
+	npu-conformance installs conformance families-24
 
 .PHONY: help demo test environments lint fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
-	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile torture conform conform-cpu conform-cuda \
-	conform-npu bench certify-cuda certify-npu clean
+	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile torture families families-24 \
+	conform conform-cpu conform-cuda conform-npu bench certify-cuda certify-npu clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -108,6 +110,15 @@ ascend-compile: $(ASCEND)/.ready $(VENV)/.ready  ## compile and test the optiona
 torture: $(FUZZER)/.ready  ## attack every command and every reader, in some 15 minutes
 	@mkdir -p build
 	$(ONE) $(FUZZER)/bin/python tests/torture --workers $(WORKERS) --json build/torture.json $(TORTURE)
+
+# a tiny checkpoint of every family that transformers has, pruned and checked; make test has 24 that cover every layout
+families: $(VENV)/.ready  ## prune and check every family of models, in half an hour, into docs/families.md
+	@mkdir -p build
+	$(ONE) $(BIN)/python tests/families --jobs $(WORKERS) --json build/families.json \
+		$(if $(FAMILIES),$(FAMILIES),--table docs/families.md)
+
+families-24: $(VENV)/.ready
+	$(STAGE) $@ $(BIN)/python tests/families --expected tests/families/expected.json --jobs $(or $(filter-out 0,$(SPLIT)),1)
 
 conform: conform-$(BACKEND)  ## check one backend against the contract: make conform BACKEND=cpu
 

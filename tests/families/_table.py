@@ -1,0 +1,70 @@
+"""The results as a table in Markdown, and in one line."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from _making import CAUSAL
+from _trial import Outcome
+
+HEAD = """# Families of models
+
+Made by `make families`, which builds a checkpoint of four layers of every causal and image-text family that
+transformers {transformers} has, searches it with `--mode feedback` and `--mode frozen`, projects at `60%/global`,
+`50%/row` and `2:4`, and checks each output: every tensor is the original under its mask, the counts are exact,
+transformers loads it, its logits are bit for bit those of the original masked in memory, and it writes text.
+
+{counts}
+
+| outcome | means |
+| --- | --- |
+| passed | every check holds in both modes, and at least 95 % of the experts' weights are targets |
+| experts dense | every check holds, but fewer of the experts' weights are targets |
+| refused | the search ends with exit code 2 and one sentence |
+| late | projection refuses what the search accepted |
+| fault | a traceback, or a check that does not hold |
+| unbuilt | transformers itself cannot build it from a small configuration, or not read what it saved |
+
+Targets are a fraction of the weights outside embeddings; the models are tiny, so norms, routers and towers weigh more
+in them than in real ones.
+
+| family | model | experts in the file | targets | outcome | reason |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return the document."""
+    head = HEAD.format(transformers=version("transformers"), counts=f"{summary(outcomes)}.")
+    return head + "".join(
+        _row(outcome) for outcome in sorted(outcomes, key=lambda outcome: (outcome.family, outcome.kind))
+    )
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    counts = Counter(outcome.outcome for outcome in outcomes)
+    parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
+    built = sum(not outcome.forward and outcome.outcome != "unbuilt" for outcome in outcomes)
+    return f"{len(outcomes)} families, of which {built} run on text alone: {parts}"
+
+
+def _row(outcome: Outcome) -> str:
+    name = outcome.family if outcome.kind == CAUSAL else f"{outcome.family} ({outcome.kind})"
+    reason = outcome.reason or (outcome.forward and f"without images: {outcome.forward}")
+    cells = [name, outcome.model, outcome.layout, _targets(outcome), outcome.outcome, _plain(reason)]
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _targets(outcome: Outcome) -> str:
+    checked = next((steps["50-row"] for steps in outcome.modes.values() if "50-row" in steps), None)
+    outside = outcome.weights - outcome.embeddings
+    return f"{checked['targets'] / outside:.0%}" if checked and outside else ""
+
+
+def _plain(reason: str) -> str:
+    """Return a reason that fits a cell and names no folder of this machine."""
+    text = re.sub(r"(/[\w.:-]+){2,}/", "", reason.removeprefix("error: "))
+    return " ".join(text.replace("|", "\\|").split())[:160]
