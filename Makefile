@@ -19,6 +19,8 @@ NPUSIM  := build/npusim
 NPU_ODD := .venv-npu-odd
 ASCEND  := .venv-ascend
 FUZZER  := .venv-fuzzer
+# the oldest transformers that setup.py allows, with what it needs of its time
+OLDEST  := .venv-oldest
 # attacks of make torture and their options, such as TORTURE="fuzz --fuzz-seconds 600"
 TORTURE ?=
 # families of make families, such as FAMILIES="mixtral gemma3"
@@ -26,10 +28,10 @@ FAMILIES ?=
 
 # what fails soonest first, then the longest, so that no core is idle at the end
 STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
-	npu-conformance installs conformance families-24
+	npu-conformance installs conformance families-24 versions
 
 .PHONY: help demo test environments lint fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
-	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile torture families families-24 \
+	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile torture families families-24 versions \
 	conform conform-cpu conform-cuda conform-npu bench certify-cuda certify-npu clean
 
 help:  ## list the targets
@@ -44,7 +46,7 @@ test:  ## run everything that continuous integration runs
 	@$(MAKE) --no-print-directory -j $(WORKERS) -Otarget SPLIT=0 $(STAGES); \
 	status=$$?; sort -rnk 3 build/stages; exit $$status
 
-environments: $(VENV)/.ready $(TRITON)/.ready $(NPU)/.ready $(NPU_ODD)/.ready $(NPUSIM)/.ready  ## make the environments that the tests need
+environments: $(VENV)/.ready $(TRITON)/.ready $(NPU)/.ready $(NPU_ODD)/.ready $(NPUSIM)/.ready $(OLDEST)/.ready  ## make the environments that the tests need
 
 lint: $(VENV)/.ready  ## check style, spelling and types
 	$(STAGE) ruff $(BIN)/ruff check .
@@ -120,6 +122,9 @@ families: $(VENV)/.ready  ## prune and check every family of models, in half an 
 families-24: $(VENV)/.ready
 	$(STAGE) $@ $(BIN)/python tests/families --expected tests/families/expected.json --jobs $(or $(filter-out 0,$(SPLIT)),1)
 
+versions: $(OLDEST)/.ready  ## compare the oldest supported transformers with the installed one
+	$(STAGE) $@ $(BIN)/python -m pytest -q tests/versions --oldest-transformers $(OLDEST)/bin/python
+
 conform: conform-$(BACKEND)  ## check one backend against the contract: make conform BACKEND=cpu
 
 conform-cpu: $(VENV)/.ready
@@ -171,9 +176,13 @@ $(FUZZER)/.ready: tests/layer.sh $(VENV)/.ready
 	$(LAYER) atheris==3.0.0
 	@touch $@
 
+$(OLDEST)/.ready: tests/layer.sh $(VENV)/.ready
+	$(LAYER) transformers==4.56.0 "huggingface_hub<1" "tokenizers==0.22.*" datasets==4.0.0
+	@touch $@
+
 $(NPUSIM)/.ready: $(VENV)/.ready $(NPU)/.ready $(wildcard tests/npusim/runtime/* tests/npusim/operators/*) tests/npusim/build.sh
 	$(STAGE) $(@D) tests/npusim/build.sh $(NPUSIM) $(NPU)/bin/python
 	@touch $@
 
 clean:  ## remove the environments and what was built
-	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) $(ASCEND) $(FUZZER) build dist *.egg-info
+	rm -rf $(VENV) $(TRITON) $(NPU) $(NPU_ODD) $(ASCEND) $(FUZZER) $(OLDEST) build dist *.egg-info
