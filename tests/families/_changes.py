@@ -7,6 +7,7 @@ SECTIONS = {"text_config.rope_parameters.mrope_section": [4, 2, 2]}
 DENSE_FIRST = ["dense", "sparse", "sparse", "sparse"]
 ALTERNATING = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+MIXTURE = {"num_experts": 8, "top_k_experts": 2, "moe_intermediate_size": 48}
 INDEXER = {"n_heads": 2, "kv_heads": 1, "head_dim": 16, "budget": 32, "compress_ratio": 4}
 SHARED_ATTENTION = {"layers_block_type": ALTERNATING, "attention_hidden_size": 128, "attention_head_dim": 32}
 
@@ -27,11 +28,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROPE, "sliding_attention": ROPE}},
     "dbrx": {"attn_config.rope_theta": 10000.0, "attn_config.clip_qkv": 8.0},
     "deepseek_ocr2": {"text_config.mlp_layer_types": DENSE_FIRST},
-    "diffusion_gemma": {
-        "text_config.num_experts": 8,
-        "text_config.top_k_experts": 2,
-        "text_config.moe_intermediate_size": 48,
-    },
+    "diffusion_gemma": {f"text_config.{name}": value for name, value in MIXTURE.items()},
     "dory": {
         "num_hidden_layers": 6,
         "layer_types": ["sliding_attention", "mlp", "full_attention", "mlp", "sliding_attention", "mlp"],
@@ -51,6 +48,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "vision_config.num_heads": [2, 2, 4, 4],
         "vision_config.num_groups": [2, 2, 4, 4],
         "vision_config.depths": [1, 1, 1, 1],
+    },
+    # the text model alone stays dense
+    "gemma4": {
+        "text_config.enable_moe_block": True,
+        **{f"text_config.{name}": value for name, value in MIXTURE.items()},
     },
     "gemma4_assistant": {
         "!text_config": {
@@ -73,6 +75,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     # stacks of 2 layers, run (3 + 1) x 2 times
     "hunyuan_vl": SECTIONS,
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
+    "hunyuan_v1_moe": {"num_experts": 8, "moe_topk": 2},
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 2, "mamba_dt_rank": 4},
     "janus": {"vq_config.num_embeddings": 64, "vq_config.base_channels": 32},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},
@@ -80,9 +83,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mistral4": {"head_dim": 32},
     "molmo2": {"adapter_config.vision_feature_layer": [1, 0]},
     "paddleocr_vl": SECTIONS,
-    "qwen2_5_omni_thinker": SECTIONS,
+    "qwen2_5_omni_thinker": {**SECTIONS, "vision_start_token_id": 310},
     "qwen2_5_vl": SECTIONS,
     "qwen2_vl": SECTIONS,
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 310},
     "qwen4_exp": {f"text_config.indexer_{name}": value for name, value in INDEXER.items()},
     "qwen4_exp_text": {f"indexer_{name}": value for name, value in INDEXER.items()},
     "reformer": {"is_decoder": True, "axial_pos_embds": False},

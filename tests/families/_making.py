@@ -103,6 +103,18 @@ def token_ids() -> Tensor:
     return torch.randint(3, TOKENS, (1, 64), generator=torch.Generator().manual_seed(3))
 
 
+def others(model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Return the inputs to try where tokens alone do not do, by what they add."""
+    vision = getattr(model.config, "vision_config", None) or getattr(model.config, "encoder", None)
+    size = getattr(vision, "image_size", 32)
+    tokens, image = token_ids(), torch.zeros(1, 3, *(size if isinstance(size, list | tuple) else (size, size)))
+    return {
+        "decoder_input_ids": {"input_ids": tokens, "decoder_input_ids": tokens},
+        "pixel_values": {"input_ids": tokens, "pixel_values": image},
+        "pixel_values in place of tokens": {"pixel_values": image, "decoder_input_ids": tokens},
+    }
+
+
 def tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a checkpoint's files."""
     found = {}

@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 LAYERS, TOWER_LAYERS = 4, 2
-HIDDEN, HEADS, HEAD, EXPERTS, VOCABULARY = 64, 4, 16, 8, 320
+HIDDEN, HEADS, HEAD, VOCABULARY = 64, 4, 16, 320
+# no size of an expert is the hidden one, so that its inputs are known by their number
+EXPERTS, INNER, INNER_OF_EXPERTS = 8, 96, 48
 # towers of an image-text model; all else is text
 TOWER = re.compile(r"vision|audio|vq|sam_|video|visual|image|vit|qformer|perceiver|depth|tokenizer|patcher|encoder")
 # what a default configuration leaves open and the model needs
@@ -35,8 +37,8 @@ RULES: tuple[tuple[str, int | None], ...] = (
     (r"shared_experts?$|num_experts_shared", 1),
     (r"num_expert_group|^n_group$|topk_group", 1),
     (r"num_.*experts|n_.*experts|experts_num|num_experts|expert_num", EXPERTS),
-    (r"expert.*(size|dim)|moe.*(size|dim)", 48),
-    (r"(intermediate|ffn|feed_forward|inner|mlp).*(size|dim|hidden)|^d_ff$|^n_inner$", 96),
+    (r"expert.*(size|dim)|moe.*(size|dim)", INNER_OF_EXPERTS),
+    (r"(intermediate|ffn|feed_forward|inner|mlp).*(size|dim|hidden)|^d_ff$|^n_inner$", INNER),
     (r"lora_rank|low_?rank|_rank$", 32),
     (r"^qk_head_dim$", 2 * HEAD),
     (r"rotary_dim", 8),

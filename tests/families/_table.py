@@ -47,13 +47,15 @@ def table(outcomes: Sequence[Outcome]) -> str:
 def summary(outcomes: Sequence[Outcome]) -> str:
     counts = Counter(outcome.outcome for outcome in outcomes)
     parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
-    built = sum(not outcome.forward and outcome.outcome != "unbuilt" for outcome in outcomes)
-    return f"{len(outcomes)} families, of which {built} run on text alone: {parts}"
+    built = [outcome for outcome in outcomes if outcome.outcome != "unbuilt"]
+    alone = sum(not outcome.forward for outcome in built)
+    more = sum(bool(outcome.needs) for outcome in built)
+    return f"{len(outcomes)} families, of which {alone} run on text alone and {more} with other inputs: {parts}"
 
 
 def _row(outcome: Outcome) -> str:
     name = outcome.family if outcome.kind == CAUSAL else f"{outcome.family} ({outcome.kind})"
-    reason = outcome.reason or (outcome.forward and f"without images: {outcome.forward}")
+    reason = outcome.reason or (outcome.forward and f"on text alone: {outcome.forward}")
     cells = [name, outcome.model, outcome.layout, _targets(outcome), outcome.outcome, _plain(reason)]
     return f"| {' | '.join(cells)} |\n"
 

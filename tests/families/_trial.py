@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from _checks import SPARSITIES, CheckError, check
-from _making import Family, auto_class, embedding_weights, expert_tensors, layout, make, tensors, token_ids
+from _checks import SPARSITIES, CheckError, Runs, check, written
+from _making import Family, auto_class, embedding_weights, expert_tensors, layout, make, others, tensors, token_ids
 from _server import Command, cleared
 
 MODES = ("feedback", "frozen")
 COMMAND_LIMIT = 120.0  # seconds
+UNEXPECTED = "this is a fault of the program"
 ENOUGH = 0.95  # of the experts' weights must be targets
 
 
@@ -32,6 +35,8 @@ class Outcome:
     embeddings: int = 0
     experts: int = 0  # weights of experts
     forward: str = ""  # why plain transformers runs no forward on tokens alone
+    needs: str = ""  # with which other inputs it does
+    generation: str = ""  # why it writes no text
     modes: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -66,17 +71,23 @@ def _build(family: Family, folder: Path, outcome: Outcome) -> None:
     outcome.embeddings = embedding_weights(model)
     outcome.experts = sum(stored[name].numel() for name in expert_tensors(stored))
     outcome.layout = layout(stored, 64)
+    outcome.forward, made = _attempt(lambda: model(input_ids=token_ids()).logits)
+    if made is None:
+        outcome.needs = next((name for name, more in others(model).items() if _attempt(partial(model, **more))[1]), "")
+        return
+    outcome.generation, _ = _attempt(lambda: written(model))
+    _, loaded = _attempt(lambda: _loaded(family, folder)(input_ids=token_ids()).logits)
+    if loaded is None or not torch.equal(made, loaded):
+        raise ValueError("transformers loads another model than it saved")
+
+
+def _attempt(call: Callable[[], Any]) -> tuple[str, Any]:
+    """Return why a call fails, or what it returns."""
     try:
         with torch.no_grad():
-            made = model(input_ids=token_ids()).logits
-            model.generate(input_ids=token_ids(), max_new_tokens=5, min_new_tokens=5, do_sample=False)
+            return "", call()
     except Exception as error:  # of any kind: transformers' own
-        outcome.forward = _said(error)
-        return
-    with torch.no_grad():
-        same = torch.equal(made, _loaded(family, folder)(input_ids=token_ids()).logits)
-    if not same:
-        raise ValueError("transformers loads another model than it saved")
+        return _said(error), None
 
 
 def _loaded(family: Family, folder: Path) -> Any:
@@ -99,11 +110,12 @@ def _try_mode(
         last = (ended.text.strip().splitlines() or [""])[-1].replace(f"{folder}/", "")
         done[words[0]] = {"code": ended.status, "said": "" if ended.done else last}
         if not ended.done:
-            kind = "fault" if ended.fault else "refused" if words is search else "late"
+            kind = "fault" if ended.fault or UNEXPECTED in last else "refused" if words is search else "late"
             return kind, f"{mode} {words[0]}", last
     for name in SPARSITIES:
         try:
-            done[name] = check(out / name, model, name, lambda path: _loaded(family, path))
+            runs = Runs(logits=not outcome.forward, text=not (outcome.forward or outcome.generation))
+            done[name] = check(out / name, model, name, lambda path: _loaded(family, path), runs)
         except CheckError as fault:
             return "fault", f"{mode} {name}", str(fault)
         except Exception as error:  # of any kind: the output cannot be loaded or run

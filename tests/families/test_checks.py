@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from unipruning_core.cli.main import main
@@ -79,9 +80,26 @@ def test_logits_of_another_model_are_seen(pruned):
     assert "logits differ" in _said(pruned / "2-4", pruned, change=rotate)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "inputs"),
+    [
+        ("mlp.experts.gate_up_proj", (8, 192, 64), 64),  # mixtral
+        ("mlp.experts.down_proj", (8, 64, 96), 96),
+        ("mlp.experts.gate_up_proj", (8, 64, 192), 64),  # gpt_oss
+        ("mlp.experts.down_proj", (8, 96, 64), 96),
+        ("ffn.experts.mlp.w1", (384, 64), 64),  # dbrx
+        ("ffn.experts.mlp.w2", (384, 64), 96),
+    ],
+)
+def test_the_inputs_of_experts_are_found(name, shape, inputs):
+    from _checks import expert_rows
+
+    assert expert_rows(name, torch.ones(shape, dtype=torch.bool)).shape[1] == inputs
+
+
 def _said(output, folder, loaded=None, change=None):
     """Return what the checks say of an output, None if nothing."""
-    from _checks import CheckError, check
+    from _checks import CheckError, Runs, check
     from transformers import AutoModelForCausalLM
 
     def load(path):
@@ -91,7 +109,7 @@ def _said(output, folder, loaded=None, change=None):
         return model
 
     try:
-        check(output, folder / "model", "2-4", load)
+        check(output, folder / "model", "2-4", load, Runs())
     except CheckError as error:
         return str(error)
     return None
