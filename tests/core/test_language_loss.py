@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.models.targets import decoder_blocks
+from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.progress import Progress
 from unipruning_core.search import language_loss
 from unipruning_core.search.language_loss import PREFIX, LanguageLoss

@@ -12,9 +12,9 @@ from unipruning_core.cli.main import main
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import ConfigError
 from unipruning_core.jobs import in_memory
+from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.recompute import recomputed
 from unipruning_core.models.replaced_forward import replaced_forward
-from unipruning_core.models.targets import decoder_blocks
 from unipruning_core.progress import Progress
 from unipruning_core.search import activation_memory, loop
 from unipruning_core.search.activation_memory import activation_bytes, decide_recomputation

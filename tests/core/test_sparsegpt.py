@@ -13,7 +13,8 @@ from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.compare.sparsegpt_job import check_sparsity, prune_model, write_changed
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, ConfigError, DataError
-from unipruning_core.models.targets import decoder_blocks, find_targets
+from unipruning_core.models.decoder import decoder_blocks
+from unipruning_core.models.targets import find_targets
 from unipruning_core.progress import Progress
 from unipruning_core.projection.mask_file import read_masks
 from unipruning_core.projection.place import claimed_output

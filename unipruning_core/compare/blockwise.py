@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.decoder import bare_decoder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,8 +64,7 @@ def enter(model: PreTrainedModel, blocks: Sequence[nn.Module], input_ids: Tensor
     handles = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
     handles += [block.register_forward_hook(after) for block in blocks]
     try:
-        decoder = getattr(model, model.base_model_prefix, model)
-        decoder(input_ids=input_ids, use_cache=False)
+        bare_decoder(model)(input_ids=input_ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

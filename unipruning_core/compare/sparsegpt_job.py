@@ -11,10 +11,11 @@ import torch
 from unipruning_core.compare.blockwise import enter, hessians, layers_by_block
 from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.passes import pass_errors
-from unipruning_core.models.targets import check_values, decoder_blocks, find_targets
+from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, claimed_output, files_of
 from unipruning_core.projection.project import Projected

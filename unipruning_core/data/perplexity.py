@@ -14,6 +14,7 @@ from torch import Tensor
 from unipruning_core.data.text import SEPARATOR, Text, token_ids
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.models.decoder import text_model
 from unipruning_core.models.loading import dtype_name, dtype_remedy
 from unipruning_core.models.passes import pass_errors
 from unipruning_core.models.positions import check_seq_len, positions_of
@@ -112,11 +113,12 @@ def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None
     progress = progress or Progress()
     count, _, seq_len = windows.ids.shape
     model.eval()
+    text = text_model(model)
     losses: list[float] = []
     with pass_errors(model), torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
-        head = _separable_head(model, windows.ids[0, :, :PROBE_TOKENS])
+        head = _separable_head(text, windows.ids[0, :, :PROBE_TOKENS])
         for number, window in enumerate(windows.ids, 1):
-            losses.append(_window_nll(model, head, window.to(model.device)))
+            losses.append(_window_nll(text, head, window.to(text.device)))
             if not math.isfinite(losses[-1]):
                 raise DataError(
                     f"the loss of window {number} of {count} of {windows.source!r} is {losses[-1]}, so there is no "

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import ExpertLinear, Stacked
 from unipruning_core.models.names import Names, Piece
-from unipruning_core.models.roles import Roles, is_conv1d, is_linear
+from unipruning_core.models.roles import Roles, is_conv1d
 from unipruning_core.storage.checkpoint import Target
 
 if TYPE_CHECKING:
@@ -113,39 +114,6 @@ def check_values(layers: Sequence[Layer], checkpoint: Checkpoint, progress: Prog
                     "model"
                 )
             task.advance()
-
-
-def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Return the repeated blocks of the decoder: as many as the config tells, or else the list with most weights.
-
-    The outermost is taken if several hold the same.
-    """
-    start, depth = _decoder(model)
-    best: tuple[bool, int, str, nn.ModuleList] | None = None
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and name.startswith(start):
-            if not any(is_linear(part) for part in module.modules()):
-                continue
-            held = sum(part.numel() for part in module.parameters() if part.dim() > 1)
-            found = len(module) == depth, held
-            if best is None or found > best[:2]:
-                best = *found, name, module
-    if best is None:
-        raise CheckpointError(f"{type(model).__name__} has no list of repeated blocks with linear layers to prune")
-    return best[2], best[3]
-
-
-def _decoder(model: nn.Module) -> tuple[str, int | None]:
-    """Return where the names of the text decoder begin, and how many blocks its config tells."""
-    config = getattr(model, "config", None)
-    depth = getattr(config.get_text_config(decoder=True), "num_hidden_layers", None) if config is not None else None
-    try:
-        decoder = model.get_decoder()  # type: ignore[operator]
-    # of a model that has none, or does not know it
-    except (AttributeError, NotImplementedError):
-        decoder = None
-    name = next((name for name, module in model.named_modules() if module is decoder), "")
-    return f"{name}." if name else "", depth if isinstance(depth, int) else None
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.decoder import text_model
 from unipruning_core.models.memory import GIB
 from unipruning_core.models.passes import pass_errors
 from unipruning_core.search.language_loss import logits_held
@@ -88,6 +89,6 @@ def _saved_bytes(model: PreTrainedModel, input_ids: Tensor) -> int:
         return tensor
 
     with pass_errors(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(input_ids=input_ids, use_cache=False)
+        output = text_model(model)(input_ids=input_ids, use_cache=False)
     del output  # until now every address was in use
     return sum(saved.values())

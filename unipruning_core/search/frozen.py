@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.models.activations import norms_of
+from unipruning_core.models.decoder import bare_decoder
 from unipruning_core.search.base import Outcome, Search, zero_dual
 from unipruning_core.search.dual import mirror_step
 from unipruning_core.search.reach import reach_of, with_siblings
@@ -32,6 +33,8 @@ class FrozenSearch(Search):
 
     def prepare(self) -> None:
         super().prepare()
+        # the head would take a fifth of a small model's time, and its output is not used
+        self.decoder = bare_decoder(self.model)
         # the sum of squares of each layer's inputs, and its tokens, over all samples
         self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
         self.tokens = torch.zeros(len(self.layers), dtype=torch.int64)
@@ -39,10 +42,8 @@ class FrozenSearch(Search):
 
     @torch.no_grad()
     def step(self, sample: int, input_ids: Tensor) -> float | None:
-        # the head would take a fifth of a small model's time, and its output is not used
-        decoder = getattr(self.model, self.model.base_model_prefix, self.model)
         with self._watching():
-            decoder(input_ids=input_ids, use_cache=False)
+            self.decoder(input_ids=input_ids, use_cache=False)
         peak = self._peak()
         if self.skips_nonfinite:
             if not bool(peak.isfinite()):

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy, pad
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.decoder import decoder_blocks, text_model
 from unipruning_core.models.passes import name_of
 from unipruning_core.models.replaced_forward import replaced_forward
-from unipruning_core.models.targets import decoder_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class LanguageLoss:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+        self.model = text_model(model)
         parent = decoder_blocks(model)[0].rpartition(".")[0]
         self._decoder = model.get_submodule(parent)  # the model itself if it has no part for it
         self._vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)

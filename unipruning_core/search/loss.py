@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.passes import name_of
 from unipruning_core.models.recompute import recomputed
-from unipruning_core.models.targets import decoder_blocks
 from unipruning_core.search.base import Search
 from unipruning_core.search.language_loss import LanguageLoss
 from unipruning_core.search.reach import reach_of

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.models.decoder import bare_decoder
 from unipruning_core.search.language_loss import LanguageLoss, logits_held
 from unipruning_core.tools.plan.mixtures import flops_of_experts, gradients_of_experts, traceable_experts
 
@@ -70,7 +71,7 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
             if backward:
                 loss(ids).backward()
             else:
-                getattr(model, model.base_model_prefix, model)(input_ids=ids, use_cache=False)
+                bare_decoder(model)(input_ids=ids, use_cache=False)
     return Trace(flops.get_total_flops(), memory.peak)
 
 
