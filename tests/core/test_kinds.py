@@ -54,7 +54,7 @@ KINDS = {
     "vit": (
         ViTModel,
         ViTConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32),
-        "'vit' model, of which this version of transformers has no causal language model",
+        "'vit' model, and this version of transformers has none of that kind that writes text",
     ),
 }
 

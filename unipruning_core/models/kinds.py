@@ -1,4 +1,4 @@
-"""What kind of model a config describes: only a causal language model is pruned."""
+"""What kind of model a config describes: only what predicts the next token of a text is pruned."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ if TYPE_CHECKING:
 # as transformers names classes whose head is of another kind
 OTHER_HEADS = re.compile(r"\w+For\w*(Classification|QuestionAnswering|MultipleChoice|NextSentencePrediction|Reward\w*)")
 CAUSAL = re.compile(r"\w+(CausalLM|LMHead)\w*")
-AUTO_CLASS = "AutoModelForCausalLM"
 
 
 def check_kind(name: str, config: PretrainedConfig, tensors: Iterable[str] = ()) -> None:
     """Refuse a config of a model that is no causal language model; ``tensors`` are the checkpoint's, where known.
 
     Raises:
-        CheckpointError: it is an encoder-decoder, has a head of another kind, or no causal language model is known.
+        CheckpointError: it is an encoder-decoder, or has a head of another kind.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
     classes = _classes(config)
     if getattr(config, "is_encoder_decoder", False) and not any(map(CAUSAL.fullmatch, classes)):
         raise CheckpointError(
@@ -36,12 +33,6 @@ def check_kind(name: str, config: PretrainedConfig, tensors: Iterable[str] = ())
         raise CheckpointError(
             f"model {name!r} is a {other}{_head(tensors)}, not a causal language model; pass the language model that "
             "it was made from"
-        )
-    code = getattr(config, "auto_map", None)
-    if not (isinstance(code, dict) and AUTO_CLASS in code) and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise CheckpointError(
-            f"model {name!r} is a {config.model_type!r} model, of which this version of transformers has no causal "
-            "language model; pass a decoder"
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.auto import auto_class
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.fit import shape_error
 from unipruning_core.models.hub import local_folder
@@ -80,6 +81,7 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
     with library_errors_as(CheckpointError, what, "copy the complete checkpoint"):
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=choice.trust_remote_code)
     check_kind(choice.name, config, checkpoint.tensors)
+    auto_class(choice.name, config, trust_remote_code=choice.trust_remote_code)  # refuses what none can open
     return config, load_tokenizer(checkpoint.folder, choice)
 
 
@@ -116,13 +118,13 @@ def build_model(
     name: str, config: PretrainedConfig, *, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """Build a model from its config alone, under the caller's device context and tensor mode."""
-    from transformers import AutoModelForCausalLM
-
-    # including what a model's own code raises if it expects another device or version of transformers
     check_kind(name, config)
+    kind = auto_class(name, config, trust_remote_code=trust_remote_code)
+    # including what a model's own code raises if it expects another device or version of transformers
     what = f"model {name!r} cannot be built as a causal language model"
     with library_errors_as(CheckpointError, what, "check its config"):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model: PreTrainedModel = kind.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        return model
 
 
 def embedding_rows(model: PreTrainedModel) -> int | None:
@@ -169,12 +171,14 @@ def load_model(
         ConfigError: it does not fit on the devices.
         CheckpointError: it cannot be loaded, or lacks weights, which would otherwise be filled with random numbers.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     what = f"model {str(folder)!r} cannot be loaded"
     remedy = "pass a folder with a causal language model, as save_pretrained writes it"
     with library_errors_as(CheckpointError, what, remedy), hidden_bars():
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        kind = auto_class(str(folder), config, trust_remote_code=trust_remote_code)
+        model, loading = kind.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
