@@ -32,7 +32,7 @@ def test_every_linear_layer_of_the_blocks_is_a_target_in_checkpoint_order(tmp_pa
     assert len(layers) == 14
     assert [layer.name for layer in layers] == [name for name in checkpoint.tensors if "_proj" in name]
     assert all(tuple(layer.weight.shape) == layer.target.shape for layer in layers)
-    assert left_out == {"model.embed_tokens.weight": "an embedding", "lm_head.weight": "outside the decoder blocks"}
+    assert left_out == {"model.embed_tokens.weight": "an embedding", "lm_head.weight": "the output layer"}
 
 
 def test_conv1d_is_a_target_seen_as_out_by_in(tmp_path):
@@ -42,7 +42,7 @@ def test_conv1d_is_a_target_seen_as_out_by_in(tmp_path):
     assert fc.target.transposed
     assert fc.target.shape == (96, 24) == tuple(fc.weight.shape)
     assert fc.weight.data_ptr() == fc.module.weight.data_ptr()
-    assert set(left_out.values()) == {"an embedding", "outside the decoder blocks"}
+    assert set(left_out.values()) == {"an embedding", "the output layer"}
 
 
 def test_a_checkpoint_of_the_bare_decoder_gives_its_own_names(tmp_path):

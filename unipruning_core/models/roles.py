@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from unipruning_core.models.experts import Stacked, stacked_in
+from unipruning_core.models.towers import Surroundings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,7 @@ class Roles:
     prefix: str  # of the decoder blocks
     modules: Mapping[str, nn.Module]
     stacks: Mapping[str, Stacked]  # parameters that hold the matrices of several experts
+    surroundings: Surroundings
     experts: Mapping[str, int]  # how many experts there are in a module: one of a stack, or a list of modules
 
     @classmethod
@@ -54,13 +56,13 @@ class Roles:
                 experts[path] = stack.experts
             if isinstance(module, nn.ModuleList) and len(module) > 1 and _are_alike(module):
                 experts[path] = len(module)
-        return cls(prefix, modules, stacks, experts)
+        return cls(prefix, modules, stacks, Surroundings.of(model, prefix), experts)
 
     def why_not(self, name: str, module: nn.Module, parameter: Tensor) -> str | None:
         """Return why a parameter of two or more dimensions stays dense, or None for a linear layer to prune."""
         path, _, leaf = name.rpartition(".")
         if not path.startswith(f"{self.prefix}."):
-            return "an embedding" if isinstance(module, nn.Embedding) else "outside the decoder blocks"
+            return self.surroundings.why_not(path, module)
         outputs = parameter.shape[1] if is_conv1d(module) else parameter.shape[0]
         if self._is_router(path, outputs):
             return ROUTER
