@@ -58,6 +58,8 @@ EXTRA = {
     "unipruning_core/tools/bench/plot.py": {"matplotlib"},
     # what datasets reads tables with; a local one needs no more of datasets, whose import takes far longer
     "unipruning_core/data/tables.py": {"pyarrow"},
+    # the one library at hand that decompresses zstd
+    "unipruning_core/data/files.py": {"pyarrow"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

@@ -154,7 +154,8 @@ def test_wrong_options_cost_one_sentence(search_words, tmp_path, capsys, words, 
 )
 def test_a_calibration_file_that_is_no_text_costs_one_sentence(search_words, tmp_path, capsys, content, says):
     (tmp_path / "data.txt").write_bytes(content)
-    words = ["search", *search_words, "--data", str(tmp_path / "data.txt"), "--out", str(tmp_path / "run")]
+    data = ["--data", str(tmp_path / "data.txt"), *search_words[3:]]
+    words = ["search", search_words[0], *data, "--out", str(tmp_path / "run")]
     refused(words, says, tmp_path, capsys)
 
 

@@ -12,7 +12,7 @@ import huggingface_hub.utils as hub
 import pytest
 from _texts import ROWS, lines, write
 
-from unipruning_core.data import text as text_module
+from unipruning_core.data import hub as hub_module
 from unipruning_core.data.text import load_text
 from unipruning_core.errors import DataError
 
@@ -147,7 +147,7 @@ def test_of_an_endless_stream_only_the_first_documents_are_taken(monkeypatch):
             yield {"text": f"document {number}"}
             number += 1
 
-    monkeypatch.setattr(text_module, "STREAMED_DOCUMENTS", 3)
+    monkeypatch.setattr(hub_module, "STREAMED_DOCUMENTS", 3)
     stream = datasets.IterableDataset.from_generator(endless)
     monkeypatch.setattr(datasets, "load_dataset", Hub(stream))
     assert load_text("c4").documents == ("document 0", "document 1", "document 2")

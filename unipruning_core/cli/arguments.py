@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from unipruning_core.data.sources import parse_weighted
+from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import Flag, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
@@ -19,7 +21,9 @@ Command = Callable[..., Any]  # declares a command: name, handler, summary, deta
 SPARSITY_HELP = """how much to prune; may be repeated: 60%%/matrix of each matrix, 60%%/row of each output row,
 60%%/global of all matrices together, 60%% with the scope that suits the search, N:M such as 2:4, @FILE for a budget
 file, or mixed patterns such as 2:4+dense@45%%"""
-TEXT_HELP = "a .jsonl, .parquet or plain text file, wikitext2, c4, or a data set on the hub (default: %(default)s)"
+TEXT_HELP = """a .jsonl, .json, .csv, .tsv, .parquet or plain text file, compressed or not; a folder or pattern of such
+files; a folder that save_to_disk wrote; wikitext2, c4, or a data set on the hub (default: %(default)s)"""
+MIXED_HELP = f"{TEXT_HELP}; may be repeated to mix texts, with weights such as 0.7:FILE (without one: 1)"
 SEQ_LEN_HELP = "default: 2048, or the model's maximum if shorter"
 
 
@@ -56,9 +60,18 @@ def add_backend(parser: Arguments) -> None:
 
 def add_text(parser: Arguments, default: str, *, split: str, prefix: str = "") -> None:
     """Add the options of a text; ``split`` is a data set's default, ``prefix`` marks a command's second text."""
-    parser.add_argument(f"--{prefix}data", default=default, help=TEXT_HELP)
-    parser.add_argument(f"--{prefix}split", help=f"split of a data set on the hub (default: {split})")
-    parser.add_argument(f"--{prefix}text-column", help="column that holds the text (default: text)")
+    action = "store" if prefix else Single
+    parser.add_argument(f"--{prefix}data", default=default, action=action, help=TEXT_HELP)
+    _add_parts(parser, split, prefix)
+
+
+def _add_parts(parser: Arguments, split: str, prefix: str = "") -> None:
+    parser.add_argument(f"--{prefix}split", help=f"split of a data set (default: {split})")
+    parser.add_argument(
+        f"--{prefix}text-column",
+        help="column that holds the text, conversations or token ids (default: text, or else messages and the like, "
+        "input_ids, or the only column of strings)",
+    )
     add_earlier_name(parser, f"--{prefix}field", f"{prefix.replace('-', '_')}text_column")
 
 
@@ -68,6 +81,24 @@ def add_tokenizer(parser: Arguments) -> None:
     )
 
 
+class Single(argparse.Action):
+    """The name of a text that is read alone, where other commands mix those that are given."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        if getattr(namespace, self.dest) is not self.default:
+            raise ConfigError(f"{option_string} takes one text, not several; run the command once for each")
+        setattr(namespace, self.dest, values)
+
+
+class Mixed(argparse.Action):
+    """The names of texts, which are mixed: a string for one without a weight, or else the weights by name."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        words = [*getattr(namespace, f"{self.dest}_words", []), values]
+        setattr(namespace, f"{self.dest}_words", words)
+        setattr(namespace, self.dest, parse_weighted(words))
+
+
 def add_earlier_name(parser: Arguments, name: str, destination: str) -> None:
     """Add an earlier spelling of a flag, accepted but not shown."""
     parser.add_argument(name, dest=destination, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
@@ -75,7 +106,8 @@ def add_earlier_name(parser: Arguments, name: str, destination: str) -> None:
 
 def add_calibration(parser: argparse.ArgumentParser, *, seed: bool = True) -> Arguments:
     text = parser.add_argument_group("calibration")
-    add_text(text, "c4", split="train")
+    text.add_argument("--data", default="c4", action=Mixed, help=MIXED_HELP)
+    _add_parts(text, "train")
     add_tokenizer(text)
     text.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
     text.add_argument("--seq-len", type=int, help=f"tokens per sample ({SEQ_LEN_HELP})")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unipruning_core.data.text import find_text
+from unipruning_core.data.sources import find_text
 from unipruning_core.models.hub import check_model, check_tokenizer
 from unipruning_core.models.named import check_dtype
 from unipruning_core.registry import Catalogue
@@ -22,6 +22,11 @@ def _check_models(names: Sequence[str]) -> None:
         check_model(name)
 
 
+def _check_texts(data: str | Mapping[str, float]) -> None:
+    for source in [data] if isinstance(data, str) else data:
+        find_text(source)
+
+
 CHECKS: Mapping[str, Callable[[Any], object]] = {
     "dtype": check_dtype,
     "backend": _check_backend,
@@ -29,7 +34,7 @@ CHECKS: Mapping[str, Callable[[Any], object]] = {
     "model": check_model,
     "models": _check_models,
     "tokenizer": check_tokenizer,
-    "data": find_text,
+    "data": _check_texts,
     "eval_data": find_text,
 }
 

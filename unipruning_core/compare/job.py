@@ -50,7 +50,7 @@ def compare(
     sparsity: str | Sequence[str],
     out: str | os.PathLike[str],
     seeds: Sequence[int] = (0,),
-    data: str | os.PathLike[str] = "c4",
+    data: str | os.PathLike[str] | Mapping[str, float] = "c4",
     split: str | None = None,
     text_column: str | None = None,
     tokenizer: str | os.PathLike[str] | None = None,
@@ -91,7 +91,7 @@ def compare(
     """
     named = {"model": model, "data": data, "eval_data": eval_data}
     for name, value in (named | {"tokenizer": tokenizer} if tokenizer is not None else named).items():
-        if not isinstance(value, str | os.PathLike):
+        if not isinstance(value, str | os.PathLike) and not (name == "data" and isinstance(value, Mapping)):
             raise ConfigError(f"{name} of a comparison must be a name or a path, not a {type(value).__name__}")
     if keep not in KEEPS:
         raise ConfigError(f"keep must be one of {', '.join(KEEPS)}, not {keep!r}")
@@ -104,7 +104,12 @@ def compare(
         methods=parsed,
         sparsities=parse_ratios(_as_list(sparsity)),
         seeds=seeds,
-        data=DataChoice(TextChoice(os.fspath(data), split, text_column), samples, seq_len, packing),
+        data=DataChoice(
+            TextChoice(data if isinstance(data, Mapping) else os.fspath(data), split, text_column),
+            samples,
+            seq_len,
+            packing,
+        ),
         eval_text=TextChoice(os.fspath(eval_data), eval_split, eval_text_column),
         windows=windows,
         eval_seq_len=eval_seq_len,

@@ -67,7 +67,8 @@ def make_plan(choice: CompareChoice) -> ComparisonPlan:
 
 def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.data.calibration import calibration_batches
-    from unipruning_core.data.text import SEPARATOR, token_ids
+    from unipruning_core.data.encoding import joined_ids
+    from unipruning_core.data.text import SEPARATOR
     from unipruning_core.data.token_ids import id_tensor
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.loading import dtype_name
@@ -97,10 +98,11 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
             seed=choice.seeds[0],
             packing=choice.data.packing,
         )
-        model.check_ids(calibration.batches, text.source)
+        model.check_ids(calibration.batches, text)
     eval_text = choice.eval_text.load("test")
-    ids = id_tensor(token_ids(model.tokenizer, SEPARATOR.join(eval_text.documents)), eval_text.source)
-    model.check_ids([ids], eval_text.source)
+    needed = None if choice.windows is None else max(choice.windows, 1) * eval_seq_len
+    ids = id_tensor(joined_ids(model.tokenizer, eval_text.documents, SEPARATOR, needed), eval_text.source)
+    model.check_ids([ids], eval_text)
     available = len(ids) // eval_seq_len
     windows = available if choice.windows is None else choice.windows
     if windows < 1 <= available:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,7 +259,12 @@ class ComparisonRunner:
 def text_words(text: TextChoice) -> list[str]:
     """Return a text as command-line options."""
     options = {"--split": text.split, "--text-column": text.column}
-    return ["--data", str(text.source), *(word for key, value in options.items() if value for word in (key, value))]
+    weights = text.source if isinstance(text.source, Mapping) else {}
+    sources = [f"{weight!r}:{source}" for source, weight in weights.items()] or [str(text.source)]
+    return [
+        *(word for source in sources for word in ("--data", source)),
+        *(word for key, value in options.items() if value for word in (key, value)),
+    ]
 
 
 def _key(facts: dict[str, Any]) -> str:

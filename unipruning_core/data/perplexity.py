@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unipruning_core.data.text import SEPARATOR, Text, token_ids
+from unipruning_core.data.encoding import joined_ids
+from unipruning_core.data.text import SEPARATOR, Text
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.decoder import text_model
@@ -63,7 +64,7 @@ def cut(
     join: str = SEPARATOR,
     progress: Progress | None = None,
 ) -> Windows:
-    """Join the documents, tokenise them once, with the tokenizer's defaults, and cut them; no model is needed.
+    """Join the documents, tokenise them once, as far as the windows go, and cut them; no model is needed.
 
     Raises:
         ConfigError: a number is out of range for the model.
@@ -72,7 +73,10 @@ def cut(
     check_seq_len(positions_of(config), seq_len)
     if windows is not None and windows < 1:
         raise ConfigError(f"perplexity needs at least 1 window, not {windows!r}")
-    ids = id_tensor(token_ids(tokenizer, join.join(text.documents)), text.source)
+    if text.parts:
+        raise ConfigError(f"a perplexity is that of one text, not of {text.source!r}; measure each by itself")
+    needed = None if windows is None else windows * seq_len
+    ids = id_tensor(joined_ids(tokenizer, text.documents, join, needed, progress), text.source)
     available = ids.numel() // seq_len
     if not available:
         raise DataError(

@@ -1,186 +1,112 @@
-"""Local tables of text: JSON lines, a JSON list, or parquet, read row by row; one column is the text."""
+"""Tables of text, local or of datasets: what is read of their rows, and nothing else of them is kept."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from io import BufferedReader
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from reprlib import repr as shortened
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from unipruning_core.data.files import BLOCK_BYTES, HEAD_BYTES, is_compressed, opened
+from unipruning_core.data.forms import MASK, Document, Form, Kind, Row, choose_form, kind_of_value, known_form
+from unipruning_core.data.rows import is_number, json_rows, separated_rows
 from unipruning_core.errors import DataError, first_line
 
-Row = dict[str, Any]
-Documents = tuple[str, ...]
+if TYPE_CHECKING:
+    from io import BufferedReader
 
-BOM = "\ufeff"  # some editors begin a file with it; it is no part of the text
-BLOCK_BYTES = 2**20
+Documents = tuple[Document, ...]
+Gap = Kind | None | str  # "gap" for a column that was empty so far
+
 ROWS_AT_ONCE = 1024
 
 
-def read_table(path: Path, column: str | None) -> tuple[Documents, str]:
-    """Return the text column of a table, and the sha256 of the file's bytes; its ending tells the format.
+def read_table(path: Path, kind: str, column: str | None) -> tuple[Documents, Form, str]:
+    """Return the documents of a table, what was read of it, and the sha256 of the file's bytes.
 
     Raises:
         OSError: it cannot be read.
-        DataError: it is no such table, or has no text column.
+        DataError: it is no such table, or has no column of documents.
     """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if path.suffix.lower() == ".parquet":
+    if kind == "parquet":
+        with path.open("rb") as file:
+            digest = sha256()
+            if is_compressed(file.peek(HEAD_BYTES)):
+                raise DataError(f"{str(path)!r} is compressed twice, for parquet is so already; decompress the file")
             while block := file.read(BLOCK_BYTES):
                 digest.update(block)
-            documents = _parquet(file, path, column)
+            return (*_parquet(file, path, column), digest.hexdigest())
+    with opened(path) as (text, hashed):
+        if kind == "json":
+            made = documents_of_rows(json_rows(text, path), str(path), column)
         else:
-            is_list = path.suffix.lower() == ".json" and file.peek(1).removeprefix(BOM.encode()).lstrip()[:1] == b"["
-            rows = _json_list(file, path, digest.update) if is_list else _json_lines(file, path, digest.update)
-            documents = _text_of_objects(rows, str(path), column)
-    return documents, digest.hexdigest()
+            made = _of_cells(separated_rows(text, path, kind), str(path), column)
+        return (*made, hashed.hexdigest())
 
 
-def decode(data: bytes, path: Path, start: int = 0) -> str:
-    """Decode UTF-8 that begins at byte ``start`` of a file, without a byte order mark.
+def documents_of_rows(rows: Iterator[Row], source: str, column: str | None) -> tuple[Documents, Form]:
+    """Return the documents of rows of any values, and what was read of them.
 
     Raises:
-        DataError: it is not text, with the place.
+        DataError: there are none, or a row has none.
     """
-    if (position := data.find(0)) >= 0:
-        raise DataError(f"{str(path)!r} is not text: byte {start + position} is NUL; convert it to UTF-8")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        place = start + error.start
-        raise DataError(f"{str(path)!r} is not text: byte {place} is not UTF-8; convert it to UTF-8") from error
-    return text if start else text.removeprefix(BOM)
+    # its name often follows from the first row, so no other is kept
+    first = _first(rows, source)
+    rows = chain([first], rows)
+    if (form := known_form({name: kind_of_value(value) for name, value in first.items()}, column)) is not None:
+        return form.documents(rows, source), form
+    kinds: dict[str, Gap] = {}
+    held: list[Row] = []
+    for row in rows:
+        found = {name: kind_of_value(value) for name, value in row.items()}
+        for name, kind in found.items():
+            now: Gap = "gap" if row[name] is None else kind
+            before = kinds.get(name, "gap")
+            kinds[name] = now if before == "gap" else before if now in ("gap", before) else None
+        held.append({name: row[name] for name, kind in found.items() if kind is not None})
+    form = choose_form({name: None if kind == "gap" else kind for name, kind in kinds.items()}, source, column)  # type: ignore[misc]
+    return form.documents(held, source), form
 
 
-def choose_column(names: Iterable[str], strings: Iterable[str], source: str, column: str | None) -> str:
-    """Return the column that holds the text: ``column``, or else "text", or else the only one of strings.
-
-    Raises:
-        DataError: there is no such column.
-    """
-    names, strings = list(names), list(strings)
-    if column is None:
-        column = "text" if "text" in names else strings[0] if len(strings) == 1 else None
-    if column not in names:
-        expected = "a column 'text', or exactly one column of strings" if column is None else f"a column {column!r}"
-        raise DataError(f"{source!r} should have {expected}, but has {names}; name the text column with --text-column")
-    return column
+def documents_of_table(rows: Any, schema: Any, source: str, column: str | None) -> tuple[Documents, Form]:
+    """Return the documents of a data set of ``datasets`` with this Arrow schema, and what was read of it."""
+    form = choose_form(_kinds_of(schema), source, column)
+    chosen = rows.select_columns(_columns(form, schema))
+    return form.documents(chosen, source), form
 
 
-def text_of_rows(rows: Iterable[Mapping[str, Any]], source: str, column: str) -> Documents:
-    """Return the text of every row.
-
-    Raises:
-        DataError: a row has no text in this column.
-    """
-    return tuple(_text_of(row.get(column), number, source, column) for number, row in enumerate(rows, start=1))
-
-
-def is_encodable(text: str) -> bool:
-    """Return whether a string is text: half of a surrogate pair is none."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _of_cells(rows: Iterator[dict[str, str]], source: str, column: str | None) -> tuple[Documents, Form]:
+    """As ``documents_of_rows``, for cells that are all strings: one of nothing but numbers is no text."""
+    first = _first(rows, source)
+    rows = chain([first], rows)
+    if (form := known_form(dict.fromkeys(first, "text"), column)) is not None:
+        return form.documents(rows, source), form
+    held = list(rows)
+    kinds: dict[str, Kind | None] = {
+        name: None if all(is_number(row[name] or "0") for row in held) else "text" for name in first
+    }
+    form = choose_form(kinds, source, column)
+    return form.documents(held, source), form
 
 
-def _text_of(value: object, number: int, source: str, column: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(
-            f"{source!r} row {number} should have text in column {column!r}, not {shortened(value)}; correct or remove"
-            " the row"
-        )
-    if not is_encodable(value):
-        raise DataError(
-            f"{source!r} row {number} has half of a surrogate pair in column {column!r}, which is no character; correct"
-            " or remove the row"
-        )
-    return value
-
-
-def _text_of_objects(rows: Iterator[Row], source: str, column: str | None) -> Documents:
-    """As ``text_of_rows``, with the column chosen; its name often follows from the first row, so no other is kept."""
+def _first(rows: Iterator[Any], source: str) -> Any:
     first = next(rows, None)
     if first is None:
         raise DataError(f"text {source!r} is empty; pass one with words in it")
-    rows = chain([first], rows)
-    column = column or ("text" if "text" in first else None)
-    if column is not None and column in first:
-        return text_of_rows(rows, source, column)
-    names: dict[str, bool] = {}  # whether all values are strings or missing
-    held: list[Row] = []
-    for row in rows:
-        for name, value in row.items():
-            names[name] = names.get(name, True) and (value is None or isinstance(value, str))
-        held.append({name: value for name, value in row.items() if isinstance(value, str)})
-    strings = [name for name, pure in names.items() if pure and any(name in row for row in held)]
-    return text_of_rows(held, source, choose_column(names, strings, source, column))
+    return first
 
 
-def _json_lines(file: BufferedReader, path: Path, seen: Callable[[bytes], None]) -> Iterator[Row]:
-    start = 0
-    for number, line in enumerate(file, start=1):
-        seen(line)
-        text = decode(line, path, start)
-        start += len(line)
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{str(path)!r} line {number} is not JSON: {_why(error)}; correct or remove the line"
-            ) from error
-        yield _object(row, path, f"line {number}")
-
-
-def _json_list(file: BufferedReader, path: Path, seen: Callable[[bytes], None]) -> Iterator[Row]:
-    data = file.read()
-    seen(data)
-    text = decode(data, path)
-    del data
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{str(path)!r} is not a readable table of text: {_why(error)}; correct the file") from error
-    for number, row in enumerate(rows, start=1):
-        yield {"text": row} if isinstance(row, str) else _object(row, path, f"row {number}")
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        line = f"line {error.lineno} " if error.lineno > 1 else ""
-        return f"{error.msg} at {line}column {error.colno}"
-    return "it has a number of thousands of digits, or too many brackets within brackets"
-
-
-def _object(row: object, path: Path, part: str) -> Row:
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{str(path)!r} {part} should be a JSON object such as {{'text': ...}}, "
-            f"not a {type(row).__name__}; correct or remove the {part.partition(' ')[0]}"
-        )
-    return row
-
-
-def _parquet(file: BufferedReader, path: Path, column: str | None) -> Documents:
+def _parquet(file: BufferedReader, path: Path, column: str | None) -> tuple[Documents, Form]:
     # not datasets, which takes longer to import than most files to read, and copies them first
-    from pyarrow import parquet, types
+    from pyarrow import parquet
 
     try:
         table = parquet.ParquetFile(file)
-        strings = [field.name for field in table.schema_arrow if _is_string(field.type, types)]
-        chosen = choose_column(table.schema_arrow.names, strings, str(path), column)
+        form = choose_form(_kinds_of(table.schema_arrow), str(path), column)
         # more threads help nothing where one column is read
-        batches = table.iter_batches(ROWS_AT_ONCE, columns=[chosen], use_threads=False)
-        rows = ({chosen: value} for batch in batches for value in batch.column(chosen).to_pylist())
-        documents = text_of_rows(rows, str(path), chosen)
+        batches = table.iter_batches(ROWS_AT_ONCE, columns=_columns(form, table.schema_arrow), use_threads=False)
+        documents = form.documents((row for batch in batches for row in batch.to_pylist()), str(path))
     except (DataError, MemoryError):
         raise
     # whatever it raises, the file is at fault, but for what the disk says
@@ -192,7 +118,29 @@ def _parquet(file: BufferedReader, path: Path, column: str | None) -> Documents:
         ) from error
     if not documents:
         raise DataError(f"text {str(path)!r} is a table without rows; pass one with words in it")
-    return documents
+    return documents, form
+
+
+def _columns(form: Form, schema: Any) -> list[str]:
+    return [*form.columns, *([MASK] if form.kind == "ids" and MASK in schema.names else [])]
+
+
+def _kinds_of(schema: Any) -> dict[str, Kind | None]:
+    """Return what the columns of an Arrow schema hold."""
+    from pyarrow import types
+
+    return {field.name: _kind_of(field.type, types) for field in schema}
+
+
+def _kind_of(kind: Any, types: Any) -> Kind | None:
+    if _is_string(kind, types):
+        return "text"
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return None
+    item = kind.value_type
+    if types.is_struct(item):
+        return "chat" if {item.field(at).name for at in range(item.num_fields)} & {"role", "from"} else None
+    return "ids" if types.is_integer(item) else None
 
 
 def _is_string(kind: Any, types: Any) -> bool:
@@ -200,3 +148,12 @@ def _is_string(kind: Any, types: Any) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     return bool(types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view")
+
+
+def joined_digest(texts: Iterable[str], separator: str) -> str:
+    """Return the sha256 of texts joined by a separator, without joining them."""
+    digest = sha256()
+    for number, text in enumerate(texts):
+        digest.update((separator if number else "").encode())
+        digest.update(text.encode())
+    return digest.hexdigest()

@@ -30,17 +30,24 @@ def id_tensor(ids: Sequence[int], source: str) -> Tensor:
     return made
 
 
-def check_ids(batches: Iterable[Tensor], source: str, vocabulary: int, rows: Callable[[], int | None]) -> None:
+def check_ids(
+    batches: Iterable[Tensor], source: str, vocabulary: int, rows: Callable[[], int | None], *, stored: bool = False
+) -> None:
     """Refuse token ids beyond the input embedding.
 
     An id below ``vocabulary``, the config's number of tokens, is in it; for others ``rows`` counts the rows there are,
-    which some models have more of, or returns None if it cannot.
+    which some models have more of, or returns None if it cannot.  ``stored`` ids are the text's own.
 
     Raises:
         DataError: an id has no row.
     """
     largest = max((int(batch.max()) for batch in batches if batch.numel()), default=-1)
     if largest >= vocabulary and (held := rows()) is not None and largest >= held:
+        if stored:
+            raise DataError(
+                f"{source!r} has the token id {largest}, but the model's embedding has only {held} rows; pass ids that "
+                "the model's own tokenizer made"
+            )
         raise _unknown(f"gives the token id {largest}, but the model's embedding has only {held} rows", source)
 
 

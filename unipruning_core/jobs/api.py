@@ -74,16 +74,17 @@ def prune(
         tokenizer: the tokenizer of a model in memory; for one on disk a folder or a hub id (default: the model's own).
         sparsity: "60%", "60%/matrix", "60%/row", "60%/global", "2:4", "@budget.json", "2:4+dense@45%", or a list of
             them for a model on disk.
-        data: calibration text: a .jsonl, .parquet or text file, "wikitext2", "c4", a data set on the hub, or a list of
-            strings.
+        data: calibration text: a file, folder or pattern, "wikitext2", "c4", a data set on the hub, or a list of
+            strings; or a mixture, as their names with weights, such as ``{"a.jsonl": 0.7, "b.txt": 0.3}``.
         out: the output folder; required for a model on disk, not allowed for one in memory.
         run: the run folder that keeps the search of a model on disk (default: ``out`` with "-run" appended).
         mode: "feedback" (default), "drift", "frozen", "coupled", or a settings object, such as
             ``FrozenSettings(metric="wanda")``.
         samples: calibration samples, each of ``seq_len`` tokens (default: 2048, or all positions if a model has fewer).
         packing: "packed" joins the documents and cuts them into samples; "document" takes one document per sample.
-        split: split of a data set on the hub (default: "train").
-        text_column: the column that holds the text (default: "text", or else the only column of strings).
+        split: split of a data set (default: "train").
+        text_column: the column that holds the text, conversations or token ids (default: "text", or else "messages" and
+            the like, "input_ids", or the only column of strings).
         backend: a name that ``unipruning backends`` lists (default: $UNIPRUNING_BACKEND, or else the best).
         dtype: dtype to load the weights in: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that comes with the model.

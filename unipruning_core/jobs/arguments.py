@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unipruning_core.errors import ConfigError
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.parse import Sparsity
 
     Named: TypeAlias = "str | os.PathLike[str]"  # a folder, or a hub id
-    Texts: TypeAlias = "str | os.PathLike[str] | Sequence[str]"  # a file, a data set on the hub, or texts in memory
+    # files, a data set on the hub, texts in memory, or names with the weights of a mixture
+    Texts: TypeAlias = "str | os.PathLike[str] | Sequence[str] | Mapping[str, float]"
     Ratios: TypeAlias = "str | Sparsity | Sequence[str | Sparsity]"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.data.calibration import Calibration, DataChoice, calibration_batches
+from unipruning_core.data.calibration import Calibration, DataChoice, calibration_batches, shares
 from unipruning_core.data.perplexity import Windows, cut
 from unipruning_core.data.token_ids import check_ids
 from unipruning_core.extensions import hide_broken_extensions
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
-    from unipruning_core.data.text import TextChoice
+    from unipruning_core.data.text import Text, TextChoice
     from unipruning_core.models.targets import LeftOut
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
@@ -110,10 +110,10 @@ class Prepared(ABC):
     def outline(self) -> PreTrainedModel:
         """The model, which may be without weights."""
 
-    def check_ids(self, batches: Iterable[torch.Tensor], source: str) -> None:
-        """Refuse token ids that the model has no embedding for; ``source`` is the text they come from."""
+    def check_ids(self, batches: Iterable[torch.Tensor], text: Text) -> None:
+        """Refuse token ids, of this text, that the model has no embedding for."""
         vocabulary = getattr(self.config.get_text_config(), "vocab_size", None) or 0
-        check_ids(batches, source, vocabulary, lambda: embedding_rows(self.outline))
+        check_ids(batches, text.source, vocabulary, lambda: embedding_rows(self.outline), stored=text.holds_ids)
 
     def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
         """Refuse sparsities and settings that do not fit the targets."""
@@ -125,7 +125,7 @@ class Prepared(ABC):
     def calibrate(self, data: DataChoice, seed: int) -> Calibrated:
         """Read the text and cut it into samples."""
         seq_len = self.seq_len(data.seq_len)
-        text = data.text.load("train")
+        text = self._read(data.text, "train")
         samples = calibration_batches(
             text,
             self.tokenizer,
@@ -135,7 +135,7 @@ class Prepared(ABC):
             packing=data.packing,
             progress=self.progress,
         )
-        self.check_ids(samples.batches, text.source)
+        self.check_ids(samples.batches, text)
         described = {
             "source": text.source,
             "sha256": text.sha256,
@@ -146,15 +146,27 @@ class Prepared(ABC):
         }
         if self.named_tokenizer is not None:
             described["tokenizer"] = self.named_tokenizer
+        if text.parts:
+            described["sources"] = [
+                {"source": part.source, "sha256": part.sha256, "weight": weight, "samples": share}
+                for (weight, part), share in zip(text.parts, shares(text, data.samples), strict=True)
+            ]
         return Calibrated(samples, described)
 
     def windows(self, text: TextChoice, seq_len: int | None, count: int | None) -> Windows:
         """Read a text and cut it into the windows of a perplexity."""
-        length, read = self.seq_len(seq_len), text.load("test")
+        length, read = self.seq_len(seq_len), self._read(text, "test")
         made = cut(read, self.tokenizer, self.config, seq_len=length, windows=count, progress=self.progress)
         made = replace(made, tokenizer=self.named_tokenizer)
-        self.check_ids([made.ids], read.source)
+        self.check_ids([made.ids], read)
         return made
+
+    def _read(self, choice: TextChoice, split: str) -> Text:
+        """Read a text, and say what was read of it."""
+        text = choice.load(split)
+        for reading in text.readings:
+            self.progress.note(reading)
+        return text
 
     def report_targets(self) -> None:
         """Report what will be pruned, and what will not and why."""
