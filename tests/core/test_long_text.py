@@ -132,6 +132,7 @@ def test_a_perplexity_reads_what_its_windows_need():
     assert "".join(map(chr, made.ids.flatten().tolist()))[1:] == numbered(MEGABYTE)[:511]
     assert tokenizer.given < 3 * PIECE
     assert shown.opened == [("tokenising", 512, "tokens")]
+    assert shown.advanced == 512
 
 
 def test_the_whole_of_a_long_text_is_its_documents_joined():

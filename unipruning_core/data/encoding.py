@@ -99,8 +99,8 @@ def _streamed(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document])
 def _first(made: Iterable[list[int]], needed: int | None, task: Task) -> list[int]:
     ids: list[int] = []
     for some in made:
+        task.advance(1 if needed is None else min(len(some), needed - len(ids)))
         ids += some
-        task.advance(1 if needed is None else len(some))
         if needed is not None and len(ids) >= needed:
             break
     return ids
