@@ -18,7 +18,8 @@ from unipruning_core.jobs.arguments import (
     refuse_on_disk_options,
     single,
 )
-from unipruning_core.jobs.in_memory import FoundScores, InMemory
+from unipruning_core.jobs.found import FoundScores
+from unipruning_core.jobs.in_memory import InMemory
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.samples import SAVE_EVERY

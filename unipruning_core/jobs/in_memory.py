@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
+from unipruning_core.jobs.found import FoundScores
 from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
@@ -40,28 +40,8 @@ if TYPE_CHECKING:
     from unipruning_core.models.targets import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
-    from unipruning_core.sparsity.forms import Scope
     from unipruning_core.sparsity.parse import Sparsity
     from unipruning_core.storage.checkpoint import Target
-
-
-@dataclass(frozen=True)
-class FoundScores:
-    """The scores found by a search of a model in memory; they can be projected any number of times."""
-
-    targets: tuple[Target, ...]
-    fingerprint: str  # of the weights that were searched
-    scope: Scope
-    provenance: dict[str, object]
-    duals: Mapping[str, Tensor]  # V by target: (out, in), float32, on the host
-    thresholds: Mapping[str, float]  # tau by target
-    losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
-    masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
-    digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
-
-    def score(self, name: str) -> Tensor:
-        """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
-        return self.duals[name].abs().sub_(self.thresholds[name]).clamp_min_(0.0)
 
 
 class InMemory(Prepared):

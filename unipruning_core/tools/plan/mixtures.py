@@ -31,7 +31,7 @@ def traceable_experts() -> Iterator[None]:
 
 def flops_of_experts() -> dict[Any, Callable[..., int]]:
     """Return the operations of those products, for torch's counter: of the tokens routed to each expert alone."""
-    operators = getattr(torch.ops, "transformers", None)
+    operators: Any = getattr(torch.ops, "transformers", None)
     if not hasattr(operators, "grouped_mm_fallback"):
         return {}
 

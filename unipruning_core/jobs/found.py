@@ -1,0 +1,32 @@
+"""The result of a search of a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.sparsity.forms import Scope
+    from unipruning_core.storage.checkpoint import Target
+
+
+@dataclass(frozen=True)
+class FoundScores:
+    """The scores found by a search of a model in memory; they can be projected any number of times."""
+
+    targets: tuple[Target, ...]
+    fingerprint: str  # of the weights that were searched
+    scope: Scope
+    provenance: dict[str, object]
+    duals: Mapping[str, Tensor]  # V by target: (out, in), float32, on the host
+    thresholds: Mapping[str, float]  # tau by target
+    losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
+    masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
+    digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
+
+    def score(self, name: str) -> Tensor:
+        """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
+        return self.duals[name].abs().sub_(self.thresholds[name]).clamp_min_(0.0)
