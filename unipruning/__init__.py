@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unipruning_core.data.perplexity import Perplexity
     from unipruning_core.errors import UnipruningError
     from unipruning_core.jobs.api import perplexity, project, prune, search
-    from unipruning_core.jobs.found import FoundScores
+    from unipruning_core.jobs.found_scores import FoundScores
     from unipruning_core.progress import Progress
     from unipruning_core.projection.decide import Scores
     from unipruning_core.projection.mask_file import read_masks
@@ -36,7 +36,7 @@ _HOMES = {
     "project": "jobs.api",
     "prune": "jobs.api",
     "search": "jobs.api",
-    "FoundScores": "jobs.found",
+    "FoundScores": "jobs.found_scores",
     "Progress": "progress",
     "Scores": "projection.decide",
     "read_masks": "projection.mask_file",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.sources import parse_weighted
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.choice import TargetChoice
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import Flag, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
@@ -50,6 +51,30 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", help="dtype to load the weights in: auto, float32, bfloat16 or float16"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+
+
+def add_targets(parser: Arguments) -> None:
+    """Add the choice of layers to prune."""
+    parser.add_argument(
+        "--include",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="prune the linear layers whose names match, wherever they are, and no others; a name with *, ? and [...], "
+        "or re:REGEX; may be repeated, see 'unipruning targets'",
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave dense what matches, even if it is included; may be repeated",
+    )
+
+
+def targets_from(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the choice of layers to prune, checked, as keywords of the Python functions."""
+    return dict(vars(TargetChoice.of(options.include, options.exclude)))
 
 
 def add_backend(parser: Arguments) -> None:

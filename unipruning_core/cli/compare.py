@@ -12,15 +12,18 @@ from unipruning_core.cli.arguments import (
     add_calibration,
     add_flag,
     add_model,
+    add_targets,
     add_text,
     calibration_from,
     given,
     loading_from,
+    targets_from,
 )
 from unipruning_core.cli.early import check_first
 from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS, parse_methods, parse_ratios
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.choice import TargetChoice
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import built, flags
 from unipruning_core.sparsity.parse import parse_sparsity
@@ -80,6 +83,7 @@ def _add_compare(command: Command) -> None:
         metavar="N[,N...]",
         help="seeds of the order of the text and of random subsets (default: %(default)s)",
     )
+    add_targets(parser.add_argument_group("layers to prune (default: linear layers of the decoder blocks)"))
     measure = parser.add_argument_group("evaluation")
     add_text(measure, "wikitext2", split="test", prefix="eval-")
     measure.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
@@ -105,6 +109,7 @@ def _add_sparsegpt(command: Command) -> None:
     parser.add_argument("--sparsity", required=True, metavar="S", help="60%% of each matrix, or N:M such as 2:4")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     add_calibration(parser)
+    add_targets(parser)
     for flag in flags(SPARSEGPT_FLAGS):
         add_flag(parser, flag)
     parser.add_argument("--overwrite", action="store_true", help="replace an output that an earlier command wrote")
@@ -120,6 +125,7 @@ def _compare(options: argparse.Namespace) -> int:
         ) from error
     parse_methods(options.methods, options.preset)
     parse_ratios(options.sparsity)
+    targets = targets_from(options)
     check_first(options, "dtype", "backend", "model", "tokenizer", "data", "eval_data")
     with collector_at_rest(ours=True):
         from unipruning_core.compare.job import compare
@@ -133,6 +139,7 @@ def _compare(options: argparse.Namespace) -> int:
         sparsity=options.sparsity,
         seeds=seeds,
         **{name: getattr(options, name) for name in names},
+        **targets,
         **calibration_from(options),
         **loading_from(options),
     )
@@ -143,6 +150,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _sparsegpt(options: argparse.Namespace) -> int:
     settings = built(SparseGptSettings, given(options, flags(SPARSEGPT_FLAGS)), "SparseGPT")
     sparsity = parse_sparsity(options.sparsity)
+    targets = TargetChoice(**targets_from(options))
     check_first(options, "dtype", "backend", "model", "tokenizer", "data")
     with collector_at_rest(ours=True):
         from unipruning_core.compare.sparsegpt_job import run_sparsegpt
@@ -152,7 +160,7 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         from unipruning_core.models.loading import ModelChoice
 
     text = TextChoice(options.data, options.split, options.text_column)
-    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code, options.tokenizer)
+    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code, options.tokenizer, targets)
     done = run_sparsegpt(
         OnDisk(choice, options.backend, Bars()),
         DataChoice(text, options.samples, options.seq_len, options.packing),

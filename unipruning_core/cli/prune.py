@@ -16,10 +16,12 @@ from unipruning_core.cli.arguments import (
     add_model,
     add_model_files,
     add_settings,
+    add_targets,
     calibration_from,
     loading_from,
     note_unused_dtype,
     settings_from,
+    targets_from,
 )
 from unipruning_core.cli.early import check_first
 from unipruning_core.search.modes import MODES
@@ -97,6 +99,7 @@ def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
+    add_targets(parser.add_argument_group("layers to prune (default: linear layers of the decoder blocks)"))
     add_settings(parser)
     machine = parser.add_argument_group("machine")
     add_backend(machine)
@@ -128,7 +131,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    sparsities, settings = _sparsities(options), settings_from(options)
+    sparsities, settings, targets = _sparsities(options), settings_from(options), targets_from(options)
     check_save_every(options.save_every)
     check_first(options, *SEARCHED)
     with collector_at_rest(ours=True):
@@ -145,6 +148,7 @@ def _prune(options: argparse.Namespace) -> int:
         checkpoint_activations=options.checkpoint_activations,
         skip_nonfinite=options.skip_nonfinite,
         overwrite=options.overwrite,
+        **targets,
         **calibration_from(options),
         **loading_from(options),
     )
@@ -154,7 +158,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _search(options: argparse.Namespace) -> int:
-    settings = settings_from(options)
+    settings, targets = settings_from(options), targets_from(options)
     check_save_every(options.save_every)
     check_first(options, *SEARCHED)
     with collector_at_rest(ours=True):
@@ -168,6 +172,7 @@ def _search(options: argparse.Namespace) -> int:
         checkpoint_activations=options.checkpoint_activations,
         skip_nonfinite=options.skip_nonfinite,
         overwrite=options.overwrite,
+        **targets,
         **calibration_from(options),
         **loading_from(options),
     )

@@ -17,6 +17,7 @@ from unipruning_core.compare.table import Row, rows_of, to_text, write_csv, writ
 from unipruning_core.data.calibration import DataChoice
 from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.settings import check_seeds
@@ -62,6 +63,8 @@ def compare(
     eval_text_column: str | None = None,
     windows: int | None = None,
     eval_seq_len: int | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -98,7 +101,11 @@ def compare(
     parsed, remarks = parse_methods(_as_list(methods), _as_list(presets))
     choice = CompareChoice(
         model=ModelChoice(
-            os.fspath(model), dtype, trust_remote_code, None if tokenizer is None else os.fspath(tokenizer)
+            os.fspath(model),
+            dtype,
+            trust_remote_code,
+            None if tokenizer is None else os.fspath(tokenizer),
+            TargetChoice.of(include, exclude),
         ),
         backend=backend,
         methods=parsed,

@@ -121,6 +121,9 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     }
     if choice.model.tokenizer is not None:
         common["tokenizer"] = choice.model.tokenizer
+    # named only where there is a choice, so that results of before there was one count
+    if choice.model.targets:
+        common["targets"] = choice.model.targets.to_json()
     described = {label: chosen_settings.to_json() for label, chosen_settings in settings.items()}
     return ComparisonPlan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described)
 

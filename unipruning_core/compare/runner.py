@@ -250,6 +250,8 @@ class ComparisonRunner:
         data, settings = search.facts["data"], search.method.settings | {"seed": str(search.seed)}
         arguments = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
         arguments += [f"--{key.replace('_', '-')}={data[key]}" for key in ("samples", "seq_len", "packing")]
+        patterns = self.choice.model.targets.to_json().items()
+        arguments += [f"--{name}={pattern}" for name, given in patterns for pattern in given]
         return arguments + text_words(self.choice.data.text)
 
     def _command(self, *arguments: str) -> Stage:

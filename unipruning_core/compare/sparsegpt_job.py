@@ -13,6 +13,7 @@ from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import apart
+from unipruning_core.models.loading import build_outline
 from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.passes import pass_errors
 from unipruning_core.models.targets import check_values, find_targets
@@ -59,6 +60,8 @@ def run_sparsegpt(
         progress=progress,
         apart=[*data.text.files(), *model.choice.folders()],
     ) as output:
+        if model.choice.targets.include:
+            _check_in_blocks(model)
         model.report_targets()
         calibrated = model.calibrate(data, settings.seed)
         about: dict[str, object] = {
@@ -70,7 +73,7 @@ def run_sparsegpt(
         model.check_finite()
         with memory_errors_as_config_errors(backend):
             loaded = model.load()
-            layers, _ = find_targets(loaded, model.checkpoint)
+            layers, _ = find_targets(loaded, model.checkpoint, model.choice.targets)
             check_values(layers, model.checkpoint, progress)
             with apart(layers), pass_errors(loaded):
                 masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
@@ -88,6 +91,24 @@ def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
     ):
         return sparsity
     raise ConfigError(f"SparseGPT prunes to a ratio of each matrix, such as 60%, or to N:M, not {str(sparsity)!r}")
+
+
+def _check_in_blocks(model: OnDisk) -> None:
+    """Refuse included layers that are in no decoder block.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    outline = build_outline(model.config, model.choice)
+    layers, _ = find_targets(outline, model.checkpoint, model.choice.targets)
+    inside = {
+        layer.name for of_block in layers_by_block(layers, list(decoder_blocks(outline)[1])) for layer in of_block
+    }
+    if outside := [layer.name for layer in layers if layer.name not in inside]:
+        raise ConfigError(
+            f"SparseGPT prunes one decoder block after the other, and {outside[0]!r} is in none; leave it out with "
+            f"--exclude '{outside[0]}'"
+        )
 
 
 @torch.no_grad()

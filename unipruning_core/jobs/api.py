@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,8 +19,9 @@ from unipruning_core.jobs.arguments import (
     refuse_on_disk_options,
     single,
 )
-from unipruning_core.jobs.found import FoundScores
+from unipruning_core.jobs.found_scores import FoundScores
 from unipruning_core.jobs.in_memory import InMemory
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.samples import SAVE_EVERY
@@ -57,6 +59,8 @@ def prune(
     packing: Packing = "packed",
     split: str | None = None,
     text_column: str | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -86,6 +90,9 @@ def prune(
         split: split of a data set (default: "train").
         text_column: the column that holds the text, conversations or token ids (default: "text", or else "messages" and
             the like, "input_ids", or the only column of strings).
+        include: patterns of names, such as "*.mlp.*" or "re:REGEX"; only linear layers that match are pruned, wherever
+            they are (default: those of the decoder blocks, without routers and the like).
+        exclude: patterns of what stays dense, whatever else is included.
         backend: a name that ``unipruning backends`` lists (default: $UNIPRUNING_BACKEND, or else the best).
         dtype: dtype to load the weights in: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that comes with the model.
@@ -108,10 +115,11 @@ def prune(
     Source: mirror descent on one dual variable per weight (UniPruning, arXiv 2510.03291); see ``docs/using.md``.
     """
     chosen, shown, sparsities = as_settings(mode, settings), as_progress(progress), as_sparsities(sparsity)
+    targets = TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, run=run)
-        one, live = single(sparsities), InMemory(model, tokenizer, backend, shown)
+        one, live = single(sparsities), InMemory(model, tokenizer, backend, shown, targets)
         live.check(sparsities)
         found = in_memory.search_in_memory(
             live, text, chosen, checkpoint_activations=checkpoint_activations, skip_nonfinite=skip_nonfinite
@@ -121,7 +129,7 @@ def prune(
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     folder = Path(out)
     return on_disk.prune_on_disk(
-        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code),
+        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, targets),
         text,
         chosen,
         sparsities,
@@ -150,6 +158,8 @@ def search(
     packing: Packing = "packed",
     split: str | None = None,
     text_column: str | None = None,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -173,11 +183,11 @@ def search(
     Raises:
         UnipruningError: says in one sentence what is wrong, before any expensive work if possible.
     """
-    chosen, shown = as_settings(mode, settings), as_progress(progress)
+    chosen, shown, targets = as_settings(mode, settings), as_progress(progress), TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every)
-        live = InMemory(model, tokenizer, backend, shown)
+        live = InMemory(model, tokenizer, backend, shown, targets)
         return in_memory.search_in_memory(
             live, text, chosen, checkpoint_activations=checkpoint_activations, skip_nonfinite=skip_nonfinite
         )
@@ -185,7 +195,7 @@ def search(
         raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
     with on_disk.what_is_kept(Path(out)):
         return on_disk.search_on_disk(
-            open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code),
+            open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, targets),
             text,
             chosen,
             Path(out),
@@ -245,8 +255,9 @@ def project(
     sparsities, shown = as_sparsities(sparsity), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, trust_remote_code=trust_remote_code, overwrite=overwrite)
-        one, live = single(sparsities), InMemory(model, None, backend, shown)
-        return in_memory.project_in_memory(live, as_scores(scores), one)
+        one, found = single(sparsities), as_scores(scores)
+        live = InMemory(model, None, backend, shown, getattr(found, "target_choice", BY_ROLE))
+        return in_memory.project_in_memory(live, found, one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code)
@@ -287,7 +298,7 @@ def perplexity(
     text, shown = TextChoice(data, split, text_column), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(dtype=dtype, trust_remote_code=trust_remote_code)
-        live = InMemory(model, tokenizer, backend, shown)
+        live = InMemory(model, tokenizer, backend, shown, BY_ROLE)
         return in_memory.perplexity_in_memory(live, text, seq_len=seq_len, windows=windows)
     disk = open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code)
     return on_disk.perplexity_on_disk(disk, text, seq_len=seq_len, windows=windows)

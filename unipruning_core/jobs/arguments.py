@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.jobs.prepared import OnDisk
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.search.choice import settings_of
 from unipruning_core.search.run_folder import Run
@@ -80,7 +81,13 @@ def refuse_on_disk_options(
 
 
 def open_on_disk(
-    model: Named, tokenizer: Any, backend: str | None, progress: Progress, dtype: str, trust_remote_code: bool
+    model: Named,
+    tokenizer: Any,
+    backend: str | None,
+    progress: Progress,
+    dtype: str,
+    trust_remote_code: bool,
+    targets: TargetChoice = BY_ROLE,
 ) -> OnDisk:
     """A model on disk, which brings its own tokenizer unless another is named."""
     if tokenizer is not None and not isinstance(tokenizer, str | os.PathLike):
@@ -89,4 +96,4 @@ def open_on_disk(
             "tokenizer=... for the model's own"
         )
     named = None if tokenizer is None else os.fspath(tokenizer)
-    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code, named), backend, progress)
+    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code, named, targets), backend, progress)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
-from unipruning_core.jobs.found import FoundScores
+from unipruning_core.jobs.found_scores import FoundScores
 from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
@@ -26,6 +26,7 @@ from unipruning_core.registry import Catalogue
 from unipruning_core.search.activation_memory import check_choice, decide_recomputation
 from unipruning_core.search.loop import versions
 from unipruning_core.search.nonfinite import SKIPPED, checked
+from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.samples import run_samples
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.fingerprint import fingerprint_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import DataChoice
     from unipruning_core.data.text import TextChoice
+    from unipruning_core.models.choice import TargetChoice
     from unipruning_core.models.targets import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
@@ -47,7 +49,9 @@ if TYPE_CHECKING:
 class InMemory(Prepared):
     """A ``transformers`` model with its tokenizer; the backend is the best one for the device it is on."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, backend: str | None, progress: Progress) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, backend: str | None, progress: Progress, choice: TargetChoice
+    ) -> None:
         from transformers import PreTrainedModel
 
         if not isinstance(model, PreTrainedModel):
@@ -58,6 +62,7 @@ class InMemory(Prepared):
         self.model, self.progress = model, progress
         self.name = name_of(model)
         self.checkpoint = Checkpoint(Path(self.name), (), header_of(model))
+        self.choice = choice
         self._tokenizer, self._backend = tokenizer, backend
 
     @cached_property
@@ -84,7 +89,7 @@ class InMemory(Prepared):
 
     @cached_property
     def _layers_and_left_out(self) -> tuple[list[Layer], tuple[LeftOut, ...]]:
-        layers, left_out = find_targets(self.model, self.checkpoint)
+        layers, left_out = find_targets(self.model, self.checkpoint, self.choice)
         if quantised := [layer for layer in layers if not layer.weight.is_floating_point()]:
             raise CheckpointError(
                 f"layer {quantised[0].name!r} has quantised weights ({quantised[0].weight.dtype}); load the model in "
@@ -185,11 +190,13 @@ def search_in_memory(
         "data": calibrated.record,
         "backend": backend.name,
         "versions": versions(),
+        TARGETS: model.choice.to_json(),
     }
     digests = {layer.name: digest_of(layer.as_stored(layer.weight).cpu()) for layer in model.layers}
     provenance |= {SKIPPED: processed.skipped} if processed.skipped else {}
     losses = tuple(processed.losses)
-    return FoundScores(tuple(kept), fingerprint, settings.scope, provenance, duals, thresholds, losses, digests=digests)
+    about = fingerprint, settings.scope, provenance
+    return FoundScores(tuple(kept), *about, duals, thresholds, losses, digests=digests, target_choice=model.choice)
 
 
 def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> dict[str, Tensor]:

@@ -66,7 +66,13 @@ def search_on_disk(
         progress.note(settings.announcement)
         calibrated = model.calibrate(data, settings.seed)
         task = SearchTask(
-            model.checkpoint, calibrated.samples, settings, model.name, calibrated.described, skip_nonfinite
+            model.checkpoint,
+            calibrated.samples,
+            settings,
+            model.name,
+            calibrated.described,
+            skip_nonfinite,
+            targets=model.choice.targets,
         )
         if claim.finished and (finished := _reusable(task, claim, model, overwrite=overwrite)):
             progress.note(f"reusing the finished search in {str(out)!r}")

@@ -215,7 +215,7 @@ class OnDisk(Prepared):
     @cached_property
     def _targets_and_left_out(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
         with prefix_explained(self.outline, self.checkpoint):
-            layers, left_out = find_targets(self.outline, self.checkpoint)
+            layers, left_out = find_targets(self.outline, self.checkpoint, self.choice.targets)
         return tuple(layer.target for layer in layers), tuple(left_out)
 
     @cached_property

@@ -14,6 +14,7 @@ import torch
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.auto import auto_class
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.fit import shape_error
 from unipruning_core.models.hub import local_folder
 from unipruning_core.models.kinds import check_kind
@@ -62,6 +63,7 @@ class ModelChoice:
     dtype: str = "auto"  # to load the weights in; see ``choose_dtype``
     trust_remote_code: bool = False
     tokenizer: str | None = None  # a folder or a hub id; None for the model's own
+    targets: TargetChoice = BY_ROLE
 
     def folders(self) -> list[tuple[str, Path]]:
         """Return the folders that are named, without opening them."""

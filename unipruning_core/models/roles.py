@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class Roles:
     stacks: Mapping[str, Stacked]  # parameters that hold the matrices of several experts
     surroundings: Surroundings
     experts: Mapping[str, int]  # how many experts there are in a module: one of a stack, or a list of modules
+    embedded: Set[int]  # ids of the weights of embeddings
 
     @classmethod
     def of(cls, model: nn.Module, prefix: str) -> Roles:
@@ -56,21 +57,27 @@ class Roles:
                 experts[path] = stack.experts
             if isinstance(module, nn.ModuleList) and len(module) > 1 and _are_alike(module):
                 experts[path] = len(module)
-        return cls(prefix, modules, stacks, Surroundings.of(model, prefix), experts)
+        embedded = {id(module.weight) for module in modules.values() if isinstance(module, nn.Embedding)}
+        return cls(prefix, modules, stacks, Surroundings.of(model, prefix), experts, embedded)
 
-    def why_not(self, name: str, module: nn.Module, parameter: Tensor) -> str | None:
-        """Return why a parameter of two or more dimensions stays dense, or None for a linear layer to prune."""
+    def why_not(self, name: str, module: nn.Module, parameter: Tensor, *, asked: bool = False) -> str | None:
+        """Return why a parameter of two or more dimensions stays dense, or None for a linear layer to prune.
+
+        One that the user has ``asked`` for may be anywhere, and of any role.
+        """
         path, _, leaf = name.rpartition(".")
-        if not path.startswith(f"{self.prefix}."):
+        if isinstance(module, nn.Embedding) or (not asked and not path.startswith(f"{self.prefix}.")):
             return self.surroundings.why_not(path, module)
         outputs = parameter.shape[1] if is_conv1d(module) else parameter.shape[0]
-        if self._is_router(path, outputs):
+        if not asked and self._is_router(path, outputs):
             return ROUTER
         if isinstance(module, nn.modules.conv._ConvNd):
             return "a convolution"
         if not is_linear(module) or leaf != "weight":
             return f"not a linear layer but part of a {type(module).__name__}"
-        if outputs < FEW:
+        if id(parameter) in self.embedded:
+            return "tied to an embedding"
+        if not asked and outputs < FEW:
             return f"too few outputs, {outputs}: gates or coefficients"
         return None
 

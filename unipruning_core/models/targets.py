@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
+from unipruning_core.models.chosen import Chosen
 from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import ExpertLinear, Stacked
 from unipruning_core.models.names import Names, Piece
@@ -72,26 +74,38 @@ class LeftOut:
     why: str
 
 
-def find_targets(model: PreTrainedModel, checkpoint: Checkpoint) -> tuple[list[Layer], list[LeftOut]]:
-    """Find the linear layers inside the repeated decoder blocks, in checkpoint order, and the matrices left dense.
+def find_targets(
+    model: PreTrainedModel, checkpoint: Checkpoint, choice: TargetChoice = BY_ROLE
+) -> tuple[list[Layer], list[LeftOut]]:
+    """Find the linear layers to prune, in checkpoint order, and the matrices left dense.
+
+    They are those inside the repeated decoder blocks, or those that the choice includes, without those it excludes.
 
     Raises:
         CheckpointError: no repeated blocks, or a layer whose weight the checkpoint does not hold under a matching name
             and shape.
+        ConfigError: a pattern of the choice has no effect, or nothing is left to prune.
     """
     prefix, _ = decoder_blocks(model)
-    roles, finder = Roles.of(model, prefix), _Finder(Names.of(model, checkpoint), checkpoint)
+    roles, finder, asked = Roles.of(model, prefix), _Finder(Names.of(model, checkpoint), checkpoint), choice.include
+    chosen = Chosen(choice, [(name, parameter) for name, _, parameter in _matrices(model)], finder.names)
     left_out: list[LeftOut] = []
     for name, module, parameter in _matrices(model):
-        if (stack := roles.stacks.get(name)) is not None:
-            why = roles.why_not_stack(stack) or finder.add_stack(stack)
-        else:
-            why = roles.why_not(name, module, parameter) or finder.add(name, module, roles.siblings_of(name))
-        if why:
+        if why := chosen.why_not(name, stacked=name in roles.stacks):
             left_out.append(LeftOut(name, why))
-    if not (layers := finder.layers()):
+            continue
+        if (stack := roles.stacks.get(name)) is not None:
+            why = (None if asked else roles.why_not_stack(stack)) or finder.add_stack(stack)
+        else:
+            why = roles.why_not(name, module, parameter, asked=bool(asked))
+            why = why or finder.add(name, module, roles.siblings_of(name))
+        if why:
+            chosen.refused(name, why)
+            left_out.append(LeftOut(name, why))
+    layers, others = chosen.divided(finder.layers())
+    if not layers:
         raise CheckpointError(f"no linear layer was found inside {prefix!r}; this architecture cannot be pruned")
-    return layers, left_out
+    return layers, [*left_out, *(LeftOut(name, why) for name, why in others)]
 
 
 def check_values(layers: Sequence[Layer], checkpoint: Checkpoint, progress: Progress) -> None:

@@ -39,6 +39,10 @@ class FrozenSearch(Search):
         self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
         self.tokens = torch.zeros(len(self.layers), dtype=torch.int64)
         self.peaks: dict[int, Tensor] = {}  # of every sample, read only if the sums are not finite
+        # the head would take a fifth of a small model's time, and its output is not used
+        base = f"{self.model.base_model_prefix}."
+        inside = all(layer.name_in_model.startswith(base) for layer in self.layers)
+        self.decoder = getattr(self.model, base[:-1], self.model) if inside else self.model
 
     @torch.no_grad()
     def step(self, sample: int, input_ids: Tensor) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,18 +34,23 @@ class LanguageLoss:
     sample, and a model that makes other logits from chunks, goes through the model as it is.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, targets: Iterable[str] = ()) -> None:
         self.model = text_model(model)
         parent = decoder_blocks(model)[0].rpartition(".")[0]
         self._decoder = model.get_submodule(parent)  # the model itself if it has no part for it
+        inside = f"{parent}." if parent else ""
+        self._outside = [name for name in targets if not name.startswith(inside)]  # targets that need a gradient too
         self._vocabulary = getattr(model.config.get_text_config(), "vocab_size", 0)
         self.agrees: bool | None = None  # the loss of chunks with that of all logits; None before ``compare``
 
     def compare(self, input_ids: Tensor, note: Callable[[str], None]) -> None:
         """Find out, before the first long sample, whether chunks give the loss; this runs a few tokens."""
         if self.agrees is None and self._is_long(input_ids):
-            self.agrees = self._decoder is not self.model and self._agree(input_ids[:, :PREFIX])
-            if not self.agrees:
+            chunked = self._decoder is not self.model and not self._outside
+            self.agrees = chunked and self._agree(input_ids[:, :PREFIX])
+            if self._outside:
+                note(f"the logits of a sample are in memory all at once, since {self._outside[0]!r} is a target")
+            elif not self.agrees:
                 note(
                     "the logits of a sample are in memory all at once, since this model does not make those of a token "
                     "from its last hidden state alone"

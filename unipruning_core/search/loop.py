@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import OutputError, RunError, reason_and_remedy
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.experts import apart
 from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.progress import Progress, Task
@@ -22,6 +23,7 @@ from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import Resume
+from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
@@ -46,12 +48,14 @@ class SearchTask:
     data: dict[str, Any]
     skip_nonfinite: bool = False  # whether samples that are not finite are left out; else they end the search
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of each target's weight as stored, if known
+    targets: TargetChoice = BY_ROLE
 
     def description(self, backend: Backend) -> dict[str, Any]:
         """Return what the run folder records of the search."""
         return {
             "settings": self.settings.to_json(),
             "scope": self.settings.scope,
+            TARGETS: self.targets.to_json(),
             "model": {"name": self.model_name, "fingerprint": self.checkpoint.fingerprint()},
             "data": {**self.data, "tokens": self.calibration.tokens, "fingerprint": self.calibration.fingerprint},
             "backend": backend.name,
@@ -122,7 +126,7 @@ def search(
     """
     progress = progress or Progress()
     with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim, ExitStack() as stack:
-        layers, left_out = find_targets(model, task.checkpoint)
+        layers, left_out = find_targets(model, task.checkpoint, task.targets)
         check_values(layers, task.checkpoint, progress)
         stack.enter_context(apart(layers))
         batches = task.calibration.batches

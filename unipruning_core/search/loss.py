@@ -32,7 +32,7 @@ class LossSearch(Search):
 
     def prepare(self) -> None:
         super().prepare()
-        self.language_loss = LanguageLoss(self.model)
+        self.language_loss = LanguageLoss(self.model, [layer.name_in_model for layer in self.layers])
         self.graded = torch.zeros(len(self.layers), dtype=torch.int64)  # samples that gave each layer a gradient
         self.latest = [False] * len(self.layers)  # which layers had one in the latest sample
         # over all samples so far: the tokens of each layer, and the sum of squares of its inputs

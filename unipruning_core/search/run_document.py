@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.search.choice import own_settings, settings_of
 from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Target, place_of
@@ -19,6 +20,7 @@ FORMAT = "unipruning-run/2"
 FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it has no scope
 DUAL_FILE = "dual.safetensors"
 INPUTS_FILE = "inputs.safetensors"
+TARGETS = "target_patterns"  # the choice of targets
 SCOPES = ("matrix", "row", "global")
 LARGEST_THRESHOLD = torch.finfo(torch.float32).max
 
@@ -34,6 +36,10 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
         description = {**description, "settings": settings, "scope": MODES[settings["mode"]].scope}
     if (scope := member(description, "scope", str)) not in SCOPES:
         raise ValueError(f"'scope' is {quoted(scope)}")
+    # runs of before there was a choice have no such member
+    if TARGETS not in description:
+        description = {**description, TARGETS: BY_ROLE.to_json()}
+    TargetChoice.of_record(member(description, TARGETS, dict))
     member(member(description, "model", dict), "fingerprint", str)
     if member(member(description, "data", dict), "tokens", int) < 0:
         raise ValueError(f"'tokens' is {quoted(description['data']['tokens'])}")

@@ -20,8 +20,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError, RunError, reason_and_remedy
+from unipruning_core.models.choice import TargetChoice
 from unipruning_core.search.finished import RUN_FILE, check_finished
-from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE, check_tensors, checked
+from unipruning_core.search.run_document import (
+    DUAL_FILE,
+    FORMAT,
+    FORMAT_1,
+    INPUTS_FILE,
+    TARGETS,
+    check_tensors,
+    checked,
+)
 from unipruning_core.storage.checkpoint import Target, place_of
 from unipruning_core.storage.documents import quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, write_json
@@ -148,9 +157,14 @@ class Run:
         return scope
 
     @property
+    def target_choice(self) -> TargetChoice:
+        """What the user asked to prune."""
+        return TargetChoice.of_record(self.description[TARGETS])
+
+    @property
     def provenance(self) -> dict[str, object]:
         """How the run was made, for the files derived from it."""
-        return {key: self.description[key] for key in ("settings", "model", "data", "backend", "versions")}
+        return {key: self.description[key] for key in ("settings", "model", "data", "backend", "versions", TARGETS)}
 
     @cached_property
     def input_norms(self) -> dict[str, Tensor]:

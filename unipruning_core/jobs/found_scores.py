@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -26,6 +28,7 @@ class FoundScores:
     losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
     masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
+    target_choice: TargetChoice = BY_ROLE
 
     def score(self, name: str) -> Tensor:
         """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
