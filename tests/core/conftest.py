@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 import torch
-from _checkpoints import EVIL, overflowing_at, save_gpt2, save_home, save_llama
+from _checkpoints import EVIL, overflowing_at, save_gpt2, save_home, save_llama, save_text, save_tokenizer
 from _folders import SEARCH, succeed
+from _mixtures import save_mixture
 
 from unipruning_core.cli.main import main
 from unipruning_core.compare import job as compare
@@ -54,6 +55,16 @@ def overflowing(tmp_path):
 def home(tmp_path_factory):
     """A tiny model with a tokenizer and a text, made once and never changed."""
     return save_home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory):
+    """A tiny mixture of experts with a tokenizer in ``model``, and a text, made once and never changed."""
+    folder = tmp_path_factory.mktemp("mixture")
+    save_mixture(folder / "model")
+    save_tokenizer(folder / "model")
+    save_text(folder / "text.txt")
+    return folder
 
 
 @pytest.fixture

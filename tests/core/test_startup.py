@@ -81,6 +81,9 @@ def test_what_is_misspelt_is_refused_before_anything_heavy_is_imported(home, tmp
         "not 'fp16'": ["perplexity", model, *data, "--dtype", "fp16"],
         "tokenizer './none' does not exist": ["perplexity", model, *data, "--tokenizer", "./none"],
         "'./llama' has no usable config": ["plan", "./llama"],
+        "'./lllama' has no usable config": ["targets", "./lllama"],
+        "'re:(' is not a regular expression": ["targets", "smollm2-135m", "--exclude", "re:("],
+        "--include must be a pattern": ["search", model, *out, *data, "--include", ""],
         "'./lama' has no usable config": ["bench", "--model", "./lama"],
     }
     found, said = imported_by(list(cases.values()), HEAVY)

@@ -40,6 +40,15 @@ def add_model_files(parser: argparse.ArgumentParser) -> None:
     add_earlier_name(parser, "--dtype", "dtype")
 
 
+def add_outline(parser: argparse.ArgumentParser) -> None:
+    """Add a model of which the config is enough."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a folder or file with a config, a hub id, or a built-in name; the error for a wrong one lists them",
+    )
+
+
 def note_unused_dtype(options: argparse.Namespace) -> None:
     """Say that a ``--dtype`` of a command that loads no weights does nothing."""
     if hasattr(options, "dtype"):

@@ -20,6 +20,7 @@ DESCRIPTION = """\
 Prune a large language model: one search over a little text yields a saliency for every weight, from which masks
 of any sparsity, unstructured or N:M, are read off afterwards.  The original weights are never changed.
 
+  unipruning targets MODEL                              what would be pruned
   unipruning prune MODEL --sparsity 60% --out DIR       search, then project: the one-liner
   unipruning search MODEL --out RUN                     only the search, once per model
   unipruning project MODEL RUN --sparsity 2:4 --out DIR any sparsity, as often as you like
@@ -96,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
     import argparse
     from importlib.metadata import version
 
-    from unipruning_core.cli import allocate, bench, compare, demo, machine, perplexity, plan, prune
+    from unipruning_core.cli import allocate, bench, compare, demo, machine, perplexity, plan, prune, targets
 
     parser = argparse.ArgumentParser(
         "unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -119,6 +120,6 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for part in (prune, allocate, perplexity, demo, machine, compare, bench, plan):
+    for part in (prune, allocate, perplexity, demo, machine, compare, bench, plan, targets):
         part.add_commands(command)
     return parser

@@ -12,10 +12,14 @@ from unipruning_core.cli.arguments import (
     SPARSITY_HELP,
     Command,
     add_loading,
+    add_outline,
     add_settings,
+    add_targets,
     settings_from,
+    targets_from,
 )
 from unipruning_core.cli.early import check_first
+from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.named import check_outline
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.startup import collector_at_rest
@@ -38,12 +42,9 @@ examples
 
 def add_commands(command: Command) -> None:
     parser = command("plan", _plan, "predict the memory, traffic and time of a search from a config alone", DETAILS)
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a folder or file with a config, a hub id, or a built-in name; the error for a wrong one lists them",
-    )
+    add_outline(parser)
     add_loading(parser)
+    add_targets(parser)
     parser.add_argument("--backend", help="also list the operations that this backend leaves to the reference")
     parser.add_argument("--sparsity", action="append", default=[], metavar="S", help=SPARSITY_HELP)
     parser.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
@@ -55,7 +56,7 @@ def add_commands(command: Command) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    settings = settings_from(options)
+    settings, choice = settings_from(options), TargetChoice(**targets_from(options))
     if options.json:
         check_file(options.json)
     sparsities = [parse_sparsity(text) for text in options.sparsity]
@@ -72,7 +73,7 @@ def _plan(options: argparse.Namespace) -> int:
         from unipruning_core.tools.plan.plan import Machine, plan_search
 
     check_size(options.samples, options.seq_len)
-    model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code)
+    model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code, choice=choice)
     plan = plan_search(
         model,
         settings,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unipruning_core.models.targets import Layer
 
 NOT_INCLUDED = "matches no --include"
-CLOSE, SUGGESTED = 0.6, 3  # of names that may have been meant: how alike, and how many
+CLOSE, SPREAD, SUGGESTED = 0.6, 0.1, 3  # names that may have been meant: how alike, how much less than the best
 LIST = "'unipruning targets MODEL --all' lists the names"
 
 
@@ -58,8 +58,8 @@ class Chosen:
         for pattern in self._matched(self._include, [*_with_path(name), *self._stored(name)]):
             self._refused.setdefault(pattern, f"{name!r} is {why}")
 
-    def divided(self, layers: Iterable[Layer]) -> tuple[list[Layer], list[tuple[str, str]]]:
-        """Return the layers to prune, and the names of the others with the reason.
+    def divided(self, layers: Iterable[Layer]) -> tuple[list[Layer], list[tuple[str, str, tuple[int, ...]]]]:
+        """Return the layers to prune, and of the others the name, the reason and the shape.
 
         Raises:
             ConfigError: a pattern has no effect, or nothing is left to prune.
@@ -81,12 +81,14 @@ class Chosen:
                 raise ConfigError(f"--include {pattern!r} matches no matrix that can be pruned: {why}; {LIST}")
         if self._choice and not pruned:
             raise ConfigError(f"--include and --exclude leave nothing to prune; {LIST}")
-        left_out = []
+        left_out: list[tuple[str, str, tuple[int, ...]]] = []
         for (name, why), of_one in dense.items():
             # all matrices of one parameter are told of as one
             stack = of_one[0].stack
-            whole = stack is not None and len(of_one) == sum(map(len, stack.parts))
-            left_out += [(name, why)] if whole else [(layer.name, why) for layer in of_one]
+            if stack is not None and len(of_one) == sum(map(len, stack.parts)):
+                left_out.append((name, why, tuple(stack.parameter.shape)))
+            else:
+                left_out += [(layer.name, why, layer.target.stored_shape) for layer in of_one]
         return pruned, left_out
 
     def _stored(self, *parameters: str) -> list[str]:
@@ -130,5 +132,5 @@ def _near(pattern: str, names: Iterable[str]) -> list[str]:
         parts = name.split(".")
         runs = (".".join(parts[i:j]) for i in range(len(parts)) for j in range(i + 1, len(parts) + 1))
         found[name] = max(SequenceMatcher(None, wanted, run).ratio() for run in runs)
-    likely = sorted((name for name, ratio in found.items() if ratio >= CLOSE), key=lambda name: -found[name])
-    return likely[:SUGGESTED]
+    least = max(CLOSE, max(found.values(), default=0) - SPREAD)
+    return sorted((name for name, ratio in found.items() if ratio >= least), key=lambda name: -found[name])[:SUGGESTED]

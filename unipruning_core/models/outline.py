@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +14,17 @@ import torch
 from unipruning_core.errors import CheckpointError
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.hub import mode_of
 from unipruning_core.models.loading import build_model
 from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
 from unipruning_core.models.positions import positions_of
+from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.config import check_bare_config
-from unipruning_core.storage.layout import CONFIG_FILE
+from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
 from unipruning_core.storage.tensorfile import TYPE_NAMES, TensorInfo
 
 if TYPE_CHECKING:
@@ -35,15 +38,22 @@ class Outline:
     name: str
     config: PretrainedConfig
     dtype: torch.dtype  # in which the weights are loaded
-    parameters: int
+    size: ModelSize
     targets: tuple[Target, ...]  # in checkpoint order
     left_out: tuple[LeftOut, ...]
     positions: int | None  # the most tokens at once; None for no limit
+    searched: frozenset[str]  # parameters that hold targets, by name in the model
+    shared: Mapping[str, str]  # parameters that are others under a second name, by it
     trust_remote_code: bool = False
 
     def build(self) -> PreTrainedModel:
         """Build the model under the caller's device context and tensor mode."""
         return build_model(self.name, self.config, trust_remote_code=self.trust_remote_code, dtype=self.dtype)
+
+    @property
+    def parameters(self) -> int:
+        """The number of weights of the model."""
+        return self.size.weights
 
     @property
     def weights(self) -> int:
@@ -58,12 +68,19 @@ class Outline:
         return counted
 
 
-def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) -> Outline:
+def outline(
+    name: str,
+    *,
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    choice: TargetChoice = BY_ROLE,
+    headers: bool = False,  # whether to read those of the weights, where a folder has any
+) -> Outline:
     """Outline a built-in model, a folder or file with a config, or a model on the hub.
 
     Raises:
         CheckpointError: there is no such config, or it is not for a causal language model.
-        ConfigError: weights cannot be loaded in this dtype.
+        ConfigError: weights cannot be loaded in this dtype, or a pattern of the choice has no effect.
     """
     check_dtype(dtype)
     config = load_config(name, trust_remote_code=trust_remote_code)
@@ -71,15 +88,24 @@ def outline(name: str, *, dtype: str = "auto", trust_remote_code: bool = False) 
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
     with torch.device("meta"):
         model = build_model(name, config, trust_remote_code=trust_remote_code, dtype=held)
-    layers, left_out = find_targets(model, Checkpoint(Path(name), (), header_of(model)))
+    folder = Path(os.path.expanduser(name))
+    if headers and any((folder / file).is_file() for file in (SINGLE_FILE, INDEX_FILE)):
+        checkpoint = Checkpoint.open(folder)
+    else:
+        checkpoint = Checkpoint(folder, (), saved_header(model))
+    layers, left_out = find_targets(model, checkpoint, choice)
+    first: dict[int, str] = {}
+    every = list(model.named_parameters(remove_duplicate=False))
     return Outline(
         name,
         config,
         held,
-        sum(parameter.numel() for parameter in model.parameters()),
+        ModelSize.of(model, layers),
         tuple(layer.target for layer in layers),
         tuple(left_out),
         positions_of(config, model),
+        frozenset(layer.name_in_model for layer in layers),
+        {other: known for other, one in every if (known := first.setdefault(id(one), other)) != other},
         trust_remote_code,
     )
 
@@ -106,9 +132,30 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
 
 
 def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:
-    """Return the header that a checkpoint of this model would have, in safetensors order: by dtype, then by name."""
-    stored = {id(tensor): (name, tensor) for name, tensor in [*model.named_parameters(), *saved_buffers(model)]}
-    ordered = sorted(stored.values(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    """Return a header of this model's tensors under their own names, in safetensors order: by dtype, then by name."""
+    return _header(_stored(model))
+
+
+def saved_header(model: PreTrainedModel) -> dict[str, TensorInfo]:
+    """Return the header of a checkpoint that ``save_pretrained`` would write of a model without values."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    # before transformers 5, which saves the names in memory
+    except ImportError:
+        return header_of(model)
+    what = f"how {type(model).__name__} is saved cannot be known from its config"
+    with library_errors_as(CheckpointError, what, "pass a folder with its weights"):
+        return _header(revert_weight_conversion(model, _stored(model)))
+
+
+def _stored(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the tensors of a checkpoint, a shared one once, by name in the model."""
+    named = [*model.named_parameters(), *saved_buffers(model)]
+    return dict({id(tensor): (name, tensor) for name, tensor in named}.values())
+
+
+def _header(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorInfo]:
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     return {
         name: TensorInfo(Path(CONFIG_FILE), TYPE_NAMES[tensor.dtype], tuple(tensor.shape), 0, tensor.nbytes)
         for name, tensor in ordered

@@ -72,6 +72,7 @@ class LeftOut:
 
     name: str
     why: str
+    shape: tuple[int, ...] = ()
 
 
 def find_targets(
@@ -92,7 +93,7 @@ def find_targets(
     left_out: list[LeftOut] = []
     for name, module, parameter in _matrices(model):
         if why := chosen.why_not(name, stacked=name in roles.stacks):
-            left_out.append(LeftOut(name, why))
+            left_out.append(LeftOut(name, why, tuple(parameter.shape)))
             continue
         if (stack := roles.stacks.get(name)) is not None:
             why = (None if asked else roles.why_not_stack(stack)) or finder.add_stack(stack)
@@ -101,11 +102,11 @@ def find_targets(
             why = why or finder.add(name, module, roles.siblings_of(name))
         if why:
             chosen.refused(name, why)
-            left_out.append(LeftOut(name, why))
+            left_out.append(LeftOut(name, why, tuple(parameter.shape)))
     layers, others = chosen.divided(finder.layers())
     if not layers:
         raise CheckpointError(f"no linear layer was found inside {prefix!r}; this architecture cannot be pruned")
-    return layers, [*left_out, *(LeftOut(name, why) for name, why in others)]
+    return layers, [*left_out, *(LeftOut(*other) for other in others)]
 
 
 def check_values(layers: Sequence[Layer], checkpoint: Checkpoint, progress: Progress) -> None:

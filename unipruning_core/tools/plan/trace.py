@@ -46,7 +46,6 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
     Raises:
         UntraceableError: the model's forward cannot be traced.
     """
-    names = {target.name for target in outline.targets}
     with torch.device("meta"):  # where some models ask for values while they are built
         model = outline.build()
     model.eval().requires_grad_(False)
@@ -59,7 +58,7 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
     with traced, _silent_tracing(), traceable_experts(), FakeTensorMode(allow_non_fake_inputs=True):
         _make_fake(model)
         for name, parameter in model.named_parameters() if backward else ():
-            if name in names:
+            if name in outline.searched:
                 parameter.requires_grad_(True)
                 parameter.register_post_accumulate_grad_hook(_drop_gradient)
         loss = LanguageLoss(model)
