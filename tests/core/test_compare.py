@@ -13,6 +13,8 @@ from unipruning_core.compare.folder import held
 from unipruning_core.storage.documents import sealed
 from unipruning_core.storage.ownership import MARKER, mark
 
+MATRICES, WEIGHTS, EMBEDDINGS = 8064, 10488, 2304  # of the model that is compared: targets, all, and in embeddings
+
 
 def table(folder):
     """The rows by method and sparsity."""
@@ -42,11 +44,15 @@ def test_every_method_has_a_row_a_sparsity_under_its_own_budget(words, commands,
         assert row["low"] <= row["perplexity"] <= row["high"], (method, sparsity)
         if method != "dense":
             assert row["pruned"] == pytest.approx(0.5, abs=0.01)
+            assert row["pruned_of_model"] == pytest.approx(row["pruned"] * MATRICES / WEIGHTS)
             assert (row["tokens"], row["seeds"], row["search_seconds"]) == (48, 2, 1.5)
     assert rows["wanda", "50%/row"]["ratio"] == rows["wanda", "50%/row"]["ratio_low"] == 1.0
     assert rows["dense", ""]["ratio"] is None
     printed = capsys.readouterr().out
     assert all(f"{row['perplexity']:.2f}" in printed for row in rows.values())
+    assert f"{0.5 * MATRICES / WEIGHTS:.1%}  wanda " in printed
+    outside = f"{MATRICES / (WEIGHTS - EMBEDDINGS):.1%} of those outside embeddings"
+    assert f"Targets: 0.0 M of 0.0 M weights, {outside}." in printed
     with (tmp_path / "out" / "results.csv").open() as file:
         assert [(row["method"], row["sparsity"]) for row in csv.DictReader(file)] == list(rows)
 

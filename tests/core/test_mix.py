@@ -108,7 +108,7 @@ def test_a_mix_that_cannot_be_is_refused(text, fault):
 
 def test_a_plan_says_that_it_cannot_count_what_scores_choose():
     with pytest.raises(ConfigError, match="are chosen by scores, which a plan does not have"):
-        pruned_weights([Target("a", (4, 8))], parse_sparsity("2:4+dense@45%"))
+        pruned_weights([Target("a", (4, 8))], parse_sparsity("2:4+dense@45%"), 32)
 
 
 @pytest.fixture(scope="module")

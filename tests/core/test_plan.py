@@ -66,6 +66,7 @@ def test_targets_from_the_config_are_those_of_the_checkpoint(save, tmp_path):
     }
     assert len(found.targets) == len(wanted)
     assert len(found.left_out) == len(left_out)
+    assert found.size == size
     assert sum(found.shapes().values()) == len(wanted)
 
 
@@ -209,7 +210,7 @@ def test_the_predicted_time_is_the_roofline(folder):
 @pytest.mark.parametrize(("text", "share"), [("60%", 0.6), ("60%/row", 0.6), ("60%/global", 0.6), ("2:4", 0.5)])
 def test_pruned_weights_are_those_of_the_sparsity(folder, text, share):
     found = outline(str(folder))
-    assert pruned_weights(found.targets, parse_sparsity(text)) == pytest.approx(
+    assert pruned_weights(found.targets, parse_sparsity(text), found.parameters) == pytest.approx(
         share * found.weights, rel=0.02
     )  # 24 inputs round
 

@@ -20,8 +20,8 @@ Arguments = argparse._ActionsContainer  # a parser or a group of its options
 Command = Callable[..., Any]  # declares a command: name, handler, summary, details
 
 SPARSITY_HELP = """how much to prune; may be repeated: 60%%/matrix of each matrix, 60%%/row of each output row,
-60%%/global of all matrices together, 60%% with the scope that suits the search, N:M such as 2:4, @FILE for a budget
-file, or mixed patterns such as 2:4+dense@45%%"""
+60%%/global of all matrices together, 60%%/model of all weights of the model, 60%% with the scope that suits the search,
+N:M such as 2:4, @FILE for a budget file, or mixed patterns such as 2:4+dense@45%%"""
 TEXT_HELP = """a .jsonl, .json, .csv, .tsv, .parquet or plain text file, compressed or not; a folder or pattern of such
 files; a folder that save_to_disk wrote; wikitext2, c4, or a data set on the hub (default: %(default)s)"""
 MIXED_HELP = f"{TEXT_HELP}; may be repeated to mix texts, with weights such as 0.7:FILE (without one: 1)"

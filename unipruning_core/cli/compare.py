@@ -169,5 +169,8 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         options.out,
         overwrite=options.overwrite,
     )
-    print(f"{done.sparsity!s:>12}  {done.path}  pruned {done.pruned} of {done.total} weights, others changed")
+    print(
+        f"{done.sparsity!s:>12}  {done.path}  pruned {done.pruned} of {done.total} target weights, "
+        f"{done.pruned / done.model_weights:.4%} of the model's {done.model_weights}; others changed"
+    )
     return 0

@@ -92,7 +92,9 @@ def _plan(options: argparse.Namespace) -> int:
 def _show(plan: SearchPlan) -> None:
     print(
         f"{plan.model}, {plan.dtype}: {plan.parameters / 1e9:.2f} G parameters, "
-        f"{plan.targets} targets with {plan.weights / 1e9:.2f} G weights; {len(plan.left_out)} others stay dense"
+        f"{plan.targets} targets with {plan.weights / 1e9:.2f} G weights, "
+        f"{plan.weights / (plan.parameters - plan.embeddings):.1%} of those outside embeddings; "
+        f"{len(plan.left_out)} others stay dense"
     )
     print(f"\npeak memory        {plan.held / GIB:12.1f} GiB")
     for part, size in plan.memory.items():
@@ -112,7 +114,10 @@ def _show(plan: SearchPlan) -> None:
     for part, size in plan.files.items():
         print(f"  {part:32} {size / GIB:8.2f} GiB")
     for sparsity, pruned in plan.pruned.items():
-        print(f"  {sparsity} prunes {pruned} of {plan.weights} weights ({pruned / plan.weights:.4%})")
+        print(
+            f"  {sparsity} prunes {pruned} of {plan.weights} target weights ({pruned / plan.weights:.4%}), "
+            f"{pruned / plan.parameters:.4%} of the model"
+        )
     _show_seconds(plan)
 
 

@@ -47,8 +47,8 @@ prune HuggingFaceTB/SmolLM2-135M --sparsity 60% --out pruned
   unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
 PROJECT_DETAILS = """\
 Reads checkpoint and run folder as files: no model is built, and only one matrix is in memory at a time.  With one
-sparsity DIR is the pruned checkpoint; with several, each goes to its own folder in DIR: 50, 60-row, 70-global, 2-4.
-Each is a complete checkpoint that from_pretrained loads, with its masks and unipruning.json beside it.
+sparsity DIR is the pruned checkpoint; with several, each goes to its own folder in DIR: 50, 60-row, 70-global, 40-model
+or 2-4.  Each is a complete checkpoint that from_pretrained loads, with its masks and unipruning.json beside it.
 
 example
   unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
@@ -176,7 +176,9 @@ def _search(options: argparse.Namespace) -> int:
         **calibration_from(options),
         **loading_from(options),
     )
-    print(f"run folder {run.folder}: Γ of {len(run.targets)} layers")
+    weights = sum(target.size for target in run.targets)
+    of_model = f", {weights / run.model_weights:.1%} of the model" if run.model_weights else ""
+    print(f"run folder {run.folder}: Γ of {len(run.targets)} layers with {weights} weights{of_model}")
     print(f"next: unipruning project {options.model} {run.folder} --sparsity 60% --out DIR")
     return 0
 
@@ -209,8 +211,8 @@ def _sparsities(options: argparse.Namespace) -> list[Any]:
 
 def _print_projected(projected: Sequence[Any]) -> None:
     for result in projected:
-        ratio = result.pruned / result.total
+        ratio, of_model = result.pruned / result.total, result.pruned / result.model_weights
         print(
-            f"{result.sparsity!s:>12}  {result.path}  pruned {result.pruned} of {result.total} weights ({ratio:.4%}), "
-            f"zeros {result.zero_fraction:.4%}"
+            f"{result.sparsity!s:>12}  {result.path}  pruned {result.pruned} of {result.total} target weights "
+            f"({ratio:.4%}), {of_model:.4%} of the model's {result.model_weights}; zeros {result.zero_fraction:.4%}"
         )

@@ -166,7 +166,10 @@ def _about(choice: CompareChoice, plan: ComparisonPlan) -> dict[str, Any]:
 
 def _footnotes(choice: CompareChoice, plan: ComparisonPlan) -> list[str]:
     seeds = "the median over seeds " + ", ".join(map(str, choice.seeds)) if len(choice.seeds) > 1 else "one seed"
+    weights = plan.weights
     return [
+        f"Targets: {weights['targets'] / 1e6:.1f} M of {weights['model'] / 1e6:.1f} M weights, "
+        f"{weights['targets'] / weights['outside_embeddings']:.1%} of those outside embeddings.",
         f"Perplexity: {seeds}; {plan.windows} windows of {plan.eval_seq_len} tokens of {choice.eval_text.source}.",
         "Intervals: 95 % bootstrap over windows; ratio: to the first row of each sparsity on the same windows.",
         "Seconds and memory: of whole commands; one search serves all its sparsities.",

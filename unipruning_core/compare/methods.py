@@ -16,7 +16,7 @@ from unipruning_core.sparsity.forms import SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
 from unipruning_core.storage.documents import quoted
 
-BUDGETS = ("matrix", "row", "global")
+BUDGETS = ("matrix", "row", "global", "model")
 KEEPS = ("results", "runs", "checkpoints")  # what stays on disk, each including those before it
 CALIBRATION_KEYS = ("samples", "seq_len")
 ALLOCATION_KEYS = ("spread", "outlier_multiple")

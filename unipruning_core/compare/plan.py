@@ -50,6 +50,7 @@ class ComparisonPlan:
     eval_seq_len: int
     windows: int
     settings: dict[str, dict[str, Any]]  # of each method's search, by label, seed 0
+    weights: dict[str, int]  # of the targets, of the model, and of the model outside embeddings
 
 
 def make_plan(choice: CompareChoice) -> ComparisonPlan:
@@ -80,7 +81,7 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     settings = {method.label: settings_of_method(method) for method in searched}
     model = OnDisk(choice.model, choice.backend, Progress())
     seq_len, eval_seq_len = model.seq_len(choice.data.seq_len), model.seq_len(choice.eval_seq_len)
-    model.check(choice.sparsities)
+    model.check([*choice.sparsities, *budgeted(choice)])
     for chosen_settings in settings.values():
         if isinstance(chosen_settings, Settings):
             chosen_settings.check(model.targets)
@@ -124,8 +125,19 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     # named only where there is a choice, so that results of before there was one count
     if choice.model.targets:
         common["targets"] = choice.model.targets.to_json()
+    weights = {
+        "targets": sum(target.size for target in model.targets),
+        "model": model.size.weights,
+        "outside_embeddings": model.size.outside,
+    }
     described = {label: chosen_settings.to_json() for label, chosen_settings in settings.items()}
-    return ComparisonPlan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described)
+    return ComparisonPlan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described, weights)
+
+
+def budgeted(choice: CompareChoice) -> list[Sparsity]:
+    """Return the sparsities of all rows, with the budgets of their methods."""
+    found = (method.with_budget(sparsity) for method in choice.methods for sparsity in choice.sparsities)
+    return [sparsity for sparsity in found if sparsity is not None]
 
 
 def settings_of_method(method: Method) -> Settings | SparseGptSettings:

@@ -56,6 +56,10 @@ def read_evaluation(path: Path, facts: Mapping[str, Any], *, pruned: bool) -> di
             raise ValueError("'per_window_nll' are not all numbers")
         if pruned and not 0 <= member(member(record, "pruned", dict), "sparsity", NUMBER) <= 1:
             raise ValueError(f"'sparsity' is {quoted(record['pruned']['sparsity'])}")
+        if pruned and "model" in record["pruned"]:
+            of_model = member(member(record["pruned"], "model", dict), "sparsity", NUMBER)
+            if not 0 <= of_model <= 1:
+                raise ValueError(f"'sparsity' of the model is {quoted(of_model)}")
         if "search" in record:
             _check_search(member(record, "search", dict))
         elif pruned:

@@ -77,7 +77,7 @@ def run_sparsegpt(
             check_values(layers, model.checkpoint, progress)
             with apart(layers), pass_errors(loaded):
                 masks = prune_model(loaded, layers, calibrated.samples, settings, cut, backend, progress)
-        return write_changed(model.checkpoint, layers, masks, cut, output, about, progress)
+        return write_changed(model.checkpoint, layers, masks, cut, output, about, progress, model.size.weights)
 
 
 def check_sparsity(sparsity: Sparsity) -> Unstructured | SemiStructured:
@@ -172,12 +172,13 @@ def write_changed(
     output: Output,
     about: dict[str, object],  # for the report
     progress: Progress,
+    model_weights: int,  # of the whole model
 ) -> Projected:
     """Write the checkpoint with the layers' current weights, in the dtype of the source, and their masks."""
     files, left_out = files_of(checkpoint)
     targets = tuple(layer.target for layer in layers)
     cuts: dict[str, MatrixSparsity] = dict.fromkeys((target.name for target in targets), sparsity)
-    with output.filling() as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts) as pruned:
+    with output.filling() as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts, model_weights) as pruned:
         with progress.task("copying", checkpoint.total_bytes, "B") as task:
             pruned.copy(files, task)
         with progress.task("writing", len(layers), "matrix") as task:
@@ -190,5 +191,10 @@ def write_changed(
         pruned.write_report(**about, left_out=left_out)
         overall = pruned.overall
     return Projected(
-        output.folder, sparsity, overall.total - overall.kept, overall.total, overall.zeros / overall.total
+        output.folder,
+        sparsity,
+        overall.total - overall.kept,
+        overall.total,
+        overall.zeros / overall.total,
+        model_weights,
     )

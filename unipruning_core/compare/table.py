@@ -41,6 +41,7 @@ class Row:
     most: float
     seeds: int
     pruned: float  # fraction of the target weights that the masks prune
+    pruned_of_model: float | None  # fraction of all weights of the model
     tokens: int  # of calibration
     search_seconds: float | None
     project_seconds: float | None
@@ -77,6 +78,7 @@ def rows_of(lines: Sequence[TableLine], results: Sequence[Sequence[Mapping[str, 
                 most=float(perplexities.max()),
                 seeds=len(perplexities),
                 pruned=cells[0]["pruned"]["sparsity"] if "pruned" in cells[0] else 0.0,
+                pruned_of_model=_of_model(cells[0]),
                 tokens=cells[0]["search"]["tokens"] if "search" in cells[0] else 0,
                 search_seconds=_median(cells, "search", "seconds"),
                 project_seconds=_median(cells, "project", "seconds"),
@@ -105,13 +107,13 @@ def to_text(rows: Sequence[Row], remarks: Mapping[str, str]) -> str:
     """Format the table for a terminal."""
     width = max(6, *(len(row.method) for row in rows))
     lines = [
-        f"{'sparsity':>12}  {'method':{width}} {'perplexity':>10} {'95 %':>17} {'ratio':>6} {'95 %':>13} {'seeds':>17}"
-        f" {'search':>8} {'project':>8} {'peak memory':>12} {'tokens':>8}"
+        f"{'sparsity':>12} {'of model':>8}  {'method':{width}} {'perplexity':>10} {'95 %':>17} {'ratio':>6}"
+        f" {'95 %':>13} {'seeds':>17} {'search':>8} {'project':>8} {'peak memory':>12} {'tokens':>8}"
     ]
     for row in rows:
         seeds = f"{_short(row.least)}-{_short(row.most)}" if row.seeds > 1 else ""
         lines.append(
-            f"{row.sparsity:>12}  {row.method:{width}} {_short(row.perplexity):>10}"
+            f"{row.sparsity:>12} {_percent(row.pruned_of_model):>8}  {row.method:{width}} {_short(row.perplexity):>10}"
             f" {f'{_short(row.low)}-{_short(row.high)}':>17} {_plain(row.ratio):>6}"
             f" {_plain(row.ratio_low) + '-' + _plain(row.ratio_high) if row.ratio else '':>13} {seeds:>17}"
             f" {_seconds(row.search_seconds, row):>8} {_seconds(row.project_seconds, row):>8}"
@@ -160,6 +162,18 @@ def _exp(nll: NDArray[np.float64]) -> NDArray[np.float64]:
 def _median(cells: Sequence[Mapping[str, Any]], stage: str, key: str) -> float | None:
     known = [cell[stage][key] for cell in cells if stage in cell and cell[stage][key] is not None]
     return median(known) if known else None
+
+
+def _of_model(cell: Mapping[str, Any]) -> float | None:
+    """Return the fraction of the model that is pruned; records of before it was counted lack it."""
+    if "pruned" not in cell:
+        return 0.0
+    of_model: float | None = cell["pruned"].get("model", {}).get("sparsity")
+    return of_model
+
+
+def _percent(value: float | None) -> str:
+    return "" if not value else f"{value:.1%}"
 
 
 def _short(value: float) -> str:

@@ -298,7 +298,7 @@ def perplexity(
     text, shown = TextChoice(data, split, text_column), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(dtype=dtype, trust_remote_code=trust_remote_code)
-        live = InMemory(model, tokenizer, backend, shown, BY_ROLE)
+        live = InMemory(model, tokenizer, backend, shown)
         return in_memory.perplexity_in_memory(live, text, seq_len=seq_len, windows=windows)
     disk = open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code)
     return on_disk.perplexity_on_disk(disk, text, seq_len=seq_len, windows=windows)

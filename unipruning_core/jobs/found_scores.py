@@ -29,6 +29,7 @@ class FoundScores:
     masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
     target_choice: TargetChoice = BY_ROLE
+    model_weights: int | None = None  # of the whole model
 
     def score(self, name: str) -> Tensor:
         """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +13,13 @@ from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.jobs.found_scores import FoundScores
 from unipruning_core.jobs.prepared import Prepared
+from unipruning_core.jobs.restored import restored
+from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
 from unipruning_core.models.outline import header_of, saved_buffers
 from unipruning_core.models.passes import name_of
+from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
 from unipruning_core.projection.project import with_scope
@@ -28,6 +29,7 @@ from unipruning_core.search.loop import versions
 from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.samples import run_samples
+from unipruning_core.sparsity.parse import check_fits
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.fingerprint import fingerprint_of
 from unipruning_core.storage.tensorfile import digest_of
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import DataChoice
     from unipruning_core.data.text import TextChoice
-    from unipruning_core.models.choice import TargetChoice
     from unipruning_core.models.targets import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
@@ -50,7 +51,12 @@ class InMemory(Prepared):
     """A ``transformers`` model with its tokenizer; the backend is the best one for the device it is on."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, backend: str | None, progress: Progress, choice: TargetChoice
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        backend: str | None,
+        progress: Progress,
+        choice: TargetChoice = BY_ROLE,
     ) -> None:
         from transformers import PreTrainedModel
 
@@ -109,6 +115,10 @@ class InMemory(Prepared):
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
         return self._layers_and_left_out[1]
+
+    @property
+    def size(self) -> ModelSize:
+        return ModelSize.of(self.model, self.layers)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -170,7 +180,7 @@ def search_in_memory(
     kept: list[Target] = []
     with (
         memory_errors_as_config_errors(backend),
-        _restored(model, weights=settings.moves_weights),
+        restored(model.model, model.layers if settings.moves_weights else []),
         apart(model.layers),
     ):
         run = settings.start(model.model, model.layers, backend, len(batches))
@@ -195,8 +205,18 @@ def search_in_memory(
     digests = {layer.name: digest_of(layer.as_stored(layer.weight).cpu()) for layer in model.layers}
     provenance |= {SKIPPED: processed.skipped} if processed.skipped else {}
     losses = tuple(processed.losses)
-    about = fingerprint, settings.scope, provenance
-    return FoundScores(tuple(kept), *about, duals, thresholds, losses, digests=digests, target_choice=model.choice)
+    return FoundScores(
+        tuple(kept),
+        fingerprint,
+        settings.scope,
+        provenance,
+        duals,
+        thresholds,
+        losses,
+        digests=digests,
+        target_choice=model.choice,
+        model_weights=model.size.weights,
+    )
 
 
 def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> dict[str, Tensor]:
@@ -209,7 +229,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
         RunError: the scores were not made from this model's weights.
     """
     sparsity = with_scope(sparsity, scores, model.progress)
-    sparsity.check(scores.targets)
+    check_fits(sparsity, scores.targets, model.size.weights)
     by_name = {layer.name: layer for layer in model.layers}
     if unknown := [t for t in scores.targets if t.name not in by_name or by_name[t.name].target != t]:
         raise RunError(
@@ -227,7 +247,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
             check_weight(scores, target, layer.as_stored(layer.weight).cpu())
     masks: dict[str, Tensor] = {}
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
-        decided = decide(scores, [sparsity], model.backend, model.progress)
+        decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights)
         with model.progress.task("pruning", len(scores.targets), "matrix") as task:
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target, model.backend)
@@ -255,7 +275,7 @@ def perplexity_in_memory(
 ) -> Perplexity:
     """Measure the perplexity of a loaded model on a text by the standard protocol."""
     made = model.windows(text, seq_len, windows)
-    with memory_errors_as_config_errors(model.backend), _restored(model, weights=False):
+    with memory_errors_as_config_errors(model.backend), restored(model.model):
         return measured(model.model, made, model.progress)
 
 
@@ -269,25 +289,3 @@ def _room(model: InMemory, settings: Settings) -> int | None:
             f"{free / GIB:.1f} GiB is free on the {model.backend.name} device; {settings.memory_remedy}"
         )
     return None if free is None else free - needed
-
-
-@contextmanager
-def _restored(model: InMemory, *, weights: bool) -> Iterator[None]:
-    """Restore training modes, gradients, ``requires_grad`` flags and, with ``weights``, the targets' weights."""
-    training = {module: module.training for module in model.model.modules()}
-    parameters: Sequence[tuple[torch.nn.Parameter, bool, Tensor | None]] = [
-        (parameter, parameter.requires_grad, parameter.grad) for parameter in model.model.parameters()
-    ]
-    copies = [layer.parameter.detach().cpu().clone() for layer in model.layers] if weights else []
-    for parameter, _, _ in parameters:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for layer, copy in zip(model.layers if weights else [], copies, strict=True):
-            layer.parameter.data.copy_(copy)
-        for parameter, requires_grad, gradient in parameters:
-            parameter.requires_grad_(requires_grad)
-            parameter.grad = gradient
-        for module, mode in training.items():
-            module.training = mode

@@ -28,6 +28,7 @@ from unipruning_core.models.memory import check_model_fits
 from unipruning_core.models.positions import positions_of, window_length
 from unipruning_core.models.targets import find_targets
 from unipruning_core.registry import Catalogue
+from unipruning_core.sparsity.parse import check_fits
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.outputs import check_apart
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.data.text import Text, TextChoice
+    from unipruning_core.models.size import ModelSize
     from unipruning_core.models.targets import LeftOut
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
@@ -98,6 +100,11 @@ class Prepared(ABC):
 
     @property
     @abstractmethod
+    def size(self) -> ModelSize:
+        """How many weights the model has."""
+
+    @property
+    @abstractmethod
     def dtype(self) -> torch.dtype:
         """The dtype that the model computes in."""
 
@@ -118,7 +125,7 @@ class Prepared(ABC):
     def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
         """Refuse sparsities and settings that do not fit the targets."""
         for sparsity in sparsities:
-            sparsity.check(self.targets)
+            check_fits(sparsity, self.targets, self.size.weights)
         if settings is not None:
             settings.check(self.targets)
 
@@ -171,7 +178,17 @@ class Prepared(ABC):
     def report_targets(self) -> None:
         """Report what will be pruned, and what will not and why."""
         weights = sum(target.size for target in self.targets)
-        self.progress.note(f"{len(self.targets)} target layers with {weights / 1e6:.1f} M weights")
+        outside = self.size.outside
+        self.progress.note(
+            f"{len(self.targets)} target layers with {weights / 1e6:.1f} M weights, {weights / outside:.1%} of the "
+            f"model's {outside / 1e6:.1f} M outside embeddings"
+        )
+        if 2 * weights < outside:
+            self.progress.note(
+                f"{1 - weights / outside:.1%} of the weights outside embeddings stay dense at every sparsity; "
+                "'unipruning targets MODEL' lists why, --include PATTERN chooses other layers, and --sparsity P%/model "
+                "asks for a ratio of the whole model"
+            )
         reasons: dict[str, list[str]] = {}
         for part in self.left_out:
             reasons.setdefault(part.why, []).append(part.name)
@@ -213,10 +230,10 @@ class OnDisk(Prepared):
         return self._config_and_tokenizer[1]
 
     @cached_property
-    def _targets_and_left_out(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...]]:
+    def _found(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...], ModelSize]:
         with prefix_explained(self.outline, self.checkpoint):
             layers, left_out = find_targets(self.outline, self.checkpoint, self.choice.targets)
-        return tuple(layer.target for layer in layers), tuple(left_out)
+        return tuple(layer.target for layer in layers), tuple(left_out), ModelSize.of(self.outline, layers)
 
     @cached_property
     def outline(self) -> PreTrainedModel:
@@ -228,11 +245,15 @@ class OnDisk(Prepared):
 
     @property
     def targets(self) -> tuple[Target, ...]:
-        return self._targets_and_left_out[0]
+        return self._found[0]
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        return self._targets_and_left_out[1]
+        return self._found[1]
+
+    @property
+    def size(self) -> ModelSize:
+        return self._found[2]
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -21,7 +22,7 @@ from unipruning_core.storage.tensorfile import digest_of
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
     from unipruning_core.progress import Progress
-    from unipruning_core.storage.checkpoint import Target
+    from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 
 class Scores(Protocol):
@@ -53,7 +54,7 @@ class Decided:
 
     sparsity: Sparsity
     cuts: Mapping[str, MatrixSparsity]  # by target
-    selection: Selection | None = None  # over all matrices, for a global ratio
+    selection: Selection | None = None  # over all matrices, for a ratio of them together
 
 
 def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  # (out, in), float32
@@ -88,11 +89,19 @@ def check_weight(scores: Scores, target: Target, weight: Tensor) -> None:
         )
 
 
-def decide(scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress) -> list[Decided]:
+def weights_of_model(scores: Scores, checkpoint: Checkpoint) -> int:
+    """Return how many weights the model has: as its search counted, or else the elements of its checkpoint."""
+    counted: int | None = getattr(scores, "model_weights", None)
+    return counted or sum(math.prod(info.shape) for info in checkpoint.tensors.values())
+
+
+def decide(
+    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress, model_weights: int
+) -> list[Decided]:
     """Decide the sparsity of each matrix; only global ratios and mixes read scores, since they need all of them."""
     mixes = [sparsity for sparsity in sparsities if isinstance(sparsity, Mix)]
     mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress), strict=True))
-    ranked = _global_selections(scores, sparsities, backend, progress)
+    ranked = _global_selections(scores, sparsities, backend, progress, model_weights)
     decided = []
     for sparsity in sparsities:
         if isinstance(sparsity, Mix):
@@ -178,10 +187,10 @@ def _threshold_mask(score: Tensor, selection: Selection, index: int, backend: Ba
 
 
 def _global_selections(
-    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress
+    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress, model_weights: int
 ) -> dict[Sparsity, Selection]:
-    """Find one threshold over all matrices for each global ratio."""
-    ratios = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.scope == "global"]
+    """Find one threshold over all matrices for each ratio of them together, or of the model."""
+    ratios = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.spans_matrices]
     if not ratios:
         return {}
     total = sum(target.size for target in scores.targets)
@@ -192,7 +201,8 @@ def _global_selections(
                 yield checked_score(scores, target, backend)
                 task.advance()
 
-        return dict(zip(ratios, kth_largest_many(stream, [s.keep(total) for s in ratios], backend), strict=True))
+        keeps = [sparsity.keep_together(total, model_weights) for sparsity in ratios]
+        return dict(zip(ratios, kth_largest_many(stream, keeps, backend), strict=True))
 
 
 def _mixed(

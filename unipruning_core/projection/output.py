@@ -17,7 +17,7 @@ from torch import Tensor
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack
-from unipruning_core.projection.report import FORMAT, MASKS, REPORT_FILE
+from unipruning_core.projection.report import FORMAT, MASKS, MODEL, REPORT_FILE
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -59,8 +59,10 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         checkpoint: Checkpoint,
         targets: tuple[Target, ...],
         cuts: Mapping[str, MatrixSparsity],  # by target
+        model_weights: int,  # of the whole model
     ) -> None:
         self.folder = folder
+        self.model_weights = model_weights
         self.sparsity = sparsity
         self.layers: dict[str, MatrixReport] = {}
         self.names = [MASK_FILE, REPORT_FILE]  # of the files in the folder
@@ -122,6 +124,11 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             any(layer.tied for layer in layers),
         )
 
+    @property
+    def _of_model(self) -> dict[str, object]:
+        pruned = self.overall.total - self.overall.kept
+        return {"weights": self.model_weights, "pruned": pruned, "sparsity": pruned / self.model_weights}
+
     def write_report(self, **about: object) -> None:
         """Describe this folder, without time or host, so that two runs write the same bytes."""
         report = {
@@ -129,7 +136,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             "sparsity": str(self.sparsity),
             **about,
             MASKS: self._masks.sha256,
-            "overall": self.overall.as_json(),
+            "overall": {**self.overall.as_json(), MODEL: self._of_model},
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
             "written": sorted(self.names),
         }

@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.progress import Progress
-from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
+from unipruning_core.projection.decide import (
+    Scores,
+    check_weight,
+    checked_score,
+    decide,
+    masks_of,
+    weights_of_model,
+)
 from unipruning_core.projection.output import INTEGERS, PrunedFolder
 from unipruning_core.projection.place import Output, check_room, claimed_output, files_of, size_of, slugs_of
 from unipruning_core.sparsity.forms import Unstructured
-from unipruning_core.sparsity.parse import Sparsity
+from unipruning_core.sparsity.parse import Sparsity, check_fits
 from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint
 
 if TYPE_CHECKING:
@@ -34,6 +41,7 @@ class Projected:
     pruned: int  # weights that the masks prune
     total: int  # weights of all targets
     zero_fraction: float  # of the targets' weights in the file
+    model_weights: int  # of the whole model
 
 
 def project(
@@ -62,7 +70,7 @@ def project(
     progress = progress or Progress()
     _check_scores(checkpoint, scores)
     for sparsity in sparsities:
-        sparsity.check(scores.targets)
+        check_fits(sparsity, scores.targets, weights_of_model(scores, checkpoint))
     claim = claimed_output(
         checkpoint, scores.targets, sparsities, Path(out), overwrite=overwrite, progress=progress, apart=apart
     )
@@ -93,12 +101,13 @@ def _project(
         "left_out": left_out,
     }
     place.check_same([{"sparsity": str(sparsity), **about} for sparsity in sparsities])
-    decided = decide(scores, sparsities, backend, progress)
+    model_weights = weights_of_model(scores, checkpoint)
+    decided = decide(scores, sparsities, backend, progress, model_weights)
 
     with place.filling() as folder, ExitStack() as stack:
         outputs = [
             stack.enter_context(
-                PrunedFolder(folder / slug, decision.sparsity, checkpoint, scores.targets, decision.cuts)
+                PrunedFolder(folder / slug, decision.sparsity, checkpoint, scores.targets, decision.cuts, model_weights)
             )
             for slug, decision in zip(slugs, decided, strict=True)
         ]
@@ -125,6 +134,7 @@ def _project(
             overall.total - overall.kept,
             overall.total,
             overall.zeros / overall.total,
+            model_weights,
         )
         for slug, output in zip(slugs, outputs, strict=True)
         for overall in [output.overall]

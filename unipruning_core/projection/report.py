@@ -13,6 +13,7 @@ FORMAT = "unipruning-checkpoint-3"
 # 2 had no checksums, 1 listed the settings of every mode
 EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
 MASKS = "masks_sha256"  # of the mask file
+MODEL = "model"  # counts of the whole model, which reports lacked at first
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -54,12 +55,22 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     for name in ("kept", "total"):
         if overall[name] != (summed := sum(counts[name] for counts in matrices.values())):
             raise ValueError(f"{name!r} of all matrices is {overall[name]}, not {summed}")
+    if MODEL in overall:
+        _check_of_model(member(overall, MODEL, dict), overall)
     if version == FORMAT:
         if not all(isinstance(name, str) for name in member(report, "written", list)):
             raise ValueError("'written' is not a list of names")
         for holder, name in ((report, MASKS), *((counts, "sha256") for counts in matrices.values())):
             digest_member(holder, name)
     return report
+
+
+def _check_of_model(counts: dict[str, Any], overall: dict[str, Any]) -> None:
+    weights, pruned = member(counts, "weights", int), member(counts, "pruned", int)
+    if weights < overall["total"] or pruned != overall["total"] - overall["kept"]:
+        raise ValueError(f"{quoted(pruned)} of the model's {quoted(weights)} weights are pruned")
+    if member(counts, "sparsity", NUMBER) != pruned / weights:
+        raise ValueError(f"'sparsity' of the model is {quoted(counts['sparsity'])} with {pruned} of {weights} pruned")
 
 
 def _check_counts(counts: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.errors import OutputError, RunError, reason_and_remedy
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.experts import apart
+from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
@@ -23,7 +24,7 @@ from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import Resume
-from unipruning_core.search.run_document import TARGETS
+from unipruning_core.search.run_document import SIZE, TARGETS
 from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
@@ -128,6 +129,7 @@ def search(
     with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim, ExitStack() as stack:
         layers, left_out = find_targets(model, task.checkpoint, task.targets)
         check_values(layers, task.checkpoint, progress)
+        size = ModelSize.of(model, layers)
         stack.enter_context(apart(layers))
         batches = task.calibration.batches
         run = task.settings.start(model, layers, backend, len(batches))
@@ -147,6 +149,7 @@ def search(
                 stopping=stopping,
             )
             content = {**task.description(backend), "losses": processed.losses}
+            content |= {SIZE: size.to_json()}
             content |= {SKIPPED: processed.skipped} if processed.skipped else {}
             reach = run.reach()
             for note in reach.note():

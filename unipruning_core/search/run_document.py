@@ -20,6 +20,7 @@ FORMAT = "unipruning-run/2"
 FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and it has no scope
 DUAL_FILE = "dual.safetensors"
 INPUTS_FILE = "inputs.safetensors"
+SIZE = "size"  # of the model, in weights
 TARGETS = "target_patterns"  # the choice of targets
 SCOPES = ("matrix", "row", "global")
 LARGEST_THRESHOLD = torch.finfo(torch.float32).max
@@ -40,6 +41,10 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
     if TARGETS not in description:
         description = {**description, TARGETS: BY_ROLE.to_json()}
     TargetChoice.of_record(member(description, TARGETS, dict))
+    if SIZE in description:  # runs of before it was counted have none
+        size = member(description, SIZE, dict)
+        if not 0 <= member(size, "embeddings", int) < member(size, "weights", int):
+            raise ValueError(f"{SIZE!r} is {quoted(size)}")
     member(member(description, "model", dict), "fingerprint", str)
     if member(member(description, "data", dict), "tokens", int) < 0:
         raise ValueError(f"'tokens' is {quoted(description['data']['tokens'])}")

@@ -27,6 +27,7 @@ from unipruning_core.search.run_document import (
     FORMAT,
     FORMAT_1,
     INPUTS_FILE,
+    SIZE,
     TARGETS,
     check_tensors,
     checked,
@@ -160,6 +161,11 @@ class Run:
     def target_choice(self) -> TargetChoice:
         """What the user asked to prune."""
         return TargetChoice.of_record(self.description[TARGETS])
+
+    @property
+    def model_weights(self) -> int | None:
+        """The weights of the whole model, if the search counted them."""
+        return self.description[SIZE]["weights"] if SIZE in self.description else None
 
     @property
     def provenance(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from math import floor
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from unipruning_core.errors import ConfigError
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 LARGEST_GROUP = 32
 
 # "auto" stands for the scope that suits the search, which replaces it
-Scope: TypeAlias = Literal["auto", "matrix", "row", "global"]
+Scope: TypeAlias = Literal["auto", "matrix", "row", "global", "model"]
 
 
 @dataclass(frozen=True)
 class Unstructured:
-    """A sparsity ratio of each matrix, of each output row, or of all matrices together."""
+    """A sparsity ratio of each matrix, of each output row, of all matrices together, or of the whole model."""
 
     ratio: Fraction  # pruned, 0 <= ratio < 1
     scope: Scope = "auto"
@@ -33,7 +34,7 @@ class Unstructured:
     @property
     def slug(self) -> str:
         """The name of this sparsity's folder."""
-        return f"{self._percent}-{self.scope}" if self.scope in ("row", "global") else self._percent
+        return f"{self._percent}-{self.scope}" if self.scope in ("row", "global", "model") else self._percent
 
     @property
     def _percent(self) -> str:
@@ -43,6 +44,28 @@ class Unstructured:
     def keep(self, numel: int) -> int:
         """Return how many of ``numel`` weights are kept: the exact product, halves rounded to even."""
         return round((1 - self.ratio) * numel)
+
+    @property
+    def spans_matrices(self) -> bool:
+        """Whether one threshold holds for all matrices."""
+        return self.scope in ("global", "model")
+
+    def keep_together(self, total: int, model_weights: int) -> int:
+        """Return how many weights are kept of all targets together, which have ``total``.
+
+        A ratio of the model is taken of all its weights, and pruned from the targets.
+
+        Raises:
+            ConfigError: the targets hold no more than that.
+        """
+        if self.scope != "model":
+            return self.keep(total)
+        if (pruned := model_weights - self.keep(model_weights)) < total:
+            return total - pruned
+        raise ConfigError(
+            f"sparsity {str(self)!r} prunes {pruned} of the model's {model_weights} weights, but its targets hold only"
+            f" {total}; ask for less than {floor(1e4 * total / model_weights) / 100:g}%/model, or include more layers"
+        )
 
     def within(self, scope: Scope) -> Unstructured:
         """Return this sparsity with ``scope`` in place of "auto"."""
@@ -138,11 +161,11 @@ def parse_cut(text: str) -> Unstructured | SemiStructured | Dense | None:
     if text == "dense":
         return Dense()
     cut = parse_ratio(text)
-    return parse_pattern(text) if cut is None or cut.scope == "global" else cut.within("matrix")
+    return parse_pattern(text) if cut is None or cut.spans_matrices else cut.within("matrix")
 
 
 def parse_ratio(text: str) -> Unstructured | None:
-    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global))?", text)
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%(?:/(matrix|row|global|model))?", text)
     if match is None or (ratio := Fraction(match[1]) / 100) >= 1:
         return None
     return Unstructured(ratio, cast("Scope", match[2] or "auto"))

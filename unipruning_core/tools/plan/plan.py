@@ -14,6 +14,7 @@ from unipruning_core.search.memory import held_parts
 from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import Unstructured, kept_weights
 from unipruning_core.sparsity.mix import Mix
+from unipruning_core.sparsity.parse import check_fits
 
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
@@ -47,6 +48,7 @@ class SearchPlan:
     reference: list[str]  # operations that the backend leaves to the reference, which moves more than the minimum
     dtype: str
     parameters: int
+    embeddings: int  # of these, outside of the targets
     targets: int
     weights: int  # of all targets
     left_out: list[str]
@@ -103,8 +105,8 @@ def plan_search(
     check_seq_len(outline.positions, seq_len)
     sparsities = [s.within(settings.scope) if isinstance(s, Unstructured) else s for s in sparsities]
     for sparsity in sparsities:
-        sparsity.check(outline.targets)
-    pruned = {str(sparsity): pruned_weights(outline.targets, sparsity) for sparsity in sparsities}
+        check_fits(sparsity, outline.targets, outline.parameters)
+    pruned = {str(sparsity): pruned_weights(outline.targets, sparsity, outline.parameters) for sparsity in sparsities}
     try:
         trace, untraced = trace_sample(outline, seq_len, backward=settings.follows_loss), None
     except UntraceableError as error:
@@ -122,6 +124,7 @@ def plan_search(
         reference=reference,
         dtype=str(outline.dtype).removeprefix("torch."),
         parameters=outline.parameters,
+        embeddings=outline.size.embeddings,
         targets=len(outline.targets),
         weights=outline.weights,
         left_out=[f"{part.name}: {part.why}" for part in outline.left_out],
@@ -164,11 +167,11 @@ def masks_bytes(targets: Sequence[Target], sparsity: Sparsity) -> int:
     return sum(packed_bytes(target.shape, cuts[target.name]) for target in targets)
 
 
-def pruned_weights(targets: Sequence[Target], sparsity: Sparsity) -> int:
+def pruned_weights(targets: Sequence[Target], sparsity: Sparsity, model_weights: int) -> int:
     """Return how many weights a sparsity prunes, by the exact counts of its scope."""
     total = sum(target.size for target in targets)
-    if isinstance(sparsity, Unstructured) and sparsity.scope == "global":
-        return total - sparsity.keep(total)
+    if isinstance(sparsity, Unstructured) and sparsity.spans_matrices:
+        return total - sparsity.keep_together(total, model_weights)
     cuts = _cuts(targets, sparsity)
     return total - sum(kept_weights(cuts[target.name], target.shape) for target in targets)
 
