@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from _checkpoints import WORDS, save_gpt2, save_llama, save_text, save_tokenizer
+from _mixtures import save_mixture
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import unipruning
@@ -24,11 +25,19 @@ SHORT = {"samples": 4, "seq_len": 16, "progress": False}
 SPARSITIES = ["50%", "60%/row", "70%/global", "60%/matrix", "2:4"]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
+SAVED = {
+    "llama": lambda folder: save_llama(folder, dtype=torch.float32),
+    "gpt2": save_gpt2,
+    "one tensor an expert": save_mixture,
+    "experts in one tensor": lambda folder: save_mixture(folder, "of_one_tensor_for_all"),
+}
+
+
+@pytest.fixture(scope="module", params=SAVED)
 def place(request, tmp_path_factory):
     """A folder with ``model``, its tokenizer and ``text.txt``."""
-    folder = tmp_path_factory.mktemp(request.param)
-    save_gpt2(folder / "model") if request.param == "gpt2" else save_llama(folder / "model", dtype=torch.float32)
+    folder = tmp_path_factory.mktemp("place")
+    SAVED[request.param](folder / "model")
     save_tokenizer(folder / "model")
     save_text(folder / "text.txt")
     return folder
@@ -67,10 +76,13 @@ def test_a_model_in_memory_gets_the_masks_of_the_same_model_on_disk(place, mode,
             if name in masks:
                 assert not here[~masks[name]].any()
         stored = unipruning.read_masks(projected.path)
+        kept = sum(int(stored.read(target.name).sum()) for target in stored.targets)
+        assert kept == sum(int(mask.sum()) for mask in masks.values())
         for target in stored.targets:
             name = target.name if target.name in masks else f"transformer.{target.name}"
-            mask = masks[name].t() if target.transposed else masks[name]
-            assert torch.equal(mask, stored.read(target.name))
+            if name in masks:
+                mask = masks[name].t() if target.transposed else masks[name]
+                assert torch.equal(mask, stored.read(target.name))
 
 
 @pytest.mark.parametrize("mode", MODES)

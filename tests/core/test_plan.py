@@ -16,6 +16,7 @@ from unipruning_core.cli.main import main
 from unipruning_core.models.loading import ModelChoice, build_outline
 from unipruning_core.models.named import built_in_configs
 from unipruning_core.models.outline import load_config, outline
+from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import find_targets
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.language_loss import LanguageLoss
@@ -66,7 +67,7 @@ def test_targets_from_the_config_are_those_of_the_checkpoint(save, tmp_path):
     }
     assert len(found.targets) == len(wanted)
     assert len(found.left_out) == len(left_out)
-    assert found.size == size
+    assert found.size == ModelSize.of(shapes, layers)
     assert sum(found.shapes().values()) == len(wanted)
 
 

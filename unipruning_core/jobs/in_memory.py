@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +16,8 @@ from unipruning_core.jobs.restored import restored
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
-from unipruning_core.models.outline import header_of, saved_buffers
 from unipruning_core.models.passes import name_of
+from unipruning_core.models.saved import Saved
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
@@ -30,8 +29,6 @@ from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.samples import run_samples
 from unipruning_core.sparsity.parse import check_fits
-from unipruning_core.storage.checkpoint import Checkpoint
-from unipruning_core.storage.fingerprint import fingerprint_of
 from unipruning_core.storage.tensorfile import digest_of
 
 if TYPE_CHECKING:
@@ -67,7 +64,9 @@ class InMemory(Prepared):
             )
         self.model, self.progress = model, progress
         self.name = name_of(model)
-        self.checkpoint = Checkpoint(Path(self.name), (), header_of(model))
+        # targets and fingerprint are those of the same model on disk
+        self._saved = Saved.of(model, self.name)
+        self.checkpoint = self._saved.checkpoint
         self.choice = choice
         self._tokenizer, self._backend = tokenizer, backend
 
@@ -131,15 +130,7 @@ class InMemory(Prepared):
 
     def fingerprint(self) -> str:
         """Return the fingerprint of the current weights: that of a checkpoint that ``save_pretrained`` would write."""
-        tensors = dict([*self.model.named_parameters(), *saved_buffers(self.model)])
-
-        def part(name: str, start: int, size: int) -> bytes:
-            flat = tensors[name].detach().reshape(-1)
-            first, last = start // flat.itemsize, -(-(start + size) // flat.itemsize)
-            held: bytes = flat[first:last].cpu().view(torch.uint8).numpy().tobytes()
-            return held[start - first * flat.itemsize :][:size]
-
-        return fingerprint_of(self.checkpoint.tensors, part)
+        return self._saved.fingerprint()
 
     def check_finite(self) -> None:
         """Refuse a target with NaN or infinite weights.
@@ -252,13 +243,15 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target, model.backend)
                 (mask,) = masks_of(score, position, target.name, decided, model.backend)
-                stored = (mask.t() if target.transposed else mask).cpu().contiguous()
-                if target.within is None:
-                    masks[target.name] = stored
+                layer = by_name[target.name]
+                held = (mask.t() if layer.transposed else mask).cpu()
+                if layer.stack is None:
+                    masks[layer.name_in_model] = held.contiguous()
                 else:  # an expert's part of a parameter
-                    shape = model.checkpoint.tensors[target.within].shape
-                    whole = masks.setdefault(target.within, torch.ones(shape, dtype=torch.bool))
-                    whole.view(-1)[target.start : target.start + target.size] = stored.flatten()
+                    shape, first = layer.stack.parameter.shape, layer.stack.parameter.storage_offset()
+                    whole = masks.setdefault(layer.name_in_model, torch.ones(shape, dtype=torch.bool))
+                    part = layer.parameter
+                    whole.as_strided(part.shape, part.stride(), part.storage_offset() - first).copy_(held)
                 task.advance()
         # only now: a score that is refused leaves the model as it was
         parameters = dict(model.model.named_parameters(remove_duplicate=False))

@@ -26,6 +26,7 @@ from unipruning_core.models.loading import (
 )
 from unipruning_core.models.memory import check_model_fits
 from unipruning_core.models.positions import positions_of, window_length
+from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import find_targets
 from unipruning_core.registry import Catalogue
 from unipruning_core.sparsity.parse import check_fits
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.data.text import Text, TextChoice
-    from unipruning_core.models.size import ModelSize
     from unipruning_core.models.targets import LeftOut
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings

@@ -137,7 +137,7 @@ def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:
 
 
 def saved_header(model: PreTrainedModel) -> dict[str, TensorInfo]:
-    """Return the header of a checkpoint that ``save_pretrained`` would write of a model without values."""
+    """Return the header of a checkpoint that ``save_pretrained`` would write of a model; no value is read."""
     try:
         from transformers.core_model_loading import revert_weight_conversion
     # before transformers 5, which saves the names in memory
@@ -145,7 +145,8 @@ def saved_header(model: PreTrainedModel) -> dict[str, TensorInfo]:
         return header_of(model)
     what = f"how {type(model).__name__} is saved cannot be known from its config"
     with library_errors_as(CheckpointError, what, "pass a folder with its weights"):
-        return _header(revert_weight_conversion(model, _stored(model)))
+        shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in _stored(model).items()}
+        return _header(revert_weight_conversion(model, shapes))
 
 
 def _stored(model: PreTrainedModel) -> dict[str, torch.Tensor]:

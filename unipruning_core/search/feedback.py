@@ -46,10 +46,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.models.activations import norms_of
 from unipruning_core.models.substituted_weights import substituted_weights
 from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
+from unipruning_core.search.few_tokens import FewTokens
 from unipruning_core.search.loss import LossSearch, NotFiniteError
 from unipruning_core.search.reach import with_siblings
 from unipruning_core.search.recording import Recorded
@@ -96,6 +96,7 @@ class FeedbackSearch(LossSearch):
         ]
         self.factors: dict[int, Vectors] = {}
         self.kept: dict[int, Tensor] = {}  # the masks of this sample, by position
+        self.few = FewTokens(self.layers, self.positions, self.counts)
         self.unscored: set[int] = set()  # experts that no token of the samples so far reached
         self.stride = stride_for([layer.target.shape for layer in self.layers])
         self.drawn = [
@@ -136,6 +137,7 @@ class FeedbackSearch(LossSearch):
 
     def _set_numbers(self, sample: int) -> None:
         """Copy this sample's numbers to the device: the threshold's rank, the growth of v, and the rate of U's step."""
+        self.few.update()
         graded = self.graded.tolist()
         self.unscored = {
             position for position, layer in enumerate(self.layers) if layer.siblings and not graded[position]
@@ -193,10 +195,8 @@ class FeedbackSearch(LossSearch):
 
     def _update_factors(self) -> None:
         """Make r, p and q of all layers from the inputs seen so far."""
-        for positions, saliency, sums, counts in zip(
-            self.positions, self.saliencies, self.sums, self.counts, strict=True
-        ):
-            made = saliency.factors(norms_of(sums, counts))
+        for device, (positions, saliency) in enumerate(zip(self.positions, self.saliencies, strict=True)):
+            made = saliency.factors(self.few.norms(device, self.sums[device], self.counts[device]))
             for row, position in enumerate(positions):
                 outputs, inputs = self.layers[position].target.shape
                 self.factors[position] = made.r[row, :outputs], made.p[row, :inputs], made.q[row, :inputs]
@@ -228,8 +228,8 @@ class FeedbackSearch(LossSearch):
     def _masked_again(self, position: int) -> Tensor:
         if position in self.unscored:
             return self._whole(position)
-        weight, _, drift, *_ = self._state(position)
-        kept = self.kept[position]
+        weight, drift, kept = self.originals[position], self.drift[position], self.kept[position]
+        drift = None if drift is None else self._turned(drift, position)
         masked = self.backend.remask_weight(weight, drift, kept, learning_rate=self.settings.learning_rate)
         return self._turned(masked, position)
 
@@ -242,7 +242,7 @@ class FeedbackSearch(LossSearch):
         drift = self.drift[position]
         return (
             self.originals[position],
-            self._turned(self.second[position], position),
+            self._turned(self.few.second(position, self.second[position]), position),
             None if drift is None else self._turned(drift, position),
             *self.factors[position],
         )
@@ -268,6 +268,7 @@ class FeedbackSearch(LossSearch):
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
+        self.few.update()
         reach = self.reach()
         for device, positions in enumerate(self.positions):
             self.sums[device], self.counts[device] = with_siblings(
