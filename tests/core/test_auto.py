@@ -1,10 +1,12 @@
 """The class that opens a model, by its config."""
 
 import pytest
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, LlamaForCausalLM
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.auto import auto_class
+from unipruning_core.models.loading import load_model
 
 CAUSAL, IMAGE_TEXT = "AutoModelForCausalLM", "AutoModelForImageTextToText"
 
@@ -39,3 +41,12 @@ def test_trusted_code_comes_first():
 def test_a_model_of_images_alone_is_refused_by_its_kind():
     with pytest.raises(CheckpointError, match=r"model 'm' is a 'vit' model, .* none of that kind that writes text"):
         chosen("vit")
+
+
+def test_a_class_with_a_loader_of_its_own_is_loaded_by_the_common_one(single, monkeypatch):
+    def own(cls, *args, **options):
+        model = super(LlamaForCausalLM, cls).from_pretrained(*args, **options)
+        return model.with_voices()  # as Qwen2.5-Omni does, which fails on a pair of model and missing keys
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", classmethod(own), raising=False)
+    assert isinstance(load_model(single, torch.float32, "cpu"), LlamaForCausalLM)

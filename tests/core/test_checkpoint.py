@@ -132,7 +132,13 @@ def test_everything_but_weights_is_copied_and_the_rest_is_explained(copy_of_shar
         "flax.msgpack",
     ]
     extra += ["q4.gguf", "onnx/model.onnx", "onnx/model.onnx_data", "masks.safetensors", "pytorch_model.bin.index.json"]
-    extra += [".git/HEAD", ".cache/huggingface/x.lock", "sub/model-00001-of-00002.safetensors", "code.py"]
+    extra += [
+        ".git/HEAD",
+        ".cache/huggingface/x.lock",
+        "sub/model-00001-of-00002.safetensors",
+        "code.py",
+        "spk_dict.pt",
+    ]
     for name in extra:
         (copy_of_shards / name).parent.mkdir(exist_ok=True, parents=True)
         (copy_of_shards / name).write_text("x")
@@ -142,7 +148,7 @@ def test_everything_but_weights_is_copied_and_the_rest_is_explained(copy_of_shar
     copied, left_out = Checkpoint.open(copy_of_shards).files_to_copy()
     assert {path.as_posix() for path in copied} == {
         "README.md", "vocab.txt", "sub/chat.jinja", "code.py", "aside.txt", "config.json", "generation_config.json",
-        "tokenizer.json", "model.safetensors.index.json",
+        "tokenizer.json", "model.safetensors.index.json", "spk_dict.pt",
     }  # fmt: skip
     assert left_out.keys() == {
         "pytorch_model.bin", "x.PT", "old.pth", "tf_model.h5", "flax.msgpack", "q4.gguf", "onnx/model.onnx",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import CheckpointError
@@ -36,3 +38,19 @@ def auto_class(name: str, config: PretrainedConfig, *, trust_remote_code: bool) 
         return fitting[0]
     architectures = getattr(config, "architectures", None) or []
     return next((kind for kind in built_in if kind._model_mapping[type(config)].__name__ in architectures), built_in[0])
+
+
+def loader(kind: Any, config: PretrainedConfig, *, trust_remote_code: bool) -> Callable[..., Any]:
+    """Return what loads the weights of a model by its auto class, and tells which are missing.
+
+    A model may load more by itself, such as voices, and then tells nothing; its weights are loaded alone.
+    """
+    from transformers import PreTrainedModel
+
+    own = kind._model_mapping.get(type(config), None)
+    has_code = trust_remote_code and kind.__name__ in (getattr(config, "auto_map", None) or {})
+    common = PreTrainedModel.from_pretrained.__func__
+    if has_code or own is None or own.from_pretrained.__func__ is common:
+        load: Callable[..., Any] = partial(kind.from_pretrained, trust_remote_code=trust_remote_code)
+        return load
+    return partial(common, own)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.borders import library_errors_as
-from unipruning_core.storage.layout import check_layout
+from unipruning_core.storage.layout import VOICES, check_layout
 from unipruning_core.storage.paths import path_errors_as
 
-PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*"]
+PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*", VOICES]
 # the same weights again, in another layout
 NOT_WANTED = ["*/*.safetensors", "consolidated*.safetensors"]
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)

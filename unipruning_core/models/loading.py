@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.models.auto import auto_class
+from unipruning_core.models.auto import auto_class, loader
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.fit import shape_error
@@ -180,10 +180,10 @@ def load_model(
     with library_errors_as(CheckpointError, what, remedy), hidden_bars():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         kind = auto_class(str(folder), config, trust_remote_code=trust_remote_code)
-        model, loading = kind.from_pretrained(
+        load = loader(kind, config, trust_remote_code=trust_remote_code)
+        model, loading = load(
             folder,
             dtype=dtype,
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are known here
         )

@@ -19,7 +19,7 @@ from unipruning_core.storage.config import read_config
 from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.fingerprint import fingerprint_of
-from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
+from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, VOICES, check_layout
 from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
@@ -256,6 +256,8 @@ def _why_folder_left_out(folder: Path) -> str | None:
 def _why_file_left_out(path: Path) -> str | None:
     if not path.is_file():
         return "neither a file nor a link to one"
+    if path.name == VOICES:
+        return None
     return next((reason for pattern, reason in LEFT_OUT if fnmatch(path.name.lower(), pattern)), None)
 
 

@@ -10,6 +10,7 @@ from unipruning_core.storage.paths import path_errors_as
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+VOICES = "spk_dict.pt"  # without which transformers does not load a Qwen2.5-Omni; pickled, but not the model's weights
 SAVE_SAFELY = "save it as safetensors with model.save_pretrained(folder, safe_serialization=True)"
 
 
