@@ -32,7 +32,7 @@ TOWER = {
     "patch_size": 8,
 }
 QWEN_TOWER = {"depth": 3, "hidden_size": 48, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32}
-ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]}
+ROPE = {"type": "mrope", "mrope_section": [2, 1, 1]}
 KINDS: dict[str, dict[str, Any]] = {
     # renamed while loading, with a scaled embedding, and a mask of its own for images
     "gemma3": {
@@ -55,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     # positions in three dimensions
     "qwen2_5_vl": {
-        "text_config": TEXT | {"rope_parameters": ROPE, "max_window_layers": 2},
+        "text_config": TEXT | {"rope_scaling": ROPE, "max_window_layers": 2},
         "vision_config": QWEN_TOWER | {"patch_size": 8},
         "image_token_id": 44,
         "video_token_id": 45,
