@@ -14,10 +14,11 @@ from unipruning_core.cli.main import main
 from unipruning_core.data.perplexity import perplexity
 from unipruning_core.data.text import TextChoice
 from unipruning_core.models.decoder import bare_decoder, decoder_blocks, text_model
-from unipruning_core.models.outline import header_of
+from unipruning_core.models.outline import header_of, outline
 from unipruning_core.models.targets import find_targets
 from unipruning_core.models.towers import PROJECTOR
 from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.tools.plan.trace import trace_sample
 
 SHORT = ["--samples", "3", "--seq-len", "16", "--backend", "cpu"]
 
@@ -105,6 +106,12 @@ def test_sparsegpt_and_a_plan_take_the_text_decoder(llava, tmp_path, capsys):
     capsys.readouterr()
     assert main(["plan", str(llava / "model"), "--seq-len", "16"]) == 0
     assert f"{TARGETS} targets with" in capsys.readouterr().out
+
+
+def test_a_sample_is_traced_without_weights_and_without_drawing_any(place):
+    traced = trace_sample(outline(str(place / "model")), 16, backward=True)
+    assert traced.flops > 0
+    assert traced.activations > 0
 
 
 def test_every_matrix_beside_the_decoder_is_said_to_be_what_it_is():

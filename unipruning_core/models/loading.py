@@ -120,12 +120,21 @@ def build_model(
     name: str, config: PretrainedConfig, *, trust_remote_code: bool, dtype: torch.dtype | None = None
 ) -> PreTrainedModel:
     """Build a model from its config alone, under the caller's device context and tensor mode."""
+    try:
+        from transformers.initialization import no_init_weights
+    # before transformers 5
+    except ImportError:
+        from transformers.modeling_utils import no_init_weights
+
     check_kind(name, config)
     kind = auto_class(name, config, trust_remote_code=trust_remote_code)
     # including what a model's own code raises if it expects another device or version of transformers
     what = f"model {name!r} cannot be built as a causal language model"
     with library_errors_as(CheckpointError, what, "check its config"):
-        model: PreTrainedModel = kind.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        # random weights are of no use, and to draw them some read values, which such tensors do not have
+        with no_init_weights():
+            model: PreTrainedModel = kind.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        model.tie_weights()
         return model
 
 
