@@ -20,6 +20,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "audio_token_offset": 304,
     },
     "bamba": {"attn_layer_indices": [2]},
+    "blip-2": {"image_token_index": 300},
     # the cache has as many layers as the encoder
     "blenderbot": {"encoder_layers": 4},
     "blt": {"encoder_hash_byte_group_vocab": 300},
@@ -76,6 +77,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "hunyuan_vl": SECTIONS,
     "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},
     "hunyuan_v1_moe": {"num_experts": 8, "moe_topk": 2},
+    "instructblip": {"image_token_index": 300},
     "jamba": {"attn_layer_period": 4, "attn_layer_offset": 2, "mamba_dt_rank": 4},
     "janus": {"vq_config.num_embeddings": 64, "vq_config.base_channels": 32},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"]},

@@ -108,10 +108,17 @@ def others(model: nn.Module) -> dict[str, dict[str, Tensor]]:
     vision = getattr(model.config, "vision_config", None) or getattr(model.config, "encoder", None)
     size = getattr(vision, "image_size", 32)
     tokens, image = token_ids(), torch.zeros(1, 3, *(size if isinstance(size, list | tuple) else (size, size)))
+    patches = torch.ones(1, 16, 2 + getattr(vision, "patch_embed_hidden_size", 0))
+    text, decoded = {"input_ids": tokens}, {"decoder_input_ids": tokens}
     return {
-        "decoder_input_ids": {"input_ids": tokens, "decoder_input_ids": tokens},
-        "pixel_values": {"input_ids": tokens, "pixel_values": image},
-        "pixel_values in place of tokens": {"pixel_values": image, "decoder_input_ids": tokens},
+        "decoder_input_ids": text | decoded,
+        "pixel_values": text | {"pixel_values": image},
+        "pixel_values and qformer_input_ids": text | {"pixel_values": image, "qformer_input_ids": tokens},
+        "pixel_values of several images": text
+        | {"pixel_values": image[None], "image_attention_mask": torch.ones(1, 64, 1)},
+        "bbox": text | decoded | {"bbox": torch.zeros(1, 64, 4)},
+        "pixel_values in place of tokens": {"pixel_values": image} | decoded,
+        "flattened_patches in place of tokens": {"flattened_patches": patches} | decoded,
     }
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _checks import SPARSITIES, CheckError, Runs, check, written
-from _making import Family, auto_class, embedding_weights, expert_tensors, layout, make, others, tensors, token_ids
+from _checks import SPARSITIES, CheckError, Runs, check, logits, written
+from _making import Family, auto_class, embedding_weights, expert_tensors, layout, make, others, tensors
 from _server import Command, cleared
 
 MODES = ("feedback", "frozen")
@@ -71,12 +71,12 @@ def _build(family: Family, folder: Path, outcome: Outcome) -> None:
     outcome.embeddings = embedding_weights(model)
     outcome.experts = sum(stored[name].numel() for name in expert_tensors(stored))
     outcome.layout = layout(stored, 64)
-    outcome.forward, made = _attempt(lambda: model(input_ids=token_ids()).logits)
+    outcome.forward, made = _attempt(lambda: logits(model))
     if made is None:
         outcome.needs = next((name for name, more in others(model).items() if _attempt(partial(model, **more))[1]), "")
         return
     outcome.generation, _ = _attempt(lambda: written(model))
-    _, loaded = _attempt(lambda: _loaded(family, folder)(input_ids=token_ids()).logits)
+    _, loaded = _attempt(lambda: logits(_loaded(family, folder)))
     if loaded is None or not torch.equal(made, loaded):
         raise ValueError("transformers loads another model than it saved")
 
