@@ -20,6 +20,7 @@ from unipruning_core.data.text import Text, load_text
 from unipruning_core.progress import Progress, Task
 
 MEGABYTE = 2**20
+LONG = 2**18  # for the tests' sake less than the real one
 CONFIG = LlamaConfig(max_position_embeddings=2048)
 
 
@@ -94,8 +95,9 @@ def test_windows_of_a_long_text_are_distinct_and_from_all_over_it():
     assert all(2 <= sum(quarter <= 4 * start // length < quarter + 1 for start in starts) <= 30 for quarter in range(4))
 
 
-@pytest.mark.parametrize(("length", "samples", "seq_len"), [(MEGABYTE, 4, 32), (MEGABYTE + 10, 600, 512)])
-def test_a_shorter_text_or_one_of_which_much_is_needed_is_drawn_from_as_a_whole(length, samples, seq_len):
+@pytest.mark.parametrize(("length", "samples", "seq_len"), [(LONG, 4, 32), (LONG + 10, 150, 512)])
+def test_a_shorter_text_or_one_of_which_much_is_needed_is_drawn_from_as_a_whole(monkeypatch, length, samples, seq_len):
+    monkeypatch.setattr(calibration, "LONG", LONG)
     text = Text((numbered(length)[:length],), "long", "0" * 64)
     tokenizer = counting()
     drawn = calibration_batches(text, tokenizer, samples=samples, seq_len=seq_len, seed=0)
@@ -154,5 +156,6 @@ def test_short_texts_show_no_bar():
 def test_a_place_too_small_for_a_window_is_passed_over(monkeypatch):
     # every draw fails: the text is taken as a whole
     monkeypatch.setattr(calibration, "window", lambda *_: None)
-    drawn = calibration_batches(Text((numbered(2 * MEGABYTE),), "a", ""), spelling(), samples=2, seq_len=32, seed=0)
+    monkeypatch.setattr(calibration, "LONG", LONG)
+    drawn = calibration_batches(Text((numbered(LONG + 10),), "a", ""), spelling(), samples=2, seq_len=32, seed=0)
     assert len(drawn.batches) == 2

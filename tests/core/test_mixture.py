@@ -108,6 +108,17 @@ def test_the_run_records_a_mixture_and_what_was_read(home, tmp_path, capsys):
     assert all(len(part["sha256"]) == 64 for part in data["sources"])
 
 
+def test_a_comparison_searches_on_a_mixture(home, words, commands, tmp_path):
+    other = write(tmp_path / "b.jsonl", lines(*[{"body": "word1 word2 word3 " * 9}] * 9))
+    assert main([*words, "--data", f"0.5:{other}", "--methods", "wanda", "--sparsity", "50%"]) == 0
+    assert "search" in commands
+    [run] = (tmp_path / "out").glob("searches/*/run/run.json")
+    data = json.loads(run.read_text())["data"]
+    assert [(part["weight"], part["samples"]) for part in data["sources"]] == [(1.0, 2), (0.5, 1)]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["text"] == {str(home / "text.txt"): 1.0, other: 0.5}
+
+
 def test_a_perplexity_is_that_of_one_text(home, refused):
     text = str(home / "text.txt")
     said = refused("perplexity", home / "model", "--data", text, "--data", text, "--seq-len", "16")

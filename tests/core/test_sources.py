@@ -47,6 +47,7 @@ COMPRESS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".
 CONTENTS = {
     "c4-train.00000-of-01024.json": lines(*ROWS),
     "a.json": '[{"text": "one fish"}, {"text": ""}, {"text": "two\\nfish"}]',
+    "A.JSON": '["one fish", "", "two\\nfish"]',
     "a.jsonl": lines(*ROWS),
     "a.csv": 'text\none fish\n""\n"two\nfish"\n',
     "a.tsv": 'id\ttext\n1\tone fish\n2\t\n3\t"two\nfish"\n',

@@ -12,6 +12,7 @@ from typing import Any
 
 from unipruning_core.data.files import BOM, decode, decoded_lines
 from unipruning_core.data.forms import CONVERSATIONS, IDS, kind_of_value
+from unipruning_core.data.sources import ending_of
 from unipruning_core.errors import DataError, first_line
 
 Row = dict[str, Any]
@@ -27,7 +28,7 @@ def json_rows(file: BufferedReader, path: Path) -> Iterator[Row]:
     Raises:
         DataError: the file or a line is no JSON object, with the place.
     """
-    listed = ".json" in path.suffixes and file.peek(1).removeprefix(BOM.encode()).lstrip()[:1] == b"["
+    listed = ending_of(path) == ".json" and file.peek(1).removeprefix(BOM.encode()).lstrip()[:1] == b"["
     return _json_list(file, path) if listed else _json_lines(file, path)
 
 

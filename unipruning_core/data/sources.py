@@ -83,7 +83,15 @@ class Local:
 
 def kind_of(path: Path) -> str:
     """Return what the ending says of a file that may be compressed: a kind of table, or "text"."""
-    return TABLES.get(_ending(path), "text")
+    return TABLES.get(ending_of(path), "text")
+
+
+def ending_of(path: Path) -> str:
+    """Return what a file's name ends in, in small letters and without the ending of a compression."""
+    name = path.name.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    return os.path.splitext(name)[1]
 
 
 def find_text(source: str) -> Local | None:
@@ -171,7 +179,7 @@ def _look_at(path: Path, source: str) -> tuple[int, int]:
 def _checked(path: Path, source: str, size: int) -> Path:
     if not size:
         raise DataError(f"text {source!r} is empty; pass one with words in it")
-    if (what := NOT_TEXT.get(_ending(path))) is not None:
+    if (what := NOT_TEXT.get(ending_of(path))) is not None:
         raise not_text(path, what)
     return path
 
@@ -184,8 +192,8 @@ def not_text(path: Path, what: str) -> DataError:
 def _folder(folder: Path, source: str) -> Local:
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return Local(tuple(_walk(folder, source)), folder)
-    found = [path for path in _walk(folder, source) if _ending(path) in (*TABLES, *PLAIN, *NOTES)]
-    return _of_one_kind([path for path in found if _ending(path) not in NOTES] or found, source)
+    found = [path for path in _walk(folder, source) if ending_of(path) in (*TABLES, *PLAIN, *NOTES)]
+    return _of_one_kind([path for path in found if ending_of(path) not in NOTES] or found, source)
 
 
 def _walk(folder: Path, source: str) -> Iterable[Path]:
@@ -215,13 +223,6 @@ def _of_one_kind(paths: Iterable[Path], source: str) -> Local:
             f"{os.path.join(os.path.dirname(files[0]), '*' + files[0].suffix)!r}"
         )
     return Local(files)
-
-
-def _ending(path: Path) -> str:
-    name = path.name.lower()
-    for ending in COMPRESSED:
-        name = name.removesuffix(ending)
-    return os.path.splitext(name)[1]
 
 
 def _looks_like_hub_name(source: str) -> bool:
