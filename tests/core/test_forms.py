@@ -112,6 +112,7 @@ def test_conversations_in_parquet_are_those_of_json(tmp_path):
         ([{"input_ids": [1]}, {"input_ids": ["a"]}], None, r"row 2 should have token ids in column 'input_ids', not"),
         ([{"input_ids": [1], "attention_mask": [1, 1]}], None, "row 1 should have as many numbers as 'input_ids'"),
         ([{"text": {"a": "b"}}], "text", "row 1 should have text in column 'text', not"),
+        ([{"messages": []}, {"messages": [ASKED]}], None, r"row 1 should have messages .* 'messages', not \[\]"),
         ([{"messages": []}], None, "none of which holds text"),
         ([{"input_ids": [1], "attention_mask": [0]}], None, "is empty"),
     ],

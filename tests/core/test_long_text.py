@@ -159,3 +159,12 @@ def test_a_place_too_small_for_a_window_is_passed_over(monkeypatch):
     monkeypatch.setattr(calibration, "LONG", LONG)
     drawn = calibration_batches(Text((numbered(LONG + 10),), "a", ""), spelling(), samples=2, seq_len=32, seed=0)
     assert len(drawn.batches) == 2
+
+
+def test_many_documents_show_a_bar_of_the_tokens_needed():
+    rows = tuple(numbered(400, 400 * row) for row in range(200))
+    for samples, opened in ((4, []), (130, [("tokenising", 130 * 256, "tokens")])):
+        shown = Recorded()
+        calibration_batches(Text(rows, "rows", ""), spelling(), samples=samples, seq_len=256, seed=0, progress=shown)
+        assert shown.opened == opened
+    assert shown.advanced == 130 * 256

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
-from unipruning_core.data.encoding import document_ids
+from unipruning_core.data.encoding import document_ids, joined_ids
 from unipruning_core.data.forms import Document, beginning
 from unipruning_core.data.pieces import EDGE, token_ids, window
 from unipruning_core.data.text import Text, TextChoice
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.errors import ConfigError, DataError
-from unipruning_core.progress import Progress
+from unipruning_core.progress import Progress, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +28,7 @@ MOST_SAMPLES, LONGEST_SAMPLE = 1 << 20, 1 << 24  # beyond these a number is a sl
 SHORTEST_DOCUMENT = 16  # tokens; a shorter one says little about a model
 LONG = 2**20  # characters; of a longer text only the windows that are used are tokenised
 GAUGED = 2**12  # characters that tell how many make a token
+SHOWN = 2**15  # tokens; making more from several documents takes long enough to show
 QUOTED = 60  # characters of a document in a message
 NAMED = 3  # documents that a message names, of those that a sample came from
 
@@ -185,15 +187,22 @@ def _packed(
     needed = samples * seq_len
     ids: list[int] = []
     documents: list[list[int]] = []  # of each window, begun ones included
-    for index in _shuffled(len(text.documents), order):
-        begin = len(ids)
-        # of a single document any window may be drawn, of several no more than is needed
-        ids += document_ids(tokenizer, text.documents[index], None if len(text.documents) == 1 else needed - begin)
-        documents += [[] for _ in range(-(-len(ids) // seq_len) - len(documents))]
-        for at in range(begin // seq_len, -(-len(ids) // seq_len) if len(ids) > begin else 0):
-            documents[at].append(index)
-        if len(ids) >= needed:
-            break
+    several = len(text.documents) > 1
+    shown = progress.task("tokenising", needed, "tokens") if several and needed > SHOWN else nullcontext(Task())
+    with shown as task:
+        for index in _shuffled(len(text.documents), order):
+            begin = len(ids)
+            if several:
+                ids += document_ids(tokenizer, text.documents[index], needed - begin)
+            else:
+                # any window of it may be drawn
+                ids = joined_ids(tokenizer, text.documents, "", progress=progress)
+            task.advance(min(len(ids), needed) - begin)
+            documents += [[] for _ in range(-(-len(ids) // seq_len) - len(documents))]
+            for at in range(begin // seq_len, -(-len(ids) // seq_len) if len(ids) > begin else 0):
+                documents[at].append(index)
+            if len(ids) >= needed:
+                break
     if len(ids) < needed:
         raise DataError(
             f"{samples} samples of {seq_len} tokens need {needed} tokens, but {text.source!r} has only {len(ids)}; "
@@ -201,7 +210,7 @@ def _packed(
         )
     windows = id_tensor(ids[: len(ids) // seq_len * seq_len], text.source).view(-1, 1, seq_len)
     # the documents are in seeded order already; a single one has only its windows to shuffle
-    chosen = _shuffled(len(windows), order) if len(text.documents) == 1 else range(len(windows))
+    chosen = range(len(windows)) if several else _shuffled(len(windows), order)
     return [windows[index].clone() for index in chosen[:samples]], [documents[index] for index in chosen[:samples]]
 
 

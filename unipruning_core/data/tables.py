@@ -61,10 +61,10 @@ def documents_of_rows(rows: Iterator[Row], source: str, column: str | None) -> t
     for row in rows:
         found = {name: kind_of_value(value) for name, value in row.items()}
         for name, kind in found.items():
-            now: Gap = "gap" if row[name] is None else kind
+            now: Gap = "gap" if _is_gap(row[name]) else kind
             before = kinds.get(name, "gap")
             kinds[name] = now if before == "gap" else before if now in ("gap", before) else None
-        held.append({name: row[name] for name, kind in found.items() if kind is not None})
+        held.append({name: row[name] for name, kind in found.items() if kind or _is_gap(row[name])})
     form = choose_form({name: None if kind == "gap" else kind for name, kind in kinds.items()}, source, column)  # type: ignore[misc]
     return form.documents(held, source), form
 
@@ -88,6 +88,11 @@ def _of_cells(rows: Iterator[dict[str, str]], source: str, column: str | None) -
     }
     form = choose_form(kinds, source, column)
     return form.documents(held, source), form
+
+
+def _is_gap(value: object) -> bool:
+    """Return whether a cell tells nothing of its column."""
+    return value is None or (isinstance(value, list) and not value)
 
 
 def _first(rows: Iterator[Any], source: str) -> Any:
