@@ -14,6 +14,7 @@ from unipruning_core.errors import DataError
 LINE = "line 7: the quick brown fox jumps over the lazy dog. "
 ASKED, ANSWERED = {"role": "user", "content": "why"}, {"role": "assistant", "content": "so"}
 SPOKEN = [{"from": "human", "value": "why"}, {"from": "gpt", "value": "so"}]
+KEYS = ("role", "content", "name")
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
 
 
@@ -26,6 +27,7 @@ TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "why"}]}, ANSWERED]},
         {"conversations": SPOKEN},
         {"conversation": [ASKED, ANSWERED], "language": "English"},
+        {"messages": {"role": ["user", "assistant"], "content": ["why", "so"]}},
         {"prompt": "why", "completion": "so"},
         {"prompt": [ASKED], "completion": [ANSWERED]},
         {"prompt": "why", "response": "so", "id": 7},
@@ -77,9 +79,17 @@ def test_token_ids_are_used_as_they_are_without_their_padding(tmp_path, name):
     assert text.readings == [f"text {text.source!r}: token ids in column 'input_ids' (2 documents)"]
 
 
-def test_conversations_in_parquet_are_those_of_json(tmp_path):
+@pytest.mark.parametrize("in_lists", [False, True], ids=["a list of messages", "a message of lists"])
+def test_conversations_in_parquet_are_those_of_json(tmp_path, in_lists):
     rows = [{"messages": [ASKED, {**ANSWERED, "name": "x"}], "source": "s"}, {"messages": [ASKED], "source": "s"}]
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "a.parquet")
+    if in_lists:
+        stored = [
+            {**row, "messages": {key: [message.get(key) for message in row["messages"]] for key in KEYS}}
+            for row in rows
+        ]
+    else:
+        stored = rows
+    datasets.Dataset.from_list(stored).to_parquet(tmp_path / "a.parquet")
     theirs = load_text(str(tmp_path / "a.parquet")).documents
     ours = load_text(write(tmp_path / "a.jsonl", lines(*rows))).documents
     assert [document.messages for document in theirs] == [document.messages for document in ours]

@@ -26,6 +26,7 @@ PAIRS = (
     ("question", "answer"),
     ("question", "response"),
 )
+SPEAKERS = ("role", "from")  # the keys of a message that may name its role
 # what data sets call the roles of chat templates
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 QUOTED = 80  # characters of a row in a message
@@ -133,9 +134,11 @@ def kind_of_value(value: object) -> Kind | None:
     """Return what a cell holds, or None if it is no document."""
     if isinstance(value, str):
         return "text"
+    if isinstance(value, Mapping):
+        return "chat" if any(isinstance(value.get(name), list) for name in SPEAKERS) else None
     if not isinstance(value, list) or not value:
         return None
-    if all(isinstance(item, Mapping) and ("role" in item or "from" in item) for item in value):
+    if all(isinstance(item, Mapping) and any(name in item for name in SPEAKERS) for item in value):
         return "chat"
     return "ids" if all(type(item) is int for item in value) else None
 
@@ -212,6 +215,9 @@ def _messages(value: object, place: str, column: str, role: str) -> Iterable[Map
         value = [{"role": role, "content": value}]
     if kind_of_value(value) != "chat":
         raise _unlike("messages with role and content", value, place, column)
+    # older data sets store a list of messages as one message of lists
+    if isinstance(value, Mapping):
+        value = [dict(zip(value, cells, strict=False)) for cells in zip(*value.values(), strict=False)]
     for message in value:  # type: ignore[attr-defined]  # it is a list, or it would be no chat
         held = {name: item for name, item in message.items() if item is not None and name not in ("from", "value")}
         spoken = message.get("role", message.get("from"))

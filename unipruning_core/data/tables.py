@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.files import BLOCK_BYTES, HEAD_BYTES, is_compressed, opened
-from unipruning_core.data.forms import MASK, Document, Form, Kind, Row, choose_form, kind_of_value, known_form
+from unipruning_core.data.forms import MASK, SPEAKERS, Document, Form, Kind, Row, choose_form, kind_of_value, known_form
 from unipruning_core.data.rows import is_number, json_rows, separated_rows
 from unipruning_core.errors import DataError, first_line
 
@@ -140,12 +140,22 @@ def _kinds_of(schema: Any) -> dict[str, Kind | None]:
 def _kind_of(kind: Any, types: Any) -> Kind | None:
     if _is_string(kind, types):
         return "text"
-    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+    if types.is_struct(kind):
+        return "chat" if any(_is_list(kind.field(name).type, types) for name in _speakers(kind)) else None
+    if not _is_list(kind, types):
         return None
     item = kind.value_type
     if types.is_struct(item):
-        return "chat" if {item.field(at).name for at in range(item.num_fields)} & {"role", "from"} else None
+        return "chat" if _speakers(item) else None
     return "ids" if types.is_integer(item) else None
+
+
+def _is_list(kind: Any, types: Any) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _speakers(struct: Any) -> list[str]:
+    return [name for name in SPEAKERS if struct.get_field_index(name) >= 0]
 
 
 def _is_string(kind: Any, types: Any) -> bool:
