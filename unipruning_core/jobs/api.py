@@ -77,8 +77,7 @@ def prune(
         model: a folder with safetensors weights or a hub id, which is pruned into ``out``; or a ``transformers`` model
             in memory, which is masked in place: pruned weights become 0, kept weights are not touched.
         tokenizer: the tokenizer of a model in memory; for one on disk a folder or a hub id (default: the model's own).
-        sparsity: "60%", "60%/matrix", "60%/row", "60%/global", "2:4", "@budget.json", "2:4+dense@45%", or a list of
-            them for a model on disk.
+        sparsity: "60%", "60%/row", "60%/global", "2:4", "@budget.json", "2:4+dense@45%"; a list for a model on disk.
         data: calibration text: a file, folder or pattern, "wikitext2", "c4", a data set on the hub, or a list of
             strings; or a mixture, as their names with weights, such as ``{"a.jsonl": 0.7, "b.txt": 0.3}``.
         out: the output folder; required for a model on disk, not allowed for one in memory.
@@ -88,8 +87,7 @@ def prune(
         samples: calibration samples, each of ``seq_len`` tokens (default: 2048, or all positions if a model has fewer).
         packing: "packed" joins the documents and cuts them into samples; "document" takes one document per sample.
         split: split of a data set (default: "train").
-        text_column: the column that holds the text, conversations or token ids (default: "text", or else "messages" and
-            the like, "input_ids", or the only column of strings).
+        text_column: the column that holds text, conversations or token ids (default: "text", "messages", ...).
         include: patterns of names, such as "*.mlp.*" or "re:REGEX"; only linear layers that match are pruned, wherever
             they are (default: those of the decoder blocks, without routers and the like).
         exclude: patterns of what stays dense, whatever else is included.
@@ -98,16 +96,14 @@ def prune(
         trust_remote_code: run Python code that comes with the model.
         overwrite: replace what an earlier call wrote.
         save_every: seconds between saved states of an unfinished search on disk.
-        checkpoint_activations: "on" computes activations again in the backward pass, with the same result, for less
-            memory and more time; "off" does not; "auto" does if they seem not to fit.
-        skip_nonfinite: leave out samples whose loss or activations, and steps whose gradient, are NaN or infinite, and
-            say which; without it the first one ends the search.
+        checkpoint_activations: "on" computes activations again, for less memory; "auto" if they seem not to fit.
+        skip_nonfinite: leave out what is NaN or infinite, and say what; without it the first one ends the search.
         progress: whether to show bars and notes; or a ``Progress`` of your own.
         settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
 
     Returns:
-        For a model on disk, what was written for each sparsity.  For a model in memory, the masks by parameter name:
-        bool, in the parameter's shape, on the host; True means kept.
+        What was written for each sparsity; or of a model in memory the masks by parameter name: bool, in the
+        parameter's shape, on the host; True means kept.
 
     Raises:
         UnipruningError: says in one sentence what is wrong, before any expensive work if possible.
