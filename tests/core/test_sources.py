@@ -103,6 +103,7 @@ def test_parquet_is_not_compressed_again(tmp_path):
         ("a", b"%PDF-1.7", "is a document of an application"),
         ("a.txt", "text".encode("utf-16"), "is not text: byte .*; convert it to UTF-8"),
     ],
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,  # an archive holds the time
 )
 def test_a_file_of_another_kind_is_refused_by_its_kind(tmp_path, name, content, message):
     with pytest.raises(DataError, match=message):
