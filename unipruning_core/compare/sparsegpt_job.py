@@ -13,7 +13,6 @@ from unipruning_core.compare.sparsegpt import inverse_factor, sparsify
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import apart
-from unipruning_core.models.loading import build_outline
 from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.passes import pass_errors
 from unipruning_core.models.targets import check_values, find_targets
@@ -99,10 +98,9 @@ def _check_in_blocks(model: OnDisk) -> None:
     Raises:
         ConfigError: there is one.
     """
-    outline = build_outline(model.config, model.choice)
-    layers, _ = find_targets(outline, model.checkpoint, model.choice.targets)
+    layers, _ = find_targets(model.outline, model.checkpoint, model.choice.targets)
     inside = {
-        layer.name for of_block in layers_by_block(layers, list(decoder_blocks(outline)[1])) for layer in of_block
+        layer.name for of_block in layers_by_block(layers, list(decoder_blocks(model.outline)[1])) for layer in of_block
     }
     if outside := [layer.name for layer in layers if layer.name not in inside]:
         raise ConfigError(

@@ -113,13 +113,12 @@ def prune(
     chosen, shown, sparsities = as_settings(mode, settings), as_progress(progress), as_sparsities(sparsity)
     targets = TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
+    how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, run=run)
         one, live = single(sparsities), InMemory(model, tokenizer, backend, shown, targets)
         live.check(sparsities)
-        found = in_memory.search_in_memory(
-            live, text, chosen, checkpoint_activations=checkpoint_activations, skip_nonfinite=skip_nonfinite
-        )
+        found = in_memory.search_in_memory(live, text, chosen, **how)
         return in_memory.project_in_memory(live, found, one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
@@ -133,8 +132,7 @@ def prune(
         folder,
         overwrite=overwrite,
         save_every=save_every,
-        checkpoint_activations=checkpoint_activations,
-        skip_nonfinite=skip_nonfinite,
+        **how,
     )
 
 
@@ -181,12 +179,11 @@ def search(
     """
     chosen, shown, targets = as_settings(mode, settings), as_progress(progress), TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
+    how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every)
         live = InMemory(model, tokenizer, backend, shown, targets)
-        return in_memory.search_in_memory(
-            live, text, chosen, checkpoint_activations=checkpoint_activations, skip_nonfinite=skip_nonfinite
-        )
+        return in_memory.search_in_memory(live, text, chosen, **how)
     if out is None:
         raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
     with on_disk.what_is_kept(Path(out)):
@@ -197,8 +194,7 @@ def search(
             Path(out),
             overwrite=overwrite,
             save_every=save_every,
-            checkpoint_activations=checkpoint_activations,
-            skip_nonfinite=skip_nonfinite,
+            **how,
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.models.activations import norms_of
-from unipruning_core.models.decoder import bare_decoder
+from unipruning_core.models.decoder import bare_decoder, text_model
 from unipruning_core.search.base import Outcome, Search, zero_dual
 from unipruning_core.search.dual import mirror_step
 from unipruning_core.search.reach import reach_of, with_siblings
@@ -33,16 +33,15 @@ class FrozenSearch(Search):
 
     def prepare(self) -> None:
         super().prepare()
-        # the head would take a fifth of a small model's time, and its output is not used
+        # the head would take a fifth of a small model's time, and its output is used only where it is a target
         self.decoder = bare_decoder(self.model)
+        path = next(f"{name}." if name else "" for name, part in self.model.named_modules() if part is self.decoder)
+        if not all(layer.name_in_model.startswith(path) for layer in self.layers):
+            self.decoder = text_model(self.model)
         # the sum of squares of each layer's inputs, and its tokens, over all samples
         self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs]
         self.tokens = torch.zeros(len(self.layers), dtype=torch.int64)
         self.peaks: dict[int, Tensor] = {}  # of every sample, read only if the sums are not finite
-        # the head would take a fifth of a small model's time, and its output is not used
-        base = f"{self.model.base_model_prefix}."
-        inside = all(layer.name_in_model.startswith(base) for layer in self.layers)
-        self.decoder = getattr(self.model, base[:-1], self.model) if inside else self.model
 
     @torch.no_grad()
     def step(self, sample: int, input_ids: Tensor) -> float | None:
