@@ -211,7 +211,9 @@ def test_the_checkpoint_holds_the_changed_weights_and_their_masks(save, tmp_path
     out = tmp_path / "out"
     targets = [layer.target for layer in layers]
     with claimed_output(checkpoint, targets, [sparsity], out, overwrite=False, progress=progress) as output:
-        done = write_changed(checkpoint, layers, masks, sparsity, output, {"provenance": {}}, progress)
+        about, weights = {"provenance": {}}, model.num_parameters()
+        done = write_changed(checkpoint, layers, masks, sparsity, output, about, progress, weights)
+    assert json.loads((out / "unipruning.json").read_text())["overall"]["model"]["weights"] == weights
     assert done.pruned == sum(mask.numel() - sparsity.keep(mask.numel()) for mask in masks.values())
     reloaded, again = loaded(out)
     file = read_masks(out)
