@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
+from textwrap import fill, shorten
 
 from _making import CAUSAL
 from _trial import Outcome
@@ -25,7 +26,7 @@ transformers loads it, its logits are bit for bit those of the original masked i
 | experts dense | every check holds, but fewer of the experts' weights are targets |
 | refused | the search ends with exit code 2 and one sentence |
 | late | projection refuses what the search accepted |
-| fault | a traceback, or a check that does not hold |
+| fault | an error that is not foreseen, or a check that does not hold |
 | unbuilt | transformers itself cannot build it from a small configuration, or not read what it saved |
 
 Targets are a fraction of the weights outside embeddings; the models are tiny, so norms, routers and towers weigh more
@@ -38,7 +39,7 @@ in them than in real ones.
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the document."""
-    head = HEAD.format(transformers=version("transformers"), counts=f"{summary(outcomes)}.")
+    head = HEAD.format(transformers=version("transformers"), counts=fill(f"{summary(outcomes)}.", 120))
     return head + "".join(
         _row(outcome) for outcome in sorted(outcomes, key=lambda outcome: (outcome.family, outcome.kind))
     )
@@ -63,10 +64,14 @@ def _row(outcome: Outcome) -> str:
 def _targets(outcome: Outcome) -> str:
     checked = next((steps["50-row"] for steps in outcome.modes.values() if "50-row" in steps), None)
     outside = outcome.weights - outcome.embeddings
-    return f"{checked['targets'] / outside:.0%}" if checked and outside else ""
+    if not checked or not outside:
+        return ""
+    # at half of each row twice what was pruned are targets
+    of_experts = f", {2 * checked['experts'] / outcome.experts:.0%} of experts" if outcome.experts else ""
+    return f"{checked['targets'] / outside:.0%}{of_experts}"
 
 
 def _plain(reason: str) -> str:
     """Return a reason that fits a cell and names no folder of this machine."""
     text = re.sub(r"(/[\w.:-]+){2,}/", "", reason.removeprefix("error: "))
-    return " ".join(text.replace("|", "\\|").split())[:160]
+    return shorten(text.replace("|", "\\|"), 160, placeholder=" …")

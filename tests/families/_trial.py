@@ -76,8 +76,10 @@ def _build(family: Family, folder: Path, outcome: Outcome) -> None:
         outcome.needs = next((name for name, more in others(model).items() if _attempt(partial(model, **more))[1]), "")
         return
     outcome.generation, _ = _attempt(lambda: written(model))
-    _, loaded = _attempt(lambda: logits(_loaded(family, folder)))
-    if loaded is None or not torch.equal(made, loaded):
+    failure, loaded = _attempt(lambda: logits(_loaded(family, folder)))
+    if loaded is None:
+        raise ValueError(f"transformers does not load what it saved: {failure}")
+    if not torch.equal(made, loaded):
         raise ValueError("transformers loads another model than it saved")
 
 
