@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from unipruning_core.jobs.prepared import OnDisk
     from unipruning_core.models.targets import Layer
     from unipruning_core.progress import Progress
-    from unipruning_core.storage.checkpoint import Checkpoint
+    from unipruning_core.storage.checkpoint import Checkpoint, Target
 
 
 def run_sparsegpt(
@@ -50,6 +50,7 @@ def run_sparsegpt(
     out = out.resolve()
     backend, progress = model.backend, model.progress
     model.check([sparsity])
+    check_plain(model.checkpoint, model.targets)
     with claimed_output(
         model.checkpoint,
         model.targets,
@@ -106,6 +107,19 @@ def _check_in_blocks(model: OnDisk) -> None:
         raise ConfigError(
             f"SparseGPT prunes one decoder block after the other, and {outside[0]!r} is in none; leave it out with "
             f"--exclude '{outside[0]}'"
+        )
+
+
+def check_plain(checkpoint: Checkpoint, targets: Iterable[Target]) -> None:
+    """Refuse targets in codes: SparseGPT changes the weights that it keeps, which have no codes then.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    if coded := next((target.name for target in targets if checkpoint.codes.holds(target.tensor)), None):
+        raise ConfigError(
+            f"SparseGPT changes kept weights, but {coded!r} is stored in codes of eight bits; write the model in "
+            f"bfloat16 with 'unipruning dequantize {checkpoint.folder} --out DIR' first"
         )
 
 

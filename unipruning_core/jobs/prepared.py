@@ -231,6 +231,7 @@ class OnDisk(Prepared):
 
     @cached_property
     def _found(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...], ModelSize]:
+        self.checkpoint.codes.check_prunable()
         with prefix_explained(self.outline, self.checkpoint):
             layers, left_out = find_targets(self.outline, self.checkpoint, self.choice.targets)
         return tuple(layer.target for layer in layers), tuple(left_out), ModelSize.of(self.outline, layers)

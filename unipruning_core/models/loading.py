@@ -154,7 +154,7 @@ def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, 
         named: torch.dtype = getattr(torch, choice.dtype)
         return named
     held: dict[torch.dtype, int] = {}
-    for info in checkpoint.tensors.values():
+    for info in checkpoint.codes.weights.values():
         if info.dtype in (torch.float32, torch.bfloat16, torch.float16):
             held[info.dtype] = held.get(info.dtype, 0) + info.nbytes
     stored = max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
@@ -186,19 +186,18 @@ def load_model(
 
     what = f"model {str(folder)!r} cannot be loaded"
     remedy = "pass a folder with a causal language model, as save_pretrained writes it"
+    # sizes that do not fit are let pass, so that they are known here
+    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with library_errors_as(CheckpointError, what, remedy), hidden_bars():
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        kind = auto_class(str(folder), config, trust_remote_code=trust_remote_code)
-        load = loader(kind, config, trust_remote_code=trust_remote_code)
-        model, loading = load(
-            folder,
-            dtype=dtype,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are known here
-        )
+        if (checkpoint := Checkpoint.open(folder)).codes.can_be_decoded:
+            model, loading = load_decoded(checkpoint, trust_remote_code=trust_remote_code, **options)
+        else:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            kind = auto_class(str(folder), config, trust_remote_code=trust_remote_code)
+            model, loading = loader(kind, config, trust_remote_code=trust_remote_code)(folder, **options)
     # before transformers 5 names alone, now with the shapes
     if mismatched := sorted(key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]):
-        info = Checkpoint.open(folder).tensors.get(mismatched[0])
+        info = checkpoint.tensors.get(mismatched[0])
         raise shape_error(mismatched[0], info.shape if info else None, model.state_dict()[mismatched[0]].shape)
     if missing := sorted(loading["missing_keys"]):
         raise CheckpointError(
@@ -212,6 +211,31 @@ def load_model(
         spread(model, str(device), bytes_per_device) if len(bytes_per_device) > 1 else model.to(device)
     )
     return loaded.eval()
+
+
+def load_decoded(
+    checkpoint: Checkpoint, *, dtype: torch.dtype, trust_remote_code: bool, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Load a quantised checkpoint as the model that it stands for, without the library's own decoders.
+
+    These need packages and devices that may not be there, and leave codes and scales in the model.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
+    with torch.device("meta"):
+        kind = type(build_model(str(checkpoint.folder), config, trust_remote_code=trust_remote_code))
+    held = {}
+    for name in checkpoint.codes.weights:
+        values = checkpoint.codes.values(name)
+        held[name] = values.to(dtype) if checkpoint.codes.holds(name) else values
+    loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
+        None, config=config, state_dict=held, dtype=dtype, **options
+    )
+    return loaded
 
 
 @contextmanager

@@ -31,7 +31,7 @@ EXHAUSTED = re.compile(
 
 def loaded_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     """Return the bytes of the loaded weights alone."""
-    return sum(info.nbytes // info.dtype.itemsize for info in checkpoint.tensors.values()) * dtype.itemsize
+    return sum(info.nbytes // info.dtype.itemsize for info in checkpoint.codes.weights.values()) * dtype.itemsize
 
 
 def free_bytes(device_type: str) -> int | None:

@@ -53,11 +53,11 @@ class Names:
             shapes[name] = tuple(parameter.shape)
             shared.setdefault(id(parameter), []).append(name)
         with library_errors_as(CheckpointError, f"the tensors of {type(model).__name__} cannot be named", "report it"):
-            rename = _renaming(model, checkpoint.tensors)
+            rename = _renaming(model, checkpoint.codes.weights)
         pieces: dict[str, list[Piece]] = {}
         unread: dict[str, str] = {}
         groups: dict[str, tuple[Any, dict[str, list[str]]]] = {}
-        for key in sorted(checkpoint.tensors, key=_natural):
+        for key in sorted(checkpoint.codes.weights, key=_natural):
             name, converter, pattern = rename(key)
             if converter is not None:
                 groups.setdefault(name, (converter, {}))[1].setdefault(pattern, []).append(key)
@@ -65,7 +65,7 @@ class Names:
                 view = _blank(shapes[name])
                 pieces.setdefault(name, []).append(Piece(key, 0, whole=True, view=view))
         for name, (converter, keys) in groups.items():
-            found = {part: [checkpoint.tensors[key].shape for key in keys[part]] for part in keys}
+            found = {part: [checkpoint.codes.weights[key].shape for key in keys[part]] for part in keys}
             solved = _converted(name, converter, keys, found, shapes)
             if isinstance(solved, str):
                 targets = _target_names(name, converter)

@@ -25,6 +25,7 @@ from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.config import check_bare_config
 from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE
+from unipruning_core.storage.quantised import check_method
 from unipruning_core.storage.tensorfile import TYPE_NAMES, TensorInfo
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def outline(
     """
     check_dtype(dtype)
     config = load_config(name, trust_remote_code=trust_remote_code)
+    check_method(name, config.to_dict())
     held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
     with torch.device("meta"):

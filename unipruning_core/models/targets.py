@@ -120,7 +120,7 @@ def check_values(layers: Sequence[Layer], checkpoint: Checkpoint, progress: Prog
         return
     with progress.task("comparing names", len(moved), "matrix") as task:
         for layer in moved:
-            stored = checkpoint.read_target(layer.target)
+            stored = checkpoint.values_of(layer.target)
             held = layer.as_stored(layer.weight)
             if not torch.equal(stored.to(held.dtype), held.cpu()):
                 raise CheckpointError(

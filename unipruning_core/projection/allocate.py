@@ -103,6 +103,7 @@ def outlier_ratios(
                 stored = checkpoint.read_target(target)
                 if searched is not None:
                     check_weight(searched, target, stored)
+                stored = checkpoint.values_of(target)
                 weight = (stored.t() if target.transposed else stored).to(backend.device_type)
                 yield _wanda_score(weight, input_norms[target.name].to(backend.device_type), backend)
                 task.advance()

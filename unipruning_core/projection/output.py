@@ -24,7 +24,7 @@ from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.documents import sealed
 from unipruning_core.storage.tensorfile import digest_of
 
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
                 file.write(pruned.numpy().data)
         self._masks.append(pack(mask, cut := self._cuts[target.name]))
         kept = int(mask.sum())
-        zeros = pruned.numel() - int(pruned.view(weight.dtype).count_nonzero())
+        zeros = pruned.numel() - int(_as_numbers(pruned.view(weight.dtype)).count_nonzero())
         tied, digest = kept > nonzero_scores, digest_of(pruned)
         self.layers[target.name] = MatrixReport(cut, kept, mask.numel(), zeros, tied, digest)
 
@@ -142,3 +142,8 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         }
         text = json.dumps(sealed(report), indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def _as_numbers(weight: Tensor) -> Tensor:
+    """Return a tensor in a type that can be counted: floats of eight bits cannot."""
+    return weight.float() if weight.dtype.itemsize == 1 else weight

@@ -20,11 +20,12 @@ from unipruning_core.projection.decide import (
     masks_of,
     weights_of_model,
 )
-from unipruning_core.projection.output import INTEGERS, PrunedFolder
+from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, check_room, claimed_output, files_of, size_of, slugs_of
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_fits
-from unipruning_core.storage.checkpoint import LEADS_OUTSIDE, Checkpoint
+from unipruning_core.storage.beside import LEADS_OUTSIDE
+from unipruning_core.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
@@ -158,6 +159,7 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
         raise RunError(
             f"the run was made from another model than {str(checkpoint.folder)!r}; pass the model it searched"
         )
+    checkpoint.codes.check_prunable()
     if not scores.targets:
         raise RunError("the run has no targets, so there is nothing to prune; search again")
     seen: set[str] = set()
@@ -177,7 +179,7 @@ def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
                 f"target {target.name!r} of the run does not fit in {target.tensor!r} of the checkpoint; search again"
             )
         ends[target.tensor] = target.start + target.size
-        if not info.dtype.is_floating_point or info.dtype.itemsize not in INTEGERS:
+        if not info.dtype.is_floating_point and not checkpoint.codes.holds(target.tensor):
             raise CheckpointError(
                 f"target {target.name!r} is stored as {info.type_name!r}, which is quantised;"
                 " use a checkpoint in bfloat16, float16 or float32"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,15 @@ from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress
+from unipruning_core.storage.beside import files_to_copy
+from unipruning_core.storage.codes import Codes
 from unipruning_core.storage.config import read_config
 from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.fingerprint import fingerprint_of
-from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, VOICES, check_layout
+from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
 from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
-
-# files that are not copied: the first match gives the reason
-LEFT_OUT = (
-    ("*.safetensors", "weights that are no part of the model"),
-    ("*.safetensors.index.json", "an index of weights that are no part of the model"),
-    ("*.bin.index.json", "an index of pickled weights"),
-    ("*.bin", "pickled weights"),
-    ("*.pt", "pickled weights"),
-    ("*.pth", "pickled weights"),
-    ("*.h5", "weights for another framework"),
-    ("*.msgpack", "weights for another framework"),
-    ("*.gguf", "weights for another framework"),
-    ("*.onnx", "weights for another framework"),
-    ("*.onnx_data", "weights for another framework"),
-)
-FOLDERS_LEFT_OUT = (".git", ".cache")
-LEADS_OUTSIDE = "a link to a file outside the model"
 
 
 @dataclass(frozen=True)
@@ -220,52 +204,19 @@ class Checkpoint:
         Raises:
             CheckpointError: the config or the index leads outside the folder.
         """
-        copied: list[Path] = []
-        left_out: dict[str, str] = {}
-        shards = {Path(shard.name) for shard in self.shards}
-        index = None if Path(SINGLE_FILE) in shards else Path(INDEX_FILE)
-        for root, folders, files in os.walk(self.folder):
-            here = Path(root).relative_to(self.folder)
-            for name in sorted(folders):
-                if reason := _why_folder_left_out(Path(root) / name):
-                    left_out[f"{(here / name).as_posix()}/"] = reason
-            folders[:] = sorted(name for name in folders if not _why_folder_left_out(Path(root) / name))
-            for path in (here / name for name in sorted(files)):
-                if path in shards:
-                    continue
-                if path != index and (reason := _why_file_left_out(self.folder / path)):
-                    left_out[path.as_posix()] = reason
-                elif not _stays_inside(self.folder, self.folder / path):
-                    left_out[path.as_posix()] = LEADS_OUTSIDE
-                else:
-                    copied.append(path)
-        for name in (CONFIG_FILE, INDEX_FILE):
-            if name in left_out and Path(name) in (index, Path(CONFIG_FILE)):
-                raise CheckpointError(
-                    f"{name!r} of {str(self.folder)!r} is {left_out[name]}, which is not copied; put a copy there"
-                )
-        return copied, left_out
+        return files_to_copy(self.folder, {shard.name for shard in self.shards})
 
+    @cached_property
+    def codes(self) -> Codes:
+        """The tensors that hold codes of eight bits, and what they stand for."""
+        return Codes(self.folder / CONFIG_FILE, self.tensors, self.read)
 
-def _why_folder_left_out(folder: Path) -> str | None:
-    if folder.name in FOLDERS_LEFT_OUT:
-        return "bookkeeping of a download"
-    return "a link to a folder" if folder.is_symlink() else None
-
-
-def _why_file_left_out(path: Path) -> str | None:
-    if not path.is_file():
-        return "neither a file nor a link to one"
-    if path.name == VOICES:
-        return None
-    return next((reason for pattern, reason in LEFT_OUT if fnmatch(path.name.lower(), pattern)), None)
-
-
-def _stays_inside(folder: Path, path: Path) -> bool:
-    """Return whether a file lies in the model folder, through links too; in the hub's cache they lead to its blobs."""
-    home, file = folder.resolve(), path.resolve()
-    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    return any(file.is_relative_to(place) for place in homes)
+    def values_of(self, target: Target) -> Tensor:
+        """Read one target as numbers, in its stored shape: codes times their scales, or else as in the file."""
+        if not self.codes.holds(target.tensor):
+            return self.read_target(target)
+        whole = self.codes.values(target.tensor).flatten()
+        return whole[target.start : target.start + target.size].view(target.stored_shape)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.storage.paths import path_errors_as
+from unipruning_core.storage.quantised import check_not_gguf
 
 CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
@@ -29,4 +30,5 @@ def check_layout(folder: Path) -> None:
         return
     if pickled:
         raise CheckpointError(f"{str(folder)!r} has only pickled weights ({pickled[0]!r}); {SAVE_SAFELY}")
+    check_not_gguf(folder)
     raise CheckpointError(f"{str(folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}; {SAVE_SAFELY}")
