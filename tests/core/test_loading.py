@@ -82,9 +82,9 @@ def bring_code(folder):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (remove_config, "cannot be loaded"),
-        (remove_weights, "cannot be loaded"),
-        (truncate_weights, "cannot be loaded"),
+        (remove_config, "is not a model folder: it has no config.json"),
+        (remove_weights, "has neither model.safetensors nor"),
+        (truncate_weights, "are damaged: the header describes"),
         (
             drop_a_weight,
             r"lacks 1 of the weights that its config requires \(first: 'model.layers.1.mlp.up_proj.weight'\)",
@@ -113,7 +113,7 @@ def test_a_checkpoint_without_a_tokenizer_is_refused_before_its_weights_are_load
 
 @pytest.mark.usefixtures("offline")
 def test_a_folder_that_does_not_exist_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(CheckpointError, match="missing' cannot be loaded"):
+    with pytest.raises(CheckpointError, match="missing' is not a model folder"):
         load_model(tmp_path / "missing", torch.float32, "cpu")
 
 
