@@ -285,6 +285,7 @@ class OnDisk(Prepared):
                 bytes_per_device,
                 trust_remote_code=self.choice.trust_remote_code,
                 progress=self.progress,
+                checkpoint=self.checkpoint,
             )
         model.name_or_path = self.name  # as the user wrote it, also where it lies in the hub's cache
         return model

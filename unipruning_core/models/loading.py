@@ -173,6 +173,7 @@ def load_model(
     *,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,  # of the folder, where it is open already
 ) -> PreTrainedModel:
     """Load the model in a folder, in evaluation mode, and note which tensors it has no use for.
 
@@ -189,7 +190,8 @@ def load_model(
     # sizes that do not fit are let pass, so that they are known here
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with library_errors_as(CheckpointError, what, remedy), hidden_bars():
-        if (checkpoint := Checkpoint.open(folder)).codes.can_be_decoded:
+        checkpoint = checkpoint or Checkpoint.open(folder)
+        if checkpoint.codes.can_be_decoded:
             model, loading = load_decoded(checkpoint, trust_remote_code=trust_remote_code, **options)
         else:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
