@@ -7,7 +7,7 @@ import torch
 from _image_text import FILES, KINDS, NEEDING_IMAGES, TARGETS, built, save_image_text
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer, ProcessorMixin
 
 import unipruning
 from unipruning_core.cli.main import main
@@ -83,6 +83,17 @@ def test_the_output_gives_the_logits_of_the_original_masked_in_memory(place, tmp
     here, there = model(input_ids=ids()).logits, loaded(out)(input_ids=ids()).logits
     assert torch.equal(here, there)
     assert not torch.equal(here, dense)
+
+
+def test_a_processor_serves_as_the_tokenizer_inside_it(llava):
+    tokenizer = AutoTokenizer.from_pretrained(llava / "model")
+    processor = ProcessorMixin.__new__(ProcessorMixin)
+    processor.tokenizer = tokenizer
+    found = [
+        unipruning.perplexity(loaded(llava / "model"), given, data=str(llava / "text.txt"), seq_len=24, windows=2)
+        for given in (tokenizer, processor)
+    ]
+    assert found[0] == found[1]
 
 
 def test_perplexity_is_that_of_the_models_own_logits(place):

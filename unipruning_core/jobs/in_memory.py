@@ -13,6 +13,7 @@ from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.jobs.found_scores import FoundScores
 from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.jobs.restored import restored
+from unipruning_core.models.auto import tokenizer_of
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.experts import apart
 from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
@@ -68,7 +69,7 @@ class InMemory(Prepared):
         self._saved = Saved.of(model, self.name)
         self.checkpoint = self._saved.checkpoint
         self.choice = choice
-        self._tokenizer, self._backend = tokenizer, backend
+        self._tokenizer, self._backend = tokenizer_of(tokenizer), backend
 
     @cached_property
     def backend(self) -> Backend:

@@ -54,3 +54,10 @@ def loader(kind: Any, config: PretrainedConfig, *, trust_remote_code: bool) -> C
         load: Callable[..., Any] = partial(kind.from_pretrained, trust_remote_code=trust_remote_code)
         return load
     return partial(common, own)
+
+
+def tokenizer_of(given: Any) -> Any:
+    """Return the tokenizer inside a processor, which would take text for images, or else what is given."""
+    from transformers import ProcessorMixin
+
+    return given.tokenizer if isinstance(given, ProcessorMixin) else given
