@@ -49,6 +49,7 @@ def test_every_command_teaches_by_example():
         "compare",
         "compare-sparsegpt",
         "allocate",
+        "dequantize",
         "plan",
         "targets",
         "bench",

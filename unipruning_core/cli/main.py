@@ -97,7 +97,18 @@ def build_parser() -> argparse.ArgumentParser:
     import argparse
     from importlib.metadata import version
 
-    from unipruning_core.cli import allocate, bench, compare, demo, machine, perplexity, plan, prune, targets
+    from unipruning_core.cli import (
+        allocate,
+        bench,
+        compare,
+        demo,
+        dequantize,
+        machine,
+        perplexity,
+        plan,
+        prune,
+        targets,
+    )
 
     parser = argparse.ArgumentParser(
         "unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -120,6 +131,6 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for part in (prune, allocate, perplexity, demo, machine, compare, bench, plan, targets):
+    for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets):
         part.add_commands(command)
     return parser

@@ -23,6 +23,7 @@ from unipruning_core.cli.arguments import (
     settings_from,
     targets_from,
 )
+from unipruning_core.cli.dequantize import model_of
 from unipruning_core.cli.early import check_first
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION, check_save_every
@@ -98,6 +99,12 @@ def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dequantize",
+        type=Path,
+        metavar="DIR",
+        help="write a quantised MODEL in bfloat16 to DIR first, or take it from there, and prune that",
+    )
     add_calibration(parser)
     add_targets(parser.add_argument_group("layers to prune (default: linear layers of the decoder blocks)"))
     add_settings(parser)
@@ -134,6 +141,7 @@ def _prune(options: argparse.Namespace) -> int:
     sparsities, settings, targets = _sparsities(options), settings_from(options), targets_from(options)
     check_save_every(options.save_every)
     check_first(options, *SEARCHED)
+    options.model = model_of(options)
     with collector_at_rest(ours=True):
         from unipruning_core.jobs import api
 
@@ -161,6 +169,7 @@ def _search(options: argparse.Namespace) -> int:
     settings, targets = settings_from(options), targets_from(options)
     check_save_every(options.save_every)
     check_first(options, *SEARCHED)
+    options.model = model_of(options)
     with collector_at_rest(ours=True):
         from unipruning_core.jobs import api
 

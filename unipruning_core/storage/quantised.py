@@ -117,7 +117,7 @@ def check_prunable(folder: Path, config: Mapping[str, Any], names: Iterable[str]
     if layout := packed_layout(names):
         raise CheckpointError(
             f"model {str(folder)!r} is stored as {layout}, in which single weights cannot be set to zero; write it in "
-            f"bfloat16 with 'unipruning dequantize {folder} --out DIR', and prune that"
+            f"bfloat16 with 'unipruning dequantize {folder} --out DIR' or --dequantize DIR, and prune that"
         )
 
 
