@@ -147,6 +147,8 @@ def test_codes_without_their_scales_are_refused_before_the_text_is_read(tmp_path
     monkeypatch.delattr("unipruning_core.data.text.TextChoice.load")
     with pytest.raises(CheckpointError, match=f"'{name}'.*'{name}_scale_inv'"):
         unipruning.search(str(source), out=tmp_path / "run", **options(tmp_path))
+    with pytest.raises(CheckpointError, match=f"'{name}'.*'{name}_scale_inv'"):
+        load_model(source, torch.float32, "cpu")
 
 
 def test_sparsegpt_is_refused_since_it_changes_kept_weights(tmp_path):

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+import torch
 from _checkpoints import save_llama, save_text, save_tokenizer
 from _quantised import as_bitmask, as_bitsandbytes, as_gptq, as_mxfp4, as_packed, save_gpt_oss
 
 import unipruning
 from unipruning_core.errors import CheckpointError
+from unipruning_core.models.loading import load_model
 from unipruning_core.models.outline import outline
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.quantised import block_of, method_of, packed_layout, without_sections
@@ -34,6 +36,15 @@ def test_the_layout_is_named_before_a_text_is_read(layout, job, tmp_path, monkey
     with pytest.raises(CheckpointError, match=f"{layout}.*{remedy}"):
         getattr(unipruning, job)(str(tmp_path / "model"), **asked, **({"sparsity": "50%"} if job == "prune" else {}))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("layout", "said"), [(as_gptq, "GPTQ or AWQ"), (as_bitmask, "sparse bitmask")])
+def test_a_model_with_other_weights_is_neither_listed_nor_loaded(layout, said, tmp_path):
+    folder = layout(save_llama(tmp_path))
+    with pytest.raises(CheckpointError, match=said):
+        outline(str(folder), headers=True)
+    with pytest.raises(CheckpointError, match=said):
+        load_model(folder, torch.float32, "cpu")
 
 
 def test_experts_in_mxfp4_are_not_left_dense_without_a_word(tmp_path):

@@ -189,8 +189,9 @@ def load_model(
     remedy = "pass a folder with a causal language model, as save_pretrained writes it"
     # sizes that do not fit are let pass, so that they are known here
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    checkpoint = checkpoint or Checkpoint.open(folder)
+    checkpoint.codes.check_loadable()
     with library_errors_as(CheckpointError, what, remedy), hidden_bars():
-        checkpoint = checkpoint or Checkpoint.open(folder)
         if checkpoint.codes.can_be_decoded:
             model, loading = load_decoded(checkpoint, trust_remote_code=trust_remote_code, **options)
         else:
@@ -202,6 +203,7 @@ def load_model(
         info = checkpoint.tensors.get(mismatched[0])
         raise shape_error(mismatched[0], info.shape if info else None, model.state_dict()[mismatched[0]].shape)
     if missing := sorted(loading["missing_keys"]):
+        checkpoint.codes.check_prunable()  # which names the layout that they may be in
         raise CheckpointError(
             f"model {str(folder)!r} lacks {len(missing)} of the weights that its config requires (first: "
             f"{missing[0]!r}); copy the complete checkpoint"

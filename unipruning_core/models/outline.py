@@ -93,6 +93,7 @@ def outline(
     folder = Path(os.path.expanduser(name))
     if headers and any((folder / file).is_file() for file in (SINGLE_FILE, INDEX_FILE)):
         checkpoint = Checkpoint.open(folder)
+        checkpoint.codes.check_prunable()
     else:
         checkpoint = Checkpoint(folder, (), saved_header(model))
     layers, left_out = find_targets(model, checkpoint, choice)

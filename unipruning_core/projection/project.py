@@ -155,11 +155,11 @@ def with_scope(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsi
 
 
 def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
+    checkpoint.codes.check_prunable()
     if scores.fingerprint != checkpoint.fingerprint():
         raise RunError(
             f"the run was made from another model than {str(checkpoint.folder)!r}; pass the model it searched"
         )
-    checkpoint.codes.check_prunable()
     if not scores.targets:
         raise RunError("the run has no targets, so there is nothing to prune; search again")
     seen: set[str] = set()

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.storage.config import read_config
-from unipruning_core.storage.quantised import SCALES, block_of, check_prunable, method_of, packed_layout, sections_of
+from unipruning_core.storage.quantised import (
+    BITMASK,
+    SCALES,
+    block_of,
+    check_prunable,
+    method_of,
+    packed_layout,
+    sections_of,
+)
 from unipruning_core.storage.tensorfile import TensorInfo
 
 
@@ -72,6 +80,16 @@ class Codes:
             return stored
         scales = self._read(self.scales[name]) if name in self.scales else None
         return decoded(stored, scales, block_of(self.config), name)
+
+    def check_loadable(self) -> None:
+        """Refuse a checkpoint from which a model would be loaded with other weights, and without an error.
+
+        Raises:
+            CheckpointError: it is a sparse bitmask, of which the model library makes random weights, or codes lack
+                their scales.
+        """
+        if self.can_be_decoded or packed_layout(self._tensors) == BITMASK:
+            self.check_prunable()
 
     def check_prunable(self) -> None:
         """Refuse a checkpoint that is quantised in a way in which single weights cannot become zero.
