@@ -18,9 +18,9 @@ from torch import Tensor, nn
 TOKENS = VOCABULARY - 80  # all else of the vocabulary is left to images and the like
 SYLLABLES = ["".join(pair) for pair in product("bdgklmnr", "aeiou")][::2]
 CAUSAL, IMAGE_TEXT = "causal", "image-text"
-# matrices of experts by their names in the file; what is shared or decides is none
-EXPERT = re.compile(r"experts?\b(?!.*router)|_experts\b|(block_sparse_moe|mlp|moe)\.(input|output)_linear")
-SHARED = re.compile(r"shared_expert|shared_mlp|router|\.gate\.|gate\.weight|expert_bias|norm")
+# matrices of experts by their names in the file; what is shared, decides or sees is none
+EXPERT = re.compile(r"(\b|_)experts\b|(block_sparse_moe|mlp|moe)\.(input|output)_linear|\bmoe\.(gate|up|down)_proj")
+SHARED = re.compile(r"shared?_expert|shared_mlp|router|\.gate\.|gate\.weight|expert_bias|norm|vision|visual|audio")
 ONE_EXPERT = re.compile(r"experts?\.\d+\.(.+?)(\.weight)?$")
 
 
