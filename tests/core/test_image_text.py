@@ -1,6 +1,7 @@
 """Models that also take images: the text decoder is pruned, calibrated on text, and all else stays as it was."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,7 +128,7 @@ def test_a_sample_is_traced_without_weights_and_without_drawing_any(place):
 
 def test_every_matrix_beside_the_decoder_is_said_to_be_what_it_is():
     model = built("llava")
-    _, left_out = find_targets(model, Checkpoint("llava", (), header_of(model)))
+    _, left_out = find_targets(model, Checkpoint(Path("llava"), (), header_of(model)))
     reasons = Counter(part.why for part in left_out if part.name.startswith("model.vision_tower."))
     assert set(reasons) == {"part of the vision tower"}
     others = {part.name: part.why for part in left_out if not part.name.startswith("model.vision_tower.")}
