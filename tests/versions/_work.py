@@ -14,7 +14,8 @@ from _making import CAUSAL, Family, make, save_text
 
 from unipruning_core.cli.main import main
 
-FAMILIES = tuple(json.loads((HERE / "expected.json").read_text()))
+EXPECTED = json.loads((HERE / "expected.json").read_text())  # by family, or by family and mode
+FAMILIES = tuple(name for name in EXPECTED if " " not in name)
 MODES = ("frozen", "feedback")
 SPARSITIES = ("60%/global", "50%/row", "2:4")
 

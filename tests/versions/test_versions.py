@@ -14,6 +14,7 @@ from unipruning_core.projection.mask_file import MaskFile, read_masks
 
 HERE = Path(__file__).parent
 EXPECTED: dict[str, str] = json.loads((HERE / "expected.json").read_text())
+FEW = 0.005  # of the bits of a mask
 
 
 @pytest.fixture(scope="session")
@@ -35,22 +36,25 @@ def _run(python: str, *words: str | Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["frozen", "feedback"])
-@pytest.mark.parametrize("family", EXPECTED)
+@pytest.mark.parametrize("family", [name for name in EXPECTED if " " not in name])
 def test_two_versions_of_transformers_agree(work, family, mode):
-    assert _compared(work, family, mode) == EXPECTED[family]
+    assert _compared(work, family, mode) == EXPECTED.get(f"{family} {mode}", EXPECTED[family])
 
 
 def _compared(work: Path, family: str, mode: str) -> str:
     codes = [json.loads((work / name / "codes.json").read_text())[f"{family} {mode}"] for name in ("oldest", "newest")]
     if codes != [0, 0]:
         return "refused" if codes == [2, 2] else f"exit codes {codes}"
+    found = "equal"
     for output in sorted(path.name for path in (work / "oldest" / family / mode).iterdir() if path.is_dir()):
         oldest, newest = (read_masks(work / name / family / mode / output) for name in ("oldest", "newest"))
         if {target.name: target for target in oldest.targets} != {target.name: target for target in newest.targets}:
             return "other targets"
-        if other := _different(oldest, newest):
+        # where the versions multiply in another order, gradients differ in their last bits, and few of the masks'
+        if (other := _different(oldest, newest)) > FEW:
             return f"{other:.3%} of the mask's bits differ at {output}"
-    return "equal"
+        found = "equal but for rounding" if other else found
+    return found
 
 
 def _different(oldest: MaskFile, newest: MaskFile) -> float:
