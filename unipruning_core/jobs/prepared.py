@@ -25,6 +25,7 @@ from unipruning_core.models.loading import (
     load_model,
 )
 from unipruning_core.models.memory import check_model_fits
+from unipruning_core.models.names import Names
 from unipruning_core.models.positions import positions_of, window_length
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import find_targets
@@ -266,8 +267,13 @@ class OnDisk(Prepared):
         check_apart(out, "model", [self.checkpoint.folder, *self.checkpoint.shards, *files])
 
     def check_finite(self) -> dict[str, str]:
-        """Refuse a floating-point tensor with NaN or infinite values; return the sha256 of each target's weight."""
-        floating = [name for name, info in self.checkpoint.tensors.items() if info.dtype.is_floating_point]
+        """Refuse NaN or infinite values in a tensor that the model uses; return the sha256 of each target's weight."""
+        unused = Names.of(self.outline, self.checkpoint).unused
+        floating = [
+            name
+            for name, info in self.checkpoint.tensors.items()
+            if info.dtype.is_floating_point and name not in unused
+        ]
         return self.checkpoint.check_finite(floating, self.progress, digested=self.targets)
 
     def load(self, bytes_per_device: Sequence[int] = ()) -> PreTrainedModel:

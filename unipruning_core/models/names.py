@@ -43,6 +43,7 @@ class Names:
     pieces: Mapping[str, Sequence[Piece]]  # by parameter
     unread: Mapping[str, str]  # why a parameter's tensors are not known
     also: Mapping[str, Sequence[str]]  # all names of a parameter that several modules share, by each of them
+    unused: frozenset[str]  # tensors of the checkpoint that the model has no use for, such as buffers of older versions
 
     @classmethod
     def of(cls, model: PreTrainedModel, checkpoint: Checkpoint) -> Names:
@@ -57,6 +58,7 @@ class Names:
         pieces: dict[str, list[Piece]] = {}
         unread: dict[str, str] = {}
         groups: dict[str, tuple[Any, dict[str, list[str]]]] = {}
+        buffers, unused = set(model.state_dict()), []
         for key in sorted(checkpoint.codes.weights, key=_natural):
             name, converter, pattern = rename(key)
             if converter is not None:
@@ -64,6 +66,8 @@ class Names:
             elif name in shapes:
                 view = _blank(shapes[name])
                 pieces.setdefault(name, []).append(Piece(key, 0, whole=True, view=view))
+            elif name not in buffers:
+                unused.append(key)
         for name, (converter, keys) in groups.items():
             found = {part: [checkpoint.codes.weights[key].shape for key in keys[part]] for part in keys}
             solved = _converted(name, converter, keys, found, shapes)
@@ -72,7 +76,8 @@ class Names:
                 unread |= dict.fromkeys(targets, solved)
             else:
                 pieces |= solved
-        return cls(pieces, unread, {name: names for names in shared.values() if len(names) > 1 for name in names})
+        also = {name: names for names in shared.values() if len(names) > 1 for name in names}
+        return cls(pieces, unread, also, frozenset(unused))
 
     def of_parameter(self, name: str) -> list[Piece]:
         """Return the pieces of a parameter under any of its names.

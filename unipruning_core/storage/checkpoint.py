@@ -191,8 +191,10 @@ class Checkpoint:
                 if tensor.dtype.itemsize == 1:
                     tensor = tensor.float()  # isfinite does not support 8-bit floats
                 if bad := tensor.numel() - int(torch.isfinite(tensor).sum()):
+                    rows = int((~tensor.isfinite()).any(-1).sum()) if tensor.dim() == 2 else 0
                     raise CheckpointError(
-                        f"tensor {name!r} holds {bad} values of {tensor.numel()} that are NaN or infinite;"
+                        f"tensor {name!r} holds {bad} values of {tensor.numel()} that are NaN or infinite"
+                        f"{f', in {rows} of its {len(tensor)} rows' if rows else ''};"
                         " use a checkpoint whose weights are finite"
                     )
                 task.advance()
