@@ -146,3 +146,31 @@ def test_a_model_without_repeated_blocks_is_refused(tmp_path):
     model = nn.Sequential(nn.Linear(4, 4))
     with pytest.raises(CheckpointError, match="no list of repeated blocks"):
         find_targets(model, Checkpoint.open(save_llama(tmp_path / "m")))
+
+
+class Routed(nn.Module):
+    """A block whose router is an MLP in a module of its own, beside its experts and attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.ModuleDict({"qkv": nn.Linear(16, 48), "out": nn.Linear(16, 16)})
+        self.router = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 4))
+        self.experts = nn.ModuleList([nn.Linear(16, 16) for _ in range(4)])
+
+
+def test_all_of_a_router_stays_dense_and_nothing_beside_it():
+    model = nn.Module()
+    model.base_model_prefix, model.layers = "model", nn.ModuleList([Routed(), Routed()])
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    layers, left_out = find_targets(model, header(shapes))
+    assert {part.name for part in left_out} == {f"layers.{n}.router.{m}.weight" for n in (0, 1) for m in (0, 2)}
+    assert len(layers) == 2 * (2 + 4)
+
+
+def test_a_head_that_is_called_the_decoder_does_not_hide_the_blocks():
+    model = nn.Module()
+    model.base_model_prefix, model.decoder = "model", nn.Linear(8, 8)
+    model.layers = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+    model.get_decoder = lambda: model.decoder
+    layers, _ = find_targets(model, header({f"layers.{n}.weight": (8, 8) for n in (0, 1)}))
+    assert len(layers) == 2

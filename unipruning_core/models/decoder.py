@@ -28,10 +28,10 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     lists = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and (not start or name.startswith(f"{start}."))
-        and any(map(is_linear, module.modules()))
+        if isinstance(module, nn.ModuleList) and any(map(is_linear, module.modules()))
     ]
+    # some models call a layer of their head the decoder, in which there is none
+    lists = [(name, module) for name, module in lists if not start or name.startswith(f"{start}.")] or lists
     if not lists:
         raise CheckpointError(f"{type(model).__name__} has no list of repeated blocks with linear layers to prune")
 

@@ -97,20 +97,20 @@ class Roles:
         return None
 
     def _is_router(self, path: str, outputs: int) -> bool:
-        """Return whether a module has one output for each expert in the smallest part that holds both.
+        """Return whether a module chooses among the experts in the smallest part that holds both.
 
-        It lies beside the experts, or in a module of its own beside them, which holds nothing else.
+        It has one output for each, beside them; or it is part of a module beside them, whose last matrix has.
         """
         child = path
-        while child != self.prefix:
-            around = child.rpartition(".")[0]
+        while (around := child.rpartition(".")[0]) != self.prefix:  # each block has experts of its own
             counts = {
                 count
                 for holder, count in self.experts.items()
                 if holder.startswith(f"{around}.") and holder != child and not holder.startswith(f"{child}.")
             }
             if counts:
-                return outputs in counts and (child == path or len(list(self._matrices_in(child))) == 1)
+                last = outputs if child == path else [matrix.shape[0] for matrix in self._matrices_in(child)][-1]
+                return last in counts
             child = around
         return False
 
