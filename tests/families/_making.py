@@ -64,6 +64,8 @@ def make(family: Family, folder: Path) -> nn.Module:
             # a matrix of zeros says nothing of what becomes of it, nor does one that was never filled
             if parameter.ndim > 1 and not (parameter.isfinite().all() and parameter.any()):
                 parameter.normal_(std=0.02)
+            if parameter.ndim > 1:
+                parameter.masked_fill_(parameter == 0, 0.02)  # a zero among random weights would look pruned
     model.save_pretrained(folder)
     _save_tokenizer(folder)
     if family.kind == IMAGE_TEXT:

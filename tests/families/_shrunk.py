@@ -37,6 +37,7 @@ RULES: tuple[tuple[str, int | None], ...] = (
     (r"shared_experts?$|num_experts_shared", 1),
     (r"num_expert_group|^n_group$|topk_group", 1),
     (r"num_.*experts|n_.*experts|experts_num|num_experts|expert_num", EXPERTS),
+    (r"moe_hidden_size", HIDDEN),
     (r"expert.*(size|dim)|moe.*(size|dim)", INNER_OF_EXPERTS),
     (r"(intermediate|ffn|feed_forward|inner|mlp).*(size|dim|hidden)|^d_ff$|^n_inner$", INNER),
     (r"lora_rank|low_?rank|_rank$", 32),

@@ -99,7 +99,7 @@ class Roles:
     def _is_router(self, path: str, outputs: int) -> bool:
         """Return whether a module chooses among the experts in the smallest part that holds both.
 
-        It has one output for each, beside them; or it is part of a module beside them, whose last matrix has.
+        It has one output for each, beside them, or one more for none; or it is part of a module whose last matrix has.
         """
         child = path
         while (around := child.rpartition(".")[0]) != self.prefix:  # each block has experts of its own
@@ -110,7 +110,7 @@ class Roles:
             }
             if counts:
                 last = outputs if child == path else [matrix.shape[0] for matrix in self._matrices_in(child)][-1]
-                return last in counts
+                return last in counts or last - 1 in counts
             child = around
         return False
 
