@@ -22,7 +22,10 @@ from unipruning_core.storage.documents import sealed
         (["--methods", "luck"], "method must be one of magnitude, wanda"),
         (["--methods", ","], "no method was given"),
         (["--preset", "luck"], "preset must be one of peers, ablation, sensitivity, not 'luck'"),
-        (["--methods", "wanda/planet"], "the budget of 'wanda' must be one of matrix, row, global, not 'planet'"),
+        (
+            ["--methods", "wanda/planet"],
+            "the budget of 'wanda' must be one of matrix, row, global, model, not 'planet'",
+        ),
         (["--methods", "drift:seed=1"], "seeds are the same for all methods"),
         (["--methods", "drift:samples=few"], "samples of method 'drift:samples=few' must be a whole number"),
         (["--methods", "drift:speed=1"], "speed of method 'drift:speed=1' does not exist; settings of method"),

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from unipruning_core.cli.main import main
 from unipruning_core.models.outline import load_config, outline
+from unipruning_core.projection.mask_file import read_masks
 
 CODE = Path(__file__).parent / "openpangu"
 CONFIGURATION = "configuration_openpangu_dense.py"
@@ -171,14 +172,20 @@ def test_code_that_cannot_run_here_costs_one_sentence(home, tmp_path, capsys, li
 
 
 @pytest.mark.parametrize("mode", ["drift", "feedback", "coupled"])
-def test_attention_without_a_backward_is_refused_where_the_loss_is_followed(home, tmp_path, capsys, mode):
+def test_attention_without_a_backward_stays_dense_where_the_loss_is_followed(home, tmp_path, capsys, mode):
     code = (CODE / MODELING).read_text().replace("ATTENTION = False", "ATTENTION = True")
     model = with_code(home, tmp_path / "model", code)
-    assert prune(home, tmp_path / "out", "--mode", mode, "--sparsity", "60%/matrix", TRUST, model=model) == 2
+    assert prune(home, tmp_path / "out", "--mode", mode, "--sparsity", "60%/matrix", TRUST, model=model) == 0
     error = capsys.readouterr().err
-    assert "6 of 14 target layers" in error
-    assert "--mode frozen" in error
-    assert prune(home, tmp_path / "out", "--mode", "frozen", "--sparsity", "60%/matrix", TRUST, model=model) == 0
+    assert "6 target layers saw tokens but got no gradient" in error
+    assert "--mode frozen prunes them" in error
+    assert "k_proj.weight and 5 more (the loss of the calibration does not depend on it)" in error
+    frozen = tmp_path / "frozen"
+    assert prune(home, frozen, "--mode", "frozen", "--sparsity", "60%/matrix", TRUST, model=model) == 0
+    names = [{target.name for target in read_masks(out, False).targets} for out in (tmp_path / "out", frozen)]
+    assert {name.rpartition(".self_attn.")[2] for name in names[1] - names[0]} == {
+        f"{kind}_proj.weight" for kind in "qkv"
+    }
 
 
 def test_the_built_in_shapes_are_those_of_the_published_config(tmp_path):

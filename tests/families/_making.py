@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _changes import CHANGES
+from _overrides import CHANGES
 from _shrunk import VOCABULARY, shrunk
 from safetensors import safe_open
 from torch import Tensor, nn

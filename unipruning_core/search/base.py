@@ -18,6 +18,7 @@ from unipruning_core.models.activations import InputSums
 from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.metrics import METRICS
 from unipruning_core.search.nonfinite import first_unfinite
+from unipruning_core.search.reach import reach_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,13 +113,14 @@ class Search(ABC):
         peaks = [inputs.rows.amax() for inputs in self.inputs]
         return peaks[0] if len(peaks) == 1 else torch.stack([peak.to(peaks[0].device) for peak in peaks]).amax()
 
-    @abstractmethod
     def reach(self) -> Reach:
-        """Return which layers the samples reached, after the last one.
+        """Return which layers the samples reached, after the last one: all, for a mode that does not ask.
 
         Raises:
             DataError: most of the weights were not reached.
         """
+        every = [True] * len(self.layers)
+        return reach_of(self.layers, every, every)
 
     @abstractmethod
     def outcomes(self) -> Iterator[Outcome]:

@@ -100,6 +100,11 @@ class LossSearch(Search):
                 f"{missing[0].name!r}), because the model computes with operators made for inference; turn those off "
                 "in its code, or use --mode frozen"
             )
+        if missing and not self.graded.any():
+            self.notes.append(
+                f"{len(missing)} target layers saw tokens but got no gradient, and stay dense unless another sample "
+                f"gives them one (first: {missing[0].name!r}); --mode frozen prunes them"
+            )
 
     def _count_steps(self) -> None:
         super()._count_steps()
