@@ -17,7 +17,7 @@ class ToyBackend(reference.Operations, Backend):
 
     def nm_mask(self, score: Tensor, n: int, m: int) -> Tensor:
         """Keep an element if fewer than n of its group are larger, or equal and earlier."""
-        groups = score.abs().reshape(-1, m)
+        groups = score.abs().nan_to_num(nan=float("inf"), posinf=float("inf")).reshape(-1, m)  # NaN ranks as infinity
         mine, other = groups[:, :, None], groups[:, None, :]
         earlier = groups.new_ones(m, m).tril(-1).bool()
         ahead = (other > mine) | ((other == mine) & earlier)
