@@ -208,9 +208,8 @@ def _merged(
             side = sum(shape[operation.dim] for shape in flat)
             shapes = {next(iter(shapes)): [(*flat[0][: operation.dim], side, *flat[0][operation.dim + 1 :])]}
         else:
-            turned = _blank(()), operation.dim0, operation.dim1
             shapes = {
-                part: [tuple(_blank(shape).transpose(*turned[1:]).shape) for shape in of_part]
+                part: [tuple(_blank(shape).transpose(operation.dim0, operation.dim1).shape) for shape in of_part]
                 for part, of_part in shapes.items()
             }
     if [shape for of_part in shapes.values() for shape in of_part] != [made]:

@@ -35,15 +35,13 @@ class FewTokens:
     def __init__(self, layers: Sequence[Layer], positions: Sequence[Sequence[int]], counts: Sequence[Tensor]) -> None:
         self.layers, self.positions, self.counts = layers, positions, counts
         self.tokens: dict[int, int] = {}  # by position, of experts alone
-        names = {name: number for number, name in enumerate(dict.fromkeys(filter(None, self._siblings())))}
+        siblings = dict.fromkeys(layer.siblings for layer in layers if layer.siblings)
+        names = {name: number for number, name in enumerate(siblings)}
         self.groups = [
             torch.tensor([names.get(layers[position].siblings or "", len(names)) for position in of_device])
             for of_device in positions
         ]
         self.number = len(names)
-
-    def _siblings(self) -> list[str | None]:
-        return [layer.siblings for layer in self.layers]
 
     def update(self) -> None:
         """Read how many tokens each expert has seen, once a sample; nothing where there are no experts."""
