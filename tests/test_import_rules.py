@@ -28,17 +28,23 @@ CORE = {
 # the rooms of the core and who may know whom; every room knows the contract, the modules beside the rooms
 ROOMS: dict[str, set[str]] = {
     "storage": set(),
-    "selection": set(),
+    "distributed": set(),
+    "selection": {"distributed"},
     "sparsity": {"storage"},
-    "models": {"storage"},
-    "data": {"models"},
-    "search": {"storage", "selection", "sparsity", "models", "data"},
-    "projection": {"storage", "selection", "sparsity", "search"},
-    "jobs": {"storage", "sparsity", "models", "data", "search", "projection"},
+    "models": {"storage", "distributed"},
+    "data": {"models", "distributed"},
+    "search": {"storage", "distributed", "selection", "sparsity", "models", "data"},
+    "projection": {"storage", "distributed", "selection", "sparsity", "search"},
+    "jobs": {"storage", "distributed", "sparsity", "models", "data", "search", "projection"},
     "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
-    "compare": {"storage", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools"},
+    "compare": {
+        *("storage", "distributed", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools")
+    },
     "testing": set(),
-    "cli": {"storage", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare", "testing"},
+    "cli": {
+        *("storage", "distributed", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare"),
+        "testing",
+    },
 }
 CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}
 ALLOWED = {

@@ -59,6 +59,10 @@ class RunError(UnipruningError):
     """A run folder is missing, unfinished, damaged, or belongs to another model."""
 
 
+class RanksError(UnipruningError):
+    """A rank of a command over several processes failed, died, or would not do what the others do."""
+
+
 class OutputError(UnipruningError):
     """The output folder cannot be written: it exists, or the disk is full."""
 

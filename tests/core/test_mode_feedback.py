@@ -9,7 +9,7 @@ from _modes import batches, run, start
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.models.substituted_weights import substituted_weights
-from unipruning_core.search.feedback import DRAWN, stride_for
+from unipruning_core.search.drawn import DRAWN, stride_for
 
 DRIFT_WEIGHT = 0.3
 RAMP = {"ramp_sparsity": 0.6, "ramp_fraction": 0.5, "second_moment_rate": 0.2, "drift_weight": DRIFT_WEIGHT}
@@ -19,6 +19,10 @@ def keep_in_groups(score, n, m):
     groups = score.reshape(-1, m)
     order = groups.sort(dim=1, descending=True, stable=True).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order[:, :n], True).view_as(score)
+
+
+def weights_of(search):
+    return sum(layer.target.size for layer in search.layers)
 
 
 def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
@@ -119,7 +123,7 @@ def zeros_seen(search):
 def test_each_sample_is_seen_near_the_sparsity_of_the_ramp(folder, pattern):
     search = start(folder, mode="feedback", pattern=pattern, **RAMP)
     zeros = zeros_seen(search)
-    wanted = [search.sparsity_at(sample) * search.total for sample in range(len(batches()))]
+    wanted = [search.sparsity_at(sample) * weights_of(search) for sample in range(len(batches()))]
     assert wanted[0] == 0
     assert wanted[-1] == pytest.approx((0.5 if pattern else 0.6) * search.total)
     already = sum(int((layer.weight == 0).sum()) for layer in search.layers)
@@ -154,8 +158,8 @@ def test_drawn_scores_are_enough_and_lie_in_every_column(shapes):
 
 def test_a_small_model_draws_every_score(folder):
     search = start(folder, mode="feedback")
-    assert search.stride == 1
-    assert sum(len(drawn) for drawn in search.drawn) == search.total
+    assert search.drawn.stride == 1
+    assert sum(map(len, search.drawn.scores)) == weights_of(search)
 
 
 def test_the_state_is_four_bytes_a_weight(folder):

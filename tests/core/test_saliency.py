@@ -70,12 +70,16 @@ def test_all_steps_of_one_matrix_have_the_factors_of_its_samples(metric):
         torch.testing.assert_close(steps.q[step], whole.q[1, :40])
 
 
+def fixed_saliency(metric, weights, streams):
+    shapes = [tuple(weight.shape) for weight in weights]
+    return FixedSaliency(metric, shapes, lambda row: weights[row], streams, BACKEND, 2, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_factors_of_fixed_weights_need_no_pass_over_them(metric):
     weights, norm = matrices()
-    fixed = FixedSaliency(METRICS[metric], weights, [5, 6, 7, 8], BACKEND, 2)
+    fixed = fixed_saliency(METRICS[metric], weights, [5, 6, 7, 8])
     moving = Saliency(METRICS[metric], weights, [5, 6, 7, 8], BACKEND, 2)
-    fixed.weights = None
     for n in (norm, norm.square()):
         found, one = fixed.factors(n), moving.of_sample(n, 0)
         for position, weight in enumerate(weights):
@@ -88,7 +92,7 @@ def test_factors_of_fixed_weights_need_no_pass_over_them(metric):
 
 def test_random_subsets_are_averaged_where_the_weights_stay():
     weights, norm = matrices()
-    fixed = FixedSaliency(METRICS["stochria"], weights[:1], [5], BACKEND, 2).factors(norm[:1])
+    fixed = fixed_saliency(METRICS["stochria"], weights[:1], [5]).factors(norm[:1])
     draws = Saliency(METRICS["stochria"], weights[:1], [5], BACKEND, 2)
     whole = Saliency(METRICS["ria"], weights[:1], [5], BACKEND, 2).of_sample(norm[:1], 0)
     mean = torch.stack([draws.of_sample(norm[:1], sample).r for sample in range(64)]).mean(0)

@@ -80,7 +80,7 @@ def _allocate(options: argparse.Namespace) -> int:
     check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
     with collector_at_rest(ours=True):
-        from unipruning_core.jobs.prepared import OnDisk
+        from unipruning_core.jobs.opened import OnDisk
         from unipruning_core.models.loading import ModelChoice
         from unipruning_core.projection.allocate import fisher_rows, owl
         from unipruning_core.search.run_folder import Run

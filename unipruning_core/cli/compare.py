@@ -156,7 +156,7 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         from unipruning_core.compare.sparsegpt_job import run_sparsegpt
         from unipruning_core.data.calibration import DataChoice
         from unipruning_core.data.text import TextChoice
-        from unipruning_core.jobs.prepared import OnDisk
+        from unipruning_core.jobs.opened import OnDisk
         from unipruning_core.models.loading import ModelChoice
 
     text = TextChoice(options.data, options.split, options.text_column)

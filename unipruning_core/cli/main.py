@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     stopped = as_stopped(interrupted)
                     print(stopped, file=sys.stderr)
                     return stopped.exit_code
-                print(f"error: {sentence(error)}", file=sys.stderr)
+                _tell(sentence(error))
                 return USAGE_ERROR
     # at a moment outside the two statements above
     except KeyboardInterrupt:
@@ -67,6 +67,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the command is over: an interruption ends the interpreter's own end, without a traceback
         if arguments is None:
             _end_at_an_interruption()
+
+
+def _tell(told: str) -> None:
+    """Print what is wrong, once where several processes find the same."""
+    from unipruning_core.distributed.launched import launched_rank, speaks_for_its_machine
+
+    rank = launched_rank()
+    if rank and "torch.distributed" in sys.modules:
+        from unipruning_core.distributed.peers import is_joined, is_told
+
+        if is_told(told):
+            return
+        told = told if told.startswith("rank ") else f"rank {rank}: {told}"
+        if is_joined():
+            print(f"error: {told}", file=sys.stderr)
+            return
+    if speaks_for_its_machine():
+        print(f"error: {told}", file=sys.stderr)
 
 
 def _end_at_an_interruption() -> None:
@@ -86,10 +104,17 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from unipruning_core.distributed.launched import only_the_first_speaks
     from unipruning_core.stopping import signals_as_exceptions
 
-    with signals_as_exceptions():
-        return int(options.run(options))
+    with signals_as_exceptions(), only_the_first_speaks():
+        try:
+            return int(options.run(options))
+        finally:
+            if "unipruning_core.distributed.world" in sys.modules:
+                from unipruning_core.distributed.world import leave
+
+                leave()
 
 
 def build_parser() -> argparse.ArgumentParser:

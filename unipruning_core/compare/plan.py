@@ -71,7 +71,7 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.data.encoding import joined_ids
     from unipruning_core.data.text import SEPARATOR
     from unipruning_core.data.token_ids import id_tensor
-    from unipruning_core.jobs.prepared import OnDisk
+    from unipruning_core.jobs.opened import OnDisk
     from unipruning_core.models.loading import dtype_name
     from unipruning_core.search.settings import Settings
 

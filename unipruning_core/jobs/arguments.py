@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from unipruning_core.errors import ConfigError
-from unipruning_core.jobs.prepared import OnDisk
+from unipruning_core.jobs.opened import OnDisk
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.search.choice import settings_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, measured
-from unipruning_core.errors import RunError
+from unipruning_core.errors import ConfigError, RunError
 from unipruning_core.models.memory import LARGER_DEVICE, free_bytes, free_bytes_each, memory_errors_as_config_errors
 from unipruning_core.projection.place import Output, claimed_output
 from unipruning_core.projection.project import Projected, project
@@ -28,7 +28,7 @@ from unipruning_core.storage.staging import UNFINISHED
 if TYPE_CHECKING:
     from unipruning_core.data.calibration import DataChoice
     from unipruning_core.data.text import TextChoice
-    from unipruning_core.jobs.prepared import OnDisk
+    from unipruning_core.jobs.opened import OnDisk
     from unipruning_core.projection.decide import Scores
     from unipruning_core.search.settings import Settings
     from unipruning_core.sparsity.parse import Sparsity
@@ -57,11 +57,17 @@ def search_on_disk(
     check_choice(checkpoint_activations, settings)
     check_save_every(save_every)
     apart = [*data.text.files(), *model.choice.folders()]
-    with claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart) as claim:
+    world = model.world
+    with (
+        world.watched(),
+        world.lead_holds(lambda: claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart)) as claim,
+    ):
         backend, progress = model.backend, model.progress
+        _check_ranks(model, settings, skip_nonfinite=skip_nonfinite)
         model.check_apart(out)
         model.check(sparsities, settings)
-        _check_disk(model, settings, claim)
+        if claim is not None:
+            _check_disk(model, settings, claim)
         model.report_targets()
         progress.note(settings.announcement)
         calibrated = model.calibrate(data, settings.seed)
@@ -74,14 +80,14 @@ def search_on_disk(
             skip_nonfinite,
             targets=model.choice.targets,
         )
-        if claim.finished and (finished := _reusable(task, claim, model, overwrite=overwrite)):
+        if world.lead_does(lambda: claim is not None and _is_reusable(task, claim, model, overwrite=overwrite)):
             progress.note(f"reusing the finished search in {str(out)!r}")
-            return finished
-        bytes_per_device = check_memory(model.checkpoint, model.targets, settings, model.dtype, backend)
-        room = _room(model, settings, len(bytes_per_device))
+            return Run.open(out)
+        bytes_per_device, room = _memory(model, settings)
         task = replace(task, digests=model.check_finite())
+        world.agree(task.identity(backend))
         with memory_errors_as_config_errors(backend):
-            loaded = model.load(bytes_per_device)
+            loaded = model.load_for_ranks() if world.sharded else model.load(bytes_per_device)
             return search(
                 task,
                 loaded,
@@ -89,6 +95,7 @@ def search_on_disk(
                 out,
                 overwrite=overwrite,
                 claimed=claim,
+                world=world,
                 save_every=save_every,
                 checkpoint_activations=checkpoint_activations,
                 room=room,
@@ -96,18 +103,40 @@ def search_on_disk(
             )
 
 
-def _reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrite: bool) -> Run | None:
-    """Return the finished search in a run folder if it is this one, and not to be made again.
+def _check_ranks(model: OnDisk, settings: Settings, *, skip_nonfinite: bool) -> None:
+    """Refuse what a search over ranks cannot do, before text is read.
 
-    What is to be overwritten is returned where a command was killed, since it may be what that command wrote.
+    Raises:
+        ConfigError: a mode or option that needs one process.
     """
-    if overwrite and not claim.was_killed:
-        return None
+    if not model.world.sharded:
+        return
+    if not settings.over_ranks:
+        raise ConfigError(f"--mode {settings.mode} runs in one process; use --mode feedback or frozen with torchrun")
+    if skip_nonfinite:
+        raise ConfigError("--skip-nonfinite runs in one process, since a step over ranks has several samples; omit it")
+
+
+def _memory(model: OnDisk, settings: Settings) -> tuple[list[int], int | None]:
+    """Return the bytes of the model for each device, and what is left for activations; refuse what cannot fit."""
+    if model.world.sharded:
+        return [], None
+    each = check_memory(model.checkpoint, model.targets, settings, model.dtype, model.backend)
+    return each, _room(model, settings, len(each))
+
+
+def _is_reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrite: bool) -> bool:
+    """Return whether a run folder holds this search, finished and not to be made again.
+
+    What is to be overwritten is taken where a command was killed, since it may be what that command wrote.
+    """
+    if not claim.finished or (overwrite and not claim.was_killed):
+        return False
     try:
-        return finished_search(task, model.backend, claim.folder)
+        return finished_search(task, model.backend, claim.folder) is not None
     except RunError:
         if overwrite:
-            return None
+            return False
         raise
 
 

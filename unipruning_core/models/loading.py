@@ -15,6 +15,7 @@ from unipruning_core.errors import CheckpointError
 from unipruning_core.models.auto import auto_class, loader
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
+from unipruning_core.models.divided import parameters_without_values
 from unipruning_core.models.fit import shape_error
 from unipruning_core.models.hub import local_folder
 from unipruning_core.models.kinds import check_kind
@@ -113,6 +114,13 @@ def build_outline(config: PretrainedConfig, choice: ModelChoice) -> PreTrainedMo
     """Build a model that has shapes but no weights."""
     with torch.device("meta"):
         return build_model(choice.name, config, trust_remote_code=choice.trust_remote_code)
+
+
+def build_without_values(config: PretrainedConfig, choice: ModelChoice, dtype: torch.dtype) -> PreTrainedModel:
+    """Build a model, in evaluation mode, whose parameters have only shapes and whose buffers are as it makes them."""
+    with parameters_without_values():
+        model = build_model(choice.name, config, trust_remote_code=choice.trust_remote_code, dtype=dtype)
+    return model.eval()
 
 
 @collector_at_rest()

@@ -53,12 +53,14 @@ class Names:
         for name, parameter in model.named_parameters(remove_duplicate=False):
             shapes[name] = tuple(parameter.shape)
             shared.setdefault(id(parameter), []).append(name)
+        saved = model.state_dict()
+        shapes |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers() if name in saved}
         with library_errors_as(CheckpointError, f"the tensors of {type(model).__name__} cannot be named", "report it"):
             rename = _renaming(model, checkpoint.codes.weights)
         pieces: dict[str, list[Piece]] = {}
         unread: dict[str, str] = {}
         groups: dict[str, tuple[Any, dict[str, list[str]]]] = {}
-        buffers, unused = set(model.state_dict()), []
+        unused = []
         for key in sorted(checkpoint.codes.weights, key=_natural):
             name, converter, pattern = rename(key)
             if converter is not None:
@@ -66,7 +68,7 @@ class Names:
             elif name in shapes:
                 view = _blank(shapes[name])
                 pieces.setdefault(name, []).append(Piece(key, 0, whole=True, view=view))
-            elif name not in buffers:
+            elif name not in saved:
                 unused.append(key)
         for name, (converter, keys) in groups.items():
             found = {part: [checkpoint.codes.weights[key].shape for key in keys[part]] for part in keys}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,30 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from unipruning_core.models.targets import Layer
+
+
+@contextmanager
+def given_weights(
+    layers: Sequence[Layer], make: Callable[[int], Tensor], remake: Callable[[int], Tensor]
+) -> Iterator[None]:
+    """Do the same where the layers are divided: substitutes of the parts are gathered in the place of the parts."""
+    made: set[int] = set()
+
+    def give(position: int) -> Tensor:
+        weight = (remake if position in made else make)(position)
+        made.add(position)
+        return weight
+
+    givens = [layer.given for layer in layers]
+    for position, given in enumerate(givens):
+        assert given is not None
+        given.make = partial(give, position)
+    try:
+        yield
+    finally:
+        for given in givens:
+            assert given is not None
+            given.make = None
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.chosen import Chosen
 from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import ExpertLinear, Stacked
+from unipruning_core.models.held import Given, Held, held_part
 from unipruning_core.models.names import Names, Piece
 from unipruning_core.models.roles import Roles, is_conv1d
 from unipruning_core.storage.checkpoint import Target
@@ -38,6 +39,8 @@ class Layer:
     stack: Stacked | None = None  # the parameter that its weight is part of
     siblings: str | None = None  # a name for the same matrix of all experts of a mixture
     moved: bool = False  # the checkpoint has it under another name or in another layout
+    begin: tuple[int, int] = (0, 0)  # the first row and column, of (out, in), that this process holds
+    checkpoint: Checkpoint | None = field(default=None, repr=False)  # where the rest is, if it holds only a part
 
     @property
     def name(self) -> str:
@@ -56,10 +59,39 @@ class Layer:
         return parameter
 
     @property
+    def held(self) -> Tensor:
+        """The part of the weight that this process holds, all of it unless it is divided, as the module stores it."""
+        return held_part(self.parameter)
+
+    @property
     def weight(self) -> Tensor:
-        """The weight as (out, in), a view that shares the parameter's storage."""
-        data = self.parameter.detach()
-        return data.t() if self.transposed else data
+        """What is held of the weight as (out, in), a view that shares the parameter's storage."""
+        return self.held.t() if self.transposed else self.held
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """The gradient of what is held of the weight, as the module stores it."""
+        return None if self.parameter.grad is None else held_part(self.parameter.grad)
+
+    @property
+    def given(self) -> Given | None:
+        """What other processes are given of the part that this one holds; None for a weight that is not divided."""
+        local = getattr(self.parameter.detach(), "_local_tensor", None)
+        return local.given if isinstance(local, Held) else None
+
+    @property
+    def span(self) -> tuple[slice, slice]:
+        """The rows and columns, of (out, in), of what is held."""
+        return tuple(  # type: ignore[return-value]
+            slice(first, first + count) for first, count in zip(self.begin, self.weight.shape, strict=True)
+        )
+
+    def whole(self) -> Tensor:
+        """Return the whole weight, (out, in), as it was loaded, on the device of what is held of it."""
+        if self.checkpoint is None:
+            return self.weight
+        stored = self.checkpoint.values_of(self.target).to(self.held.dtype)
+        return (stored.t() if self.target.transposed else stored).to(self.held.device)
 
     def as_stored(self, matrix: Tensor) -> Tensor:
         """Return a matrix, (out, in), as the checkpoint stores it."""

@@ -10,10 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import gcd
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from unipruning_core.distributed.world import ALONE
 from unipruning_core.models.activations import InputSums
 from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.metrics import METRICS
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.reach import Reach
     from unipruning_core.search.settings import Settings
@@ -47,15 +50,25 @@ class Outcome:
 class Search(ABC):
     """A search in one mode.  ``tensors`` is its whole state, from which it can be resumed."""
 
+    batch_size = 1  # samples that form one step
+
     def __init__(
-        self, model: PreTrainedModel, layers: Sequence[Layer], settings: Settings, backend: Backend, samples: int
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        settings: Settings,
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
     ) -> None:
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
+        self.world = world or ALONE
         self.metric = METRICS[settings.metric]
         self.recomputes = False  # whether the backward pass computes activations again
         self.skips_nonfinite = False  # whether what is not finite is left out; a sample is then read before it is used
         self.unusable: list[int] = []  # positions of the layers whose gradient of this sample was left out
         self.notes: list[str] = []  # for the user, from the samples so far
+        self.spread = 1  # how many samples all ranks together process at a time
         model.eval()  # dropout would draw its own random numbers
         model.requires_grad_(False)
         for layer in layers:
@@ -78,6 +91,15 @@ class Search(ABC):
         The loss is NaN or infinite if it, or the sum of squares of a layer's inputs, is.  With ``skips_nonfinite``
         nothing of such a sample is kept, and a mode without a loss returns NaN.
         """
+
+    def process(self, number: int, batch: Sequence[Tensor]) -> list[float]:
+        """Take step ``number`` with its samples, each (1, tokens) int64; return the loss of each, if any is computed.
+
+        Every rank is given the whole batch, and works on its share of it.
+        """
+        (input_ids,) = batch
+        loss = self.step(number, input_ids)
+        return [] if loss is None else [loss]
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -126,6 +148,20 @@ class Search(ABC):
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the result for each layer that ``reach`` keeps, in its order; each may be dropped before the next."""
 
+    def _share(self, batch: Sequence[Tensor]) -> list[Tensor]:
+        """Return this rank's samples of a batch: those of several ranks are the same where it has fewer than ranks."""
+        self.spread = gcd(len(batch), self.world.size)
+        return list(batch[self.world.rank % self.spread :: self.spread])
+
+    def _spread(self, tensor: Tensor) -> list[Tensor]:
+        """Return a tensor of each of the samples that the ranks have just processed, in the order of the samples."""
+        return self.world.in_order(tensor)[: self.spread]
+
+    def _of_all(self, losses: list[float]) -> list[float]:
+        """Return the loss of each sample of a batch, in order, from those of this rank's."""
+        by_rank = self.world.each(losses)[: self.spread]
+        return [of_rank[index] for index in range(len(losses)) for of_rank in by_rank]
+
     @contextmanager
     def _watching(self) -> Iterator[None]:
         """Sum up the inputs of every layer over the forward passes made inside, each over one sequence."""
@@ -159,9 +195,9 @@ class Search(ABC):
         return seen
 
 
-def zero_dual(layer: Layer) -> tuple[Tensor, Tensor]:
-    """Return V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device."""
-    device = layer.weight.device
+def zero_dual(layer: Layer, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device, or another."""
+    device = device or layer.held.device
     return torch.zeros(layer.target.shape, device=device), torch.zeros((), device=device)
 
 

@@ -41,14 +41,16 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import gcd, isnan, nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.models.substituted_weights import substituted_weights
+from unipruning_core.models.divided import whole_of
+from unipruning_core.models.substituted_weights import given_weights, substituted_weights
 from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
+from unipruning_core.search.drawn import Drawn
 from unipruning_core.search.few_tokens import FewTokens
 from unipruning_core.search.loss import LossSearch, NotFiniteError
 from unipruning_core.search.reach import with_siblings
@@ -60,8 +62,6 @@ if TYPE_CHECKING:
 
     from unipruning_core.search.base import Vectors
     from unipruning_core.search.modes.feedback import FeedbackSettings
-
-DRAWN = 1 << 18  # scores at least, if there are as many: their quantile is good to a tenth of a percent
 
 
 class FeedbackSearch(LossSearch):
@@ -75,8 +75,12 @@ class FeedbackSearch(LossSearch):
 
     def prepare(self) -> None:
         super().prepare()
-        parameters = [layer.parameter.detach() for layer in self.layers]
-        self.total = sum(parameter.numel() for parameter in parameters)
+        self.batch_size = self.settings.batch_size
+        self.samples = -(-self.samples // self.batch_size)  # steps, from here on
+        # of b samples: as far as b steps of one would move it, and as far as b independent gradients would
+        rate = self.settings.second_moment_rate
+        self.decay = 1 - (1 - rate) ** self.batch_size if self.batch_size > 1 else rate
+        parameters = [layer.held for layer in self.layers]
         self.originals = [layer.weight for layer in self.layers]  # W0, (out, in), also while a substitute is in place
         # v and U, as the module stores its weight
         self.second = [torch.zeros_like(parameter, dtype=torch.bfloat16) for parameter in parameters]
@@ -87,10 +91,13 @@ class FeedbackSearch(LossSearch):
         self.saliencies = [
             FixedSaliency(
                 self.metric,
-                [self.layers[position].weight for position in positions],
+                [self.layers[position].target.shape for position in positions],
+                lambda row, positions=positions: self.layers[positions[row]].whole(),  # type: ignore[misc]
                 positions,
                 self.backend,
                 self.settings.seed,
+                self.layers[positions[0]].held.device,
+                self.world,
             )
             for positions in self.positions
         ]
@@ -98,10 +105,7 @@ class FeedbackSearch(LossSearch):
         self.kept: dict[int, Tensor] = {}  # the masks of this sample, by position
         self.few = FewTokens(self.layers, self.positions, self.counts)
         self.unscored: set[int] = set()  # experts that no token of the samples so far reached
-        self.stride = stride_for([layer.target.shape for layer in self.layers])
-        self.drawn = [
-            torch.zeros(-(-parameter.numel() // self.stride), device=parameter.device) for parameter in parameters
-        ]
+        self.drawn = Drawn(self.layers, self.world)
         # what differs between samples lies on the device, so that a recorded sample can be replayed
         device = parameters[0].device
         self.rank = torch.zeros(1, dtype=torch.int64, device=device)  # of the threshold among the drawn scores
@@ -110,28 +114,39 @@ class FeedbackSearch(LossSearch):
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
 
         self.recorder = Recorded(self._sample, self.backend, self.notes)
-        self.recorder.possible = len(self.positions) == 1  # a recording is of one device
+        # a recording is of one device, and of one sample
+        self.recorder.possible = len(self.positions) == 1 and not self.world.sharded and self.batch_size == 1
 
     def _sums_inputs(self) -> bool:
         return True
 
     def step(self, sample: int, input_ids: Tensor) -> float:
-        self._set_numbers(sample)
-        if sample == 1:  # sample 0 had no gradients to score the weights by
+        return self.process(sample, [input_ids])[0]
+
+    def process(self, number: int, batch: Sequence[Tensor]) -> list[float]:
+        self._set_numbers(number)
+        if number == 1:  # step 0 had no gradients to score the weights by
             self._draw()
-        loss = self._kept_apart(input_ids) if self.skips_nonfinite else float(self.recorder(input_ids))
-        if not isnan(loss):
+        mine = self._share(batch)
+        if self.skips_nonfinite:
+            losses = [self._kept_apart(*mine)]
+        elif len(mine) == 1:
+            losses = [float(self.recorder(*mine))]
+        else:
+            losses = self._sample(*mine).tolist()
+        losses = self._of_all(losses)
+        if not any(map(isnan, losses)):
             self._count_steps()
-        return loss
+        return losses
 
     def _kept_apart(self, input_ids: Tensor) -> float:
         """Process one sample, or return NaN and leave everything as it was."""
-        drawn = [scores.clone() for scores in self.drawn]
+        drawn = [scores.clone() for scores in self.drawn.scores]
         try:
             return float(self._sample(input_ids))
         except NotFiniteError:
             self.kept.clear()
-            for scores, earlier in zip(self.drawn, drawn, strict=True):
+            for scores, earlier in zip(self.drawn.scores, drawn, strict=True):
                 scores.copy_(earlier)
             return nan
 
@@ -142,64 +157,70 @@ class FeedbackSearch(LossSearch):
         self.unscored = {
             position for position, layer in enumerate(self.layers) if layer.siblings and not graded[position]
         }
-        unscored = sum(len(self.drawn[position]) for position in self.unscored)
-        scores = sum(len(drawn) for drawn in self.drawn)
+        unscored = sum(self.drawn.counts[position] for position in self.unscored)
+        scores = sum(self.drawn.counts)
         rank = round(self.sparsity_at(sample) * (scores - unscored))
         rank = min(rank + unscored, scores - 1) if rank else 0  # a sparsity near one rounds to all
         # v reaches a fraction 1 - (1 - gamma)^t of a constant g^2 in t steps
-        drawn, now, then = (
-            1 - (1 - self.settings.second_moment_rate) ** steps for steps in (max(1, sample - 1), sample, sample + 1)
-        )
+        drawn, now, then = (1 - (1 - self.decay) ** steps for steps in (max(1, sample - 1), sample, sample + 1))
         self.rank.fill_(rank)
         self.growth.fill_((now / drawn) ** 0.5 if rank else 0.0)
         for rate in self.rates.values():
-            rate.fill_(schedule(sample, self.samples, decay=False) * then**0.5)
+            rate.fill_(schedule(sample, self.samples, decay=False) * (then * self.batch_size) ** 0.5)
 
     def sparsity_at(self, sample: int) -> float:
         """Return the model's sparsity ratio at this sample: a linear rise from 0, then constant from the ramp's end."""
         rising = max(1.0, self.settings.ramp_fraction * self.samples)
         return self.settings.most_sparse * min(1.0, sample / rising)
 
-    def _sample(self, input_ids: Tensor) -> Tensor:
-        """Process one sample, and return its loss; nothing here depends on its number, and no value is read."""
+    def _sample(self, *batch: Tensor) -> Tensor:
+        """Process this rank's samples of one step, and return their losses, 0-D if there is one.
+
+        Nothing here depends on the step's number, and no value is read.
+        """
         for layer in self.layers:
             layer.parameter.grad = None  # left by a sample that could not be recorded, or failed
         self._update_factors()
-        scores = torch.cat([drawn.to(self.rank.device) for drawn in self.drawn]).sort().values
-        threshold = scores.index_select(0, self.rank)
+        threshold = self.drawn.sorted().to(self.rank.device).index_select(0, self.rank)
         # what a pattern keeps has the largest score that there is, and grows no further
         threshold = (threshold * self.growth).clamp_max(torch.finfo(torch.float32).max).view(())
         self.threshold = {device: threshold.to(device) for device in self.rates}
-        with substituted_weights(self.layers, self._masked, self._masked_again):
-            loss = self._loss(input_ids)
-            self._backward(loss, self._follow)
+        losses: list[Tensor] = []
+        weights = given_weights if self.world.sharded else substituted_weights
+        with weights(self.layers, self._masked, self._masked_again):
+            for input_ids in batch:
+                loss = self._loss(input_ids)
+                # gradients add up until that of the last sample is there
+                self._backward(loss / len(batch), self._follow if len(losses) + 1 == len(batch) else None)
+                self._count_inputs()
+                losses.append(loss.detach())
         self.kept.clear()
-        self._count_inputs()
-        return loss.detach()
+        return losses[0] if len(batch) == 1 else torch.stack(losses)
 
     @torch.no_grad()
     def _follow(self, position: int) -> None:
         """Use a layer's gradient at the masked weights, as the module stores it."""
-        parameter = self.layers[position].parameter
+        layer = self.layers[position]
         if not self._usable(position):
             return
-        assert parameter.grad is not None
-        self.backend.feedback_step(
-            self.second[position],
-            self.drift[position],
-            parameter.grad,
-            self.rates[parameter.device],
-            decay=self.settings.second_moment_rate,
-        )
-        parameter.grad = None
+        assert layer.gradient is not None
+        if layer.held.numel():
+            self.backend.feedback_step(
+                self.second[position],
+                self.drift[position],
+                layer.gradient,
+                self.rates[layer.held.device],
+                decay=self.decay,
+            )
+        layer.parameter.grad = None
 
     def _update_factors(self) -> None:
         """Make r, p and q of all layers from the inputs seen so far."""
         for device, (positions, saliency) in enumerate(zip(self.positions, self.saliencies, strict=True)):
             made = saliency.factors(self.few.norms(device, self.sums[device], self.counts[device]))
             for row, position in enumerate(positions):
-                outputs, inputs = self.layers[position].target.shape
-                self.factors[position] = made.r[row, :outputs], made.p[row, :inputs], made.q[row, :inputs]
+                rows, columns = self.layers[position].span
+                self.factors[position] = made.r[row, rows], made.p[row, columns], made.q[row, columns]
 
     def _draw(self) -> None:
         """Draw scores of every matrix for the threshold."""
@@ -211,22 +232,23 @@ class FeedbackSearch(LossSearch):
     @torch.no_grad()
     def _masked(self, position: int) -> Tensor:
         """Return (W0 + eta U) M as the module stores it, and draw scores for the next sample's threshold."""
-        if position in self.unscored:
+        if position in self.unscored or not self.layers[position].held.numel():
             return self._whole(position)
         pattern = self.settings.ramp_pattern
         masked, self.kept[position] = self.backend.mask_weight(
             *self._state(position),
-            self.threshold[self.layers[position].parameter.device],
-            self.drawn[position],
+            self.threshold[self.layers[position].held.device],
+            self.drawn.scores[position],
             **self._numbers,
-            stride=self.stride,
+            first=self.drawn.firsts[position],
+            stride=self.drawn.stride,
             pattern=(pattern.n, pattern.m) if pattern else None,
         )
         return self._turned(masked, position)
 
     @torch.no_grad()
     def _masked_again(self, position: int) -> Tensor:
-        if position in self.unscored:
+        if position not in self.kept:
             return self._whole(position)
         weight, drift, kept = self.originals[position], self.drift[position], self.kept[position]
         drift = None if drift is None else self._turned(drift, position)
@@ -261,7 +283,7 @@ class FeedbackSearch(LossSearch):
         return matrix.t() if self.layers[position].transposed else matrix
 
     def tensors(self) -> dict[str, Tensor]:
-        state = super().tensors() | self._named("second", self.second) | self._named("drawn", self.drawn)
+        state = super().tensors() | self._named("second", self.second) | self._named("drawn", self.drawn.scores)
         if self.settings.learning_rate:
             state |= self._named("drift", [drift for drift in self.drift if drift is not None])
         return state
@@ -281,15 +303,5 @@ class FeedbackSearch(LossSearch):
         for position in reach.kept:
             layer = self.layers[position]
             score = self.backend.feedback_scores(*self._state(position), **self._numbers)
-            yield Outcome(layer.target, score, score.new_zeros(()), int(self.steps[position]))
-
-
-def stride_for(shapes: Sequence[tuple[int, int]]) -> int:
-    """Return the distance between drawn scores, in row-major order, that draws at least ``DRAWN`` of them.
-
-    It shares no factor with any width, so that a matrix's drawn scores lie in all of its columns.
-    """
-    stride = max(1, sum(rows * columns for rows, columns in shapes) // DRAWN)
-    while any(gcd(stride, columns) > 1 for _, columns in shapes):
-        stride -= 1
-    return stride
+            whole = whole_of(score, layer, self.world)
+            yield Outcome(layer.target, whole, score.new_zeros(()), int(self.steps[position]))

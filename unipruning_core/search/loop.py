@@ -12,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unipruning_core.distributed.world import ALONE, World
 from unipruning_core.errors import OutputError, RunError, reason_and_remedy
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
+from unipruning_core.models.divided import check_divisible, divided, runs
 from unipruning_core.models.experts import apart
+from unipruning_core.models.names import Names
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.progress import Progress, Task
@@ -29,12 +32,14 @@ from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
 from unipruning_core.storage.checkpoint import Checkpoint
+from unipruning_core.storage.staging import UNFINISHED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import Calibration
+    from unipruning_core.models.targets import Layer
     from unipruning_core.search.settings import Settings
 
 
@@ -105,7 +110,8 @@ def search(
     folder: Path,
     *,
     overwrite: bool = False,
-    claimed: ClaimedRun | None = None,  # the folder, where the caller holds it already
+    claimed: ClaimedRun | None = None,  # the folder, where the caller, on the first rank, holds it already
+    world: World = ALONE,  # the ranks, each with a model without values where it is to be divided among them
     save_every: float = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     room: int | None = None,  # bytes free for activations; None if unknown
@@ -126,17 +132,24 @@ def search(
         Stopped: a signal arrived.
     """
     progress = progress or Progress()
-    with nullcontext(claimed) if claimed else claimed_run(folder, overwrite=overwrite) as claim, ExitStack() as stack:
+    held = claimed or world.size > 1
+    with nullcontext(claimed) if held else claimed_run(folder, overwrite=overwrite) as claim, ExitStack() as stack:
         layers, left_out = find_targets(model, task.checkpoint, task.targets)
-        check_values(layers, task.checkpoint, progress)
         size = ModelSize.of(model, layers)
-        stack.enter_context(apart(layers))
+        if world.sharded:
+            layers = _over_ranks(task, model, layers, world, progress, stack)
+        else:
+            check_values(layers, task.checkpoint, progress)
+            stack.enter_context(apart(layers))
         batches = task.calibration.batches
-        run = task.settings.start(model, layers, backend, len(batches))
-        run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
-        resume = Resume(claim.work.folder, task.identity(backend))
+        run = task.settings.start(model, layers, backend, len(batches), world)
+        if not world.sharded:
+            run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
+        else:
+            run.recomputes = checkpoint_activations == "on"
+        resume = Resume(folder / UNFINISHED, task.identity(backend))
         if overwrite:
-            resume.discard_others(len(batches), progress)
+            world.lead_does(lambda: resume.discard_others(len(batches), progress))
         with explained(lambda: goes_on(resume)), Stopping() as stopping:
             processed = run_samples(
                 run,
@@ -159,13 +172,35 @@ def search(
             if reach.siblings:
                 content |= {"by_siblings": [layers[position].name for position in reach.siblings]}
             targets = [layers[position].target for position in reach.kept]
-            outcomes = checked(run.outcomes(), processed.kept)
             with progress.task("writing", len(targets), "matrix") as bar, _unwritten_explained(folder, resume):
-                write_run(claim.start(), targets, _counted(outcomes, bar), content, task.digests)
-                claim.publish()
+                if claim is not None:
+                    outcomes = checked(run.outcomes(), processed.kept)
+                    write_run(claim.start(), targets, _counted(outcomes, bar), content, task.digests)
+                    claim.publish()
+                else:
+                    for _ in run.outcomes():  # made together with the first rank, which writes them
+                        pass
+            world.from_lead(None)  # all wait for the result to be there
     if stopping.number is not None:
         raise Stopped(stopping.number, f"; the search was finished first, and is in {str(folder)!r}")
     return Run.open(folder)
+
+
+def _over_ranks(
+    task: SearchTask,
+    model: PreTrainedModel,
+    layers: list[Layer],
+    world: World,
+    progress: Progress,
+    stack: ExitStack,
+) -> list[Layer]:
+    """Load the model over the ranks, and return the layers with what this one holds of them."""
+    for pattern in task.settings.patterns():
+        check_divisible(layers, pattern.m, world.shards)
+    names = Names.of(model, task.checkpoint)
+    part = runs(model, layers, loss=task.settings.follows_loss)
+    stack.enter_context(apart(layers))
+    return divided(model, part, layers, task.checkpoint, names, world, progress)
 
 
 @contextmanager

@@ -73,9 +73,9 @@ class LossSearch(Search):
         self.layers[position].parameter.grad = None
         return False
 
-    def _backward(self, loss: Tensor, use: Callable[[int], None]) -> None:
-        """Run the backward pass, and call ``use`` as soon as a layer's gradient is complete."""
-        with on_gradient(self.layers, use) as reached:
+    def _backward(self, loss: Tensor, use: Callable[[int], None] | None) -> None:
+        """Run the backward pass, and call ``use``, if given, as soon as a layer's gradient is complete."""
+        with on_gradient(self.layers, use or (lambda _: None)) as reached:
             loss.backward()
         self._note_gradients(reached)
 
@@ -116,11 +116,13 @@ class LossSearch(Search):
         return any(layer.siblings for layer in self.layers)
 
     def _count_inputs(self) -> None:
-        """Add the inputs of the latest sample to those of all, on the device."""
+        """Add the inputs of the latest sample, or of those of all ranks, to those of all, on the device."""
         for counts, inputs in zip(self.counts, self.inputs, strict=True):
-            counts += inputs.counts
+            for one in self._spread(inputs.counts):
+                counts += one
         for sums, inputs in zip(self.sums, self.inputs, strict=bool(self.sums)):
-            sums += inputs.sums
+            for one in self._spread(inputs.sums):
+                sums += one
 
     def reach(self) -> Reach:
         saw = self._tokens_seen(self.counts)

@@ -20,18 +20,20 @@ The vectors of all matrices of one device are the rows of one padded tensor each
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from unipruning_core.distributed.world import ALONE
 from unipruning_core.search.subsets import Draws
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
     from unipruning_core.search.metrics import Metric
 
 
@@ -44,7 +46,35 @@ class Factors:
     q: Tensor  # (matrices or steps, inputs), float32
 
 
-class Saliency:
+class Shapes:
+    """What the factors of some matrices of one device need besides their values."""
+
+    def __init__(
+        self,
+        metric: Metric,
+        shapes: Sequence[tuple[int, int]],  # (out, in) each
+        streams: Sequence[int],  # of random numbers, one a matrix
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.metric, self.shapes = metric, shapes
+        self.draws = Draws(shapes, streams, seed, device)
+        self.sizes = torch.tensor([float(rows * columns) for rows, columns in shapes], device=device)[:, None]
+
+    def _feature(self, norm: Tensor) -> Tensor:
+        """Return the metric's power of n, or ones for a metric that sees no inputs."""
+        return norm.pow(self.metric.exponent) if self.metric.uses_inputs else torch.ones_like(norm)
+
+    def _subsets(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Return subsets of a matrix's inputs, (steps, in), and outputs, (steps, out), as zeros and ones."""
+        if self.metric.random_subsets:
+            return self.draws.of_matrix(position, steps)
+        height, width = self.shapes[position]
+        ones = self.draws.every_input.new_ones(1, 1)
+        return ones.expand(steps, width), ones.expand(steps, height)
+
+
+class Saliency(Shapes):
     """The factors of some matrices of one device, for any input norms."""
 
     def __init__(
@@ -55,10 +85,8 @@ class Saliency:
         backend: Backend,
         seed: int,
     ) -> None:
-        self.metric, self.weights, self.backend = metric, weights, backend
-        device = weights[0].device
-        self.draws = Draws([(weight.shape[0], weight.shape[1]) for weight in weights], streams, seed, device)
-        self.sizes = torch.tensor([float(weight.numel()) for weight in weights], device=device)[:, None]
+        super().__init__(metric, [(len(w), w.shape[1]) for w in weights], streams, seed, weights[0].device)
+        self.weights, self.backend = weights, backend
 
     def of_sample(self, norm: Tensor, sample: int) -> Factors:
         """Return the factors of the weights as they are now, with one pass over each.
@@ -97,18 +125,6 @@ class Saliency:
         made = self._factors(feature, rows, columns, outputs, self.sizes[position])
         return Factors(made.r, made.p.expand(steps, -1), made.q)
 
-    def _feature(self, norm: Tensor) -> Tensor:
-        """Return the metric's power of n, or ones for a metric that sees no inputs."""
-        return norm.pow(self.metric.exponent) if self.metric.uses_inputs else torch.ones_like(norm)
-
-    def _subsets(self, position: int, steps: int) -> tuple[Tensor, Tensor]:
-        """Return subsets of a matrix's inputs, (steps, in), and outputs, (steps, out), as zeros and ones."""
-        if self.metric.random_subsets:
-            return self.draws.of_matrix(position, steps)
-        height, width = self.weights[position].shape
-        ones = self.draws.every_input.new_ones(1, 1)
-        return ones.expand(steps, width), ones.expand(steps, height)
-
     def _asked(self, feature: Tensor, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factors of the sums that the metric needs: each (matrices or steps, sums, inputs or outputs)."""
         every = outputs.new_ones(1, 1).expand_as(outputs)
@@ -131,8 +147,8 @@ class Saliency:
         return scaled(r, feature, q, total, sizes)
 
 
-class FixedSaliency(Saliency):
-    """The factors where the weights stay: every pass over them is made here, once.
+class FixedSaliency(Shapes):
+    """The factors where the weights stay: every pass over them is made here, once, and each matrix by one rank alone.
 
     Random subsets then depend on nothing, so their average over ``AVERAGED`` samples stands for all.
     """
@@ -140,13 +156,21 @@ class FixedSaliency(Saliency):
     AVERAGED = 64
 
     def __init__(
-        self, metric: Metric, weights: Sequence[Tensor], streams: Sequence[int], backend: Backend, seed: int
+        self,
+        metric: Metric,
+        shapes: Sequence[tuple[int, int]],  # (out, in) each
+        whole: Callable[[int], Tensor],  # a matrix, (out, in) any float, by its place in the shapes
+        streams: Sequence[int],
+        backend: Backend,
+        seed: int,
+        device: torch.device,
+        world: World = ALONE,
     ) -> None:
-        super().__init__(metric, weights, streams, backend, seed)
+        super().__init__(metric, shapes, streams, seed, device)
         self.r = torch.zeros_like(self.draws.every_output)
         self.shares, self.columns, self.weighted = (torch.zeros_like(self.draws.every_input) for _ in range(3))
-        for position, weight in enumerate(weights):
-            height, width = weight.shape
+        for position in range(world.rank, len(shapes), world.size):
+            weight, (height, width) = whole(position), shapes[position]
             inputs, outputs = self._subsets(position, self.AVERAGED if metric.random_subsets else 1)
             every = outputs.new_ones(1, height)
             if not metric.relative:
@@ -160,6 +184,9 @@ class FixedSaliency(Saliency):
             self.weighted[position, :width] = backend.abs_sums(weight, inputs[:0], self.r[position, None, :height])[1][
                 0
             ]
+
+        for made in (self.r, self.shares, self.columns, self.weighted):
+            world.total(made)  # every row is zero on all ranks but one
 
     def factors(self, norm: Tensor) -> Factors:
         """Return the factors for n, (matrices, most inputs) float32, without reading the weights."""

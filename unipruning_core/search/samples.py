@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import DataError, OutputError, RunError
@@ -80,26 +81,29 @@ def run_samples(
     began = time.monotonic()
     tokens = 0
     with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
-        for sample in range(start, len(batches)):
+        for first in range(start, len(batches), run.batch_size):
+            samples = range(first, min(first + run.batch_size, len(batches)))
+            number = (first - skipped.samples) // run.batch_size
             with pass_errors(run.model):
-                loss = run.step(sample - skipped.samples, batches[sample].to(device))
-            tokens += batches[sample].numel()
+                made = run.process(number, [batches[sample].to(device) for sample in samples])
+            tokens += sum(batches[sample].numel() for sample in samples)
             while run.notes:
                 progress.note(run.notes.pop(0))
             shown: dict[str, object] = {"tokens/s": round(tokens / (time.monotonic() - began))}
-            if loss is not None and not math.isfinite(loss):
-                if not skip_nonfinite:
-                    raise sample_error(run, sample, len(batches), origins, keeper.good, keeper.sentence)
-                skipped.add(sample, None)
-            else:
-                skipped.add(sample, run.unusable)
-                if loss is not None:
-                    losses.append(loss)
-                    shown["loss"] = f"{loss:.3f}"
+            for sample, loss in zip_longest(samples, made):
+                if loss is not None and not math.isfinite(loss):
+                    if not skip_nonfinite:
+                        raise sample_error(run, sample, len(batches), origins, keeper.good, keeper.sentence)
+                    skipped.add(sample, None)
+                else:
+                    skipped.add(sample, run.unusable)
+                    if loss is not None:
+                        losses.append(loss)
+                        shown["loss"] = f"{loss:.3f}"
             run.unusable = []
-            bar.advance(1, **shown)
-            if sample + 1 < len(batches):
-                keeper.after(sample + 1, stopping)
+            bar.advance(len(samples), **shown)
+            if samples.stop < len(batches):
+                keeper.after(samples.stop, stopping)
         keeper.check(len(batches))
     if skipped.samples == len(batches):
         raise DataError(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.storage.checkpoint import Target
@@ -161,6 +162,7 @@ class Settings(ABC):
     scope: ClassVar[Scope] = "matrix"  # of a bare percentage; "global" if scores are comparable between matrices
     follows_loss: ClassVar[bool]  # whether a sample needs a backward pass
     moves_weights: ClassVar[bool] = False  # whether it changes the weights of its model
+    over_ranks: ClassVar[bool] = False  # whether several processes can share a search
     memory_remedy: ClassVar[str] = "--mode frozen needs less"  # shown if memory is too small
 
     metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)
@@ -175,8 +177,15 @@ class Settings(ABC):
         return f"mode {self.mode}, metric {self.metric}: {'; '.join(filter(None, (self.summary, self.remark)))}"
 
     @abstractmethod
-    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
-        """Return the search, ready for its first sample."""
+    def start(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
+    ) -> Search:
+        """Return the search, ready for its first sample; on several ranks each has its part of the layers."""
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return the bytes held from the first sample to the last, by kind, besides the model and activations.

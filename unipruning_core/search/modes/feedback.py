@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.sparsity.forms import Scope, SemiStructured
@@ -30,9 +31,11 @@ class FeedbackSettings(Settings):
     )
     # the scores have the unit of the loss, so they are comparable between matrices
     scope: ClassVar[Scope] = "global"
+    over_ranks: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = True
     memory_remedy: ClassVar[str] = "--mode frozen needs a third of the memory"
 
+    batch_size: int = setting(1, "samples that form one step, whose gradient is their mean", within="[1, inf)")
     metric: str = setting("wanda", f"local metric: {', '.join(METRICS)}", choices=METRICS)
     learning_rate: float = setting(1e-4, "η, learning rate of the drift; 0 keeps the weights fixed", within="[0, inf)")
     ramp_sparsity: float = setting(0.7, "sparsity ratio at the end of the ramp", within="[0, 1)")
@@ -70,10 +73,17 @@ class FeedbackSettings(Settings):
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.ramp_pattern,) if self.ramp_pattern else ()
 
-    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
+    def start(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
+    ) -> Search:
         from unipruning_core.search.feedback import FeedbackSearch
 
-        return FeedbackSearch(model, layers, self, backend, samples)
+        return FeedbackSearch(model, layers, self, backend, samples, world)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return v and U, 4 bytes per weight, or 2 without drift; the masks; and one matrix more, twice.

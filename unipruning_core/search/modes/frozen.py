@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.frozen import FrozenSearch
 
@@ -24,13 +25,21 @@ class FrozenSettings(QuantileSettings):
     mode: ClassVar[str] = "frozen"
     summary: ClassVar[str] = "forward passes only, fixed weights: Wanda, RIA or averaged stochRIA; 2 bytes per weight"
     remark: ClassVar[str] = "the cheapest mode; feedback gives better masks"
+    over_ranks: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = False
     memory_remedy: ClassVar[str] = "use a machine with more memory, or --dtype bfloat16"
 
-    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> FrozenSearch:
+    def start(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
+    ) -> FrozenSearch:
         from unipruning_core.search.frozen import FrozenSearch
 
-        return FrozenSearch(model, layers, self, backend, samples)
+        return FrozenSearch(model, layers, self, backend, samples, world)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual of one matrix": 4 * max(sizes)}

@@ -1,0 +1,63 @@
+"""Scores drawn from every matrix, whose quantile is the next threshold of the ramp, the same for any number of ranks.
+
+Of the row-major elements of each matrix every so-manieth is drawn, by the rank that holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd, inf
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.distributed.world import World
+    from unipruning_core.models.targets import Layer
+
+DRAWN = 1 << 18  # scores at least, if there are as many: their quantile is good to a tenth of a percent
+
+
+class Drawn:
+    """The drawn scores of the part of each layer that this rank holds, and of all ranks together."""
+
+    def __init__(self, layers: Sequence[Layer], world: World) -> None:
+        self.world, self.device = world, layers[0].held.device
+        self.stride = stride_for([layer.target.shape for layer in layers])
+        self.firsts = [self._first(layer) for layer in layers]
+        self.scores = [
+            torch.zeros(max(0, -(-(layer.held.numel() - first) // self.stride)), device=layer.held.device)
+            for layer, first in zip(layers, self.firsts, strict=True)
+        ]
+        counts = world.each([len(scores) for scores in self.scores])
+        self.counts = [sum(of_layer) for of_layer in zip(*counts, strict=True)]  # of each layer, on all ranks
+        if world.shards < world.size:  # every copy of the model draws the same
+            self.counts = [count // world.copies for count in self.counts]
+        self.longest = max(map(sum, counts))
+
+    def _first(self, layer: Layer) -> int:
+        """Return the first element of what is held of a layer that is drawn, counted from its own start."""
+        row, column = layer.begin
+        # a part of the columns is drawn from as if it were a matrix of its own
+        return 0 if column else -row * layer.target.shape[1] % self.stride
+
+    def sorted(self) -> Tensor:
+        """Return all drawn scores of all ranks, the smallest first; infinity comes last, beyond their number."""
+        here = torch.cat([scores.to(self.device) for scores in self.scores])
+        if self.world.size > 1:
+            here = torch.cat([here, here.new_full((self.longest - len(here),), inf)])
+            here = torch.cat(self.world.in_order(here)[: self.world.shards])
+        return here.sort().values
+
+
+def stride_for(shapes: Sequence[tuple[int, int]]) -> int:
+    """Return the distance between drawn scores, in row-major order, that draws at least ``DRAWN`` of them.
+
+    It shares no factor with any width, so that a matrix's drawn scores lie in all of its columns.
+    """
+    stride = max(1, sum(rows * columns for rows, columns in shapes) // DRAWN)
+    while any(gcd(stride, columns) > 1 for _, columns in shapes):
+        stride -= 1
+    return stride
