@@ -130,10 +130,8 @@ class _Loader:
         if layer is None:
             values = self._assembled(name, parameter)
             return nn.Parameter(values, requires_grad=False)
-        stored = self.checkpoint.values_of(layer.target)
-        values = (stored.t() if layer.target.transposed != layer.transposed else stored).to(parameter.dtype)
-        values = values.contiguous().to(self.world.device)
-        return nn.Parameter(Held(values, Given()), requires_grad=False)
+        values = layer.as_loaded(self.checkpoint, parameter.dtype)
+        return nn.Parameter(Held(values.to(self.world.device), Given()), requires_grad=False)
 
     def _assembled(self, name: str, parameter: Tensor) -> Tensor:
         """Return the values of a parameter that is no target, from one tensor of the checkpoint or several."""
@@ -196,6 +194,20 @@ def whole_of(part: Tensor, layer: Layer, world: World) -> Tensor:
     padded[: len(rows)] = rows
     whole = torch.cat(world.in_order(padded)[: world.shards])[:side]
     return whole.t() if layer.transposed else whole
+
+
+def mean_of(part: Tensor, layer: Layer, world: World) -> Tensor:
+    """Return the mean of a matrix, 0-D float32, of which each rank has the part that it holds, as the module stores it.
+
+    It is the mean over rows of their means, which does not depend on how the rows are divided.
+    """
+    rows = part.float().mean(1)
+    if world.sharded:
+        side = layer.target.shape[1 if layer.transposed else 0]
+        padded = rows.new_zeros(-(-side // world.shards))
+        padded[: len(rows)] = rows
+        rows = torch.cat(world.in_order(padded)[: world.shards])[:side]
+    return rows.mean()
 
 
 def _kept_in_float32(model: PreTrainedModel) -> Any:

@@ -90,8 +90,13 @@ class Layer:
         """Return the whole weight, (out, in), as it was loaded, on the device of what is held of it."""
         if self.checkpoint is None:
             return self.weight
-        stored = self.checkpoint.values_of(self.target).to(self.held.dtype)
-        return (stored.t() if self.target.transposed else stored).to(self.held.device)
+        loaded = self.as_loaded(self.checkpoint, self.held.dtype).to(self.held.device)
+        return loaded.t() if self.transposed else loaded
+
+    def as_loaded(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:
+        """Read the whole weight as the module stores it, contiguous, on the host."""
+        stored = checkpoint.values_of(self.target)
+        return (stored.t() if self.target.transposed != self.transposed else stored).to(dtype).contiguous()
 
     def as_stored(self, matrix: Tensor) -> Tensor:
         """Return a matrix, (out, in), as the checkpoint stores it."""

@@ -68,6 +68,7 @@ class Search(ABC):
         self.skips_nonfinite = False  # whether what is not finite is left out; a sample is then read before it is used
         self.unusable: list[int] = []  # positions of the layers whose gradient of this sample was left out
         self.notes: list[str] = []  # for the user, from the samples so far
+        self.touched = [False] * len(layers)  # which had a token in the latest step
         self.spread = 1  # how many samples all ranks together process at a time
         model.eval()  # dropout would draw its own random numbers
         model.requires_grad_(False)
@@ -171,13 +172,21 @@ class Search(ABC):
                 stack.enter_context(inputs.watched())
             yield
 
-    def _heard(self) -> list[bool]:
-        """Return which layers' saliency is known from this sample: those with a token, or all if none is needed."""
-        heard = [not self.metric.uses_inputs] * len(self.layers)
+    def _note_tokens(self, *, first: bool = True) -> None:
+        """Note which layers the latest sample had a token for, on any rank, and unless it is the first of its step add
+        those of the samples before."""
+        here = [False] * len(self.layers)
         for positions, inputs in zip(self.positions, self.inputs, strict=True):
             for position, tokens in zip(positions, inputs.tokens, strict=True):
-                heard[position] |= tokens > 0
-        return heard
+                here[position] = tokens > 0
+        # without experts every rank has them for the same layers
+        everywhere = self.world.each(here) if any(layer.siblings for layer in self.layers) else [here]
+        before = [] if first else [self.touched]
+        self.touched = [any(of_layer) for of_layer in zip(*before, *everywhere, strict=True)]
+
+    def _heard(self) -> list[bool]:
+        """Return which layers' saliency is known from this step: those with a token, or all if none is needed."""
+        return [touched or not self.metric.uses_inputs for touched in self.touched]
 
     def _count_steps(self) -> None:
         """Count the latest sample for every layer that learnt from it."""

@@ -24,7 +24,8 @@ class Drawn:
     """The drawn scores of the part of each layer that this rank holds, and of all ranks together."""
 
     def __init__(self, layers: Sequence[Layer], world: World) -> None:
-        self.world, self.device = world, layers[0].held.device
+        self.layers, self.world, self.device = layers, world, layers[0].held.device
+        self.waiting: dict[int, Tensor] = {}  # by position
         self.stride = stride_for([layer.target.shape for layer in layers])
         self.firsts = [self._first(layer) for layer in layers]
         self.scores = [
@@ -42,6 +43,20 @@ class Drawn:
         row, column = layer.begin
         # a part of the columns is drawn from as if it were a matrix of its own
         return 0 if column else -row * layer.target.shape[1] % self.stride
+
+    def into(self, position: int) -> Tensor:
+        """Return what a pass over a layer draws into: of an expert it counts only if the sample reaches it."""
+        if not self.layers[position].siblings or not self.world.sharded:
+            return self.scores[position]
+        self.waiting[position] = torch.empty_like(self.scores[position])
+        return self.waiting[position]
+
+    def keep(self, touched: Sequence[bool]) -> None:
+        """Take over what the latest step drew of experts that it reached; in one process no others are passed over."""
+        for position, scores in self.waiting.items():
+            if touched[position]:
+                self.scores[position].copy_(scores)
+        self.waiting.clear()
 
     def sorted(self) -> Tensor:
         """Return all drawn scores of all ranks, the smallest first; infinity comes last, beyond their number."""

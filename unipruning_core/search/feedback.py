@@ -46,7 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.models.divided import whole_of
+from unipruning_core.models.divided import mean_of, whole_of
 from unipruning_core.models.substituted_weights import given_weights, substituted_weights
 from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
@@ -103,7 +103,7 @@ class FeedbackSearch(LossSearch):
         ]
         self.factors: dict[int, Vectors] = {}
         self.kept: dict[int, Tensor] = {}  # the masks of this sample, by position
-        self.few = FewTokens(self.layers, self.positions, self.counts)
+        self.few = FewTokens(self.layers, self.positions, self.counts, self.world)
         self.unscored: set[int] = set()  # experts that no token of the samples so far reached
         self.drawn = Drawn(self.layers, self.world)
         # what differs between samples lies on the device, so that a recorded sample can be replayed
@@ -189,12 +189,13 @@ class FeedbackSearch(LossSearch):
         weights = given_weights if self.world.sharded else substituted_weights
         with weights(self.layers, self._masked, self._masked_again):
             for input_ids in batch:
-                loss = self._loss(input_ids)
+                loss = self._loss(input_ids, first=not losses)
                 # gradients add up until that of the last sample is there
                 self._backward(loss / len(batch), self._follow if len(losses) + 1 == len(batch) else None)
                 self._count_inputs()
                 losses.append(loss.detach())
         self.kept.clear()
+        self.drawn.keep(self.touched)
         return losses[0] if len(batch) == 1 else torch.stack(losses)
 
     @torch.no_grad()
@@ -204,7 +205,7 @@ class FeedbackSearch(LossSearch):
         if not self._usable(position):
             return
         assert layer.gradient is not None
-        if layer.held.numel():
+        if layer.held.numel() and (self.touched[position] or not layer.siblings):
             self.backend.feedback_step(
                 self.second[position],
                 self.drift[position],
@@ -228,6 +229,7 @@ class FeedbackSearch(LossSearch):
         for position in range(len(self.layers)):
             self._masked(position)
         self.kept.clear()
+        self.drawn.keep([True] * len(self.layers))
 
     @torch.no_grad()
     def _masked(self, position: int) -> Tensor:
@@ -238,7 +240,7 @@ class FeedbackSearch(LossSearch):
         masked, self.kept[position] = self.backend.mask_weight(
             *self._state(position),
             self.threshold[self.layers[position].held.device],
-            self.drawn.scores[position],
+            self.drawn.into(position),
             **self._numbers,
             first=self.drawn.firsts[position],
             stride=self.drawn.stride,
@@ -297,7 +299,7 @@ class FeedbackSearch(LossSearch):
                 reach, positions, self.sums[device], self.counts[device]
             )
         for position, siblings in reach.siblings.items():
-            means = [self.second[sibling].mean(dtype=torch.float32) for sibling in siblings]
+            means = [mean_of(self.second[sibling], self.layers[sibling], self.world) for sibling in siblings]
             self.second[position].fill_(torch.stack(means).mean())
         self._update_factors()
         for position in reach.kept:

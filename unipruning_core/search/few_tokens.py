@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.models.activations import norms_of
+from unipruning_core.models.divided import mean_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unipruning_core.distributed.world import World
     from unipruning_core.models.targets import Layer
 
 STRENGTH, ENOUGH = 32.0, 256.0  # tokens: k without any, and t from which on nothing is changed
@@ -32,8 +34,10 @@ OF_INPUTS = 4  # how much weaker the norms are drawn
 class FewTokens:
     """The experts of the layers of each device, and how many tokens each has seen."""
 
-    def __init__(self, layers: Sequence[Layer], positions: Sequence[Sequence[int]], counts: Sequence[Tensor]) -> None:
-        self.layers, self.positions, self.counts = layers, positions, counts
+    def __init__(
+        self, layers: Sequence[Layer], positions: Sequence[Sequence[int]], counts: Sequence[Tensor], world: World
+    ) -> None:
+        self.layers, self.positions, self.counts, self.world = layers, positions, counts, world
         self.tokens: dict[int, int] = {}  # by position, of experts alone
         siblings = dict.fromkeys(layer.siblings for layer in layers if layer.siblings)
         names = {name: number for number, name in enumerate(siblings)}
@@ -58,7 +62,7 @@ class FewTokens:
             return second
         strength = STRENGTH * (1 - tokens / ENOUGH)
         share = strength / (tokens + strength)
-        return torch.lerp(second, second.mean(dtype=torch.float32).to(second.dtype), share)
+        return torch.lerp(second, mean_of(second, self.layers[position], self.world).to(second.dtype), share)
 
     def norms(self, device: int, sums: Tensor, counts: Tensor) -> Tensor:
         """Return n' of the layers of a device, (layers, width) float32, from the sums of squares and the tokens."""

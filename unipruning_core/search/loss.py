@@ -40,8 +40,10 @@ class LossSearch(Search):
         self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs] if self._sums_inputs() else []
         self.blocks = decoder_blocks(self.model)[1]
 
-    def _loss(self, input_ids: Tensor) -> Tensor:
+    def _loss(self, input_ids: Tensor, *, first: bool = True) -> Tensor:
         """Run the forward pass, summing up the layers' inputs, and return the loss; not finite if a sum is not.
+
+        ``first`` is whether the sample is the first of its step.
 
         Raises:
             NotFiniteError: it is not, and such samples are left out.
@@ -50,6 +52,7 @@ class LossSearch(Search):
         self.language_loss.compare(input_ids, self.notes.append)
         with self._watching(), recomputed(self.blocks if self.recomputes else ()):
             loss = self.language_loss(input_ids)
+        self._note_tokens(first=first)
         if not loss.requires_grad:
             raise ConfigError(
                 f"the loss of model {name_of(self.model)!r} has no gradient for any target layer, because its forward "
@@ -85,7 +88,11 @@ class LossSearch(Search):
         Raises:
             ConfigError: most of their weights got none.
         """
-        self.latest = list(reached)
+        # FSDP gives experts that no token reached on any rank a gradient of zero
+        self.latest = [
+            had and (touched or not layer.siblings)
+            for had, touched, layer in zip(reached, self.touched, self.layers, strict=True)
+        ]
         if all(reached):
             return
         missing = [
