@@ -6,7 +6,8 @@ in its place: the search has the masked weights made of its own rows, so that no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,6 +84,24 @@ class Held(Tensor):
     ) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """Return the whole parameter, which shares the memory that was gathered into."""
         return (gathered[0], gathered) if out is None else None
+
+
+def is_divided(module: nn.Module) -> bool:
+    """Return whether FSDP gathers the parameters of a module when it runs."""
+    return hasattr(module, "unshard")
+
+
+@contextmanager
+def gathered(module: nn.Module) -> Iterator[None]:
+    """Have the parameters of a module gathered inside, but for those of its own divided parts; nothing if it is whole."""
+    if not is_divided(module):
+        yield
+        return
+    module.unshard()  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        module.reshard()  # type: ignore[operator]
 
 
 def held_part(parameter: Tensor) -> Tensor:

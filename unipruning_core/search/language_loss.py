@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.decoder import decoder_blocks, text_model
+from unipruning_core.models.held import gathered, is_divided
 from unipruning_core.models.passes import name_of
 from unipruning_core.models.replaced_forward import replaced_forward
 
@@ -121,26 +122,29 @@ class LanguageLoss:
 
     def _after_decoder(self, decoded: Any, hidden: Tensor, input_ids: Tensor) -> Any:
         """Return the model's output where its decoder has given ``hidden``, (1, tokens, width)."""
+        # where the model is divided, its hooks would gather and release parts once more in the middle of a pass
+        run = self.model.forward if is_divided(self.model) else self.model
         with replaced_forward(self._decoder, lambda *_, **__: _with_hidden(decoded, hidden)):
-            return self.model(input_ids=input_ids, use_cache=False)
+            return run(input_ids=input_ids, use_cache=False)
 
     def _of_chunks(self, decoded: Any, input_ids: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """Return the loss, 0-D float32, and its gradient with respect to the hidden states, in their dtype."""
         hidden = decoded[0].detach()
         gradient, losses = torch.zeros_like(hidden), []
         predicted = input_ids.shape[1] - 1
-        for start in range(0, predicted, max(1, chunk)):
-            part = slice(start, min(start + max(1, chunk), predicted))
-            with torch.enable_grad():
-                given = hidden[:, part].requires_grad_()
-                logits = self._after_decoder(decoded, given, input_ids[:, part]).logits.flatten(0, 1)
-                following = input_ids[0, 1:][part].to(logits.device)
-                loss = cross_entropy(logits.float(), following, reduction="sum") / predicted
-            del logits
-            loss.backward()
-            assert given.grad is not None
-            gradient[:, part] = given.grad
-            losses.append(loss.detach())
+        with gathered(self.model):
+            for start in range(0, predicted, max(1, chunk)):
+                part = slice(start, min(start + max(1, chunk), predicted))
+                with torch.enable_grad():
+                    given = hidden[:, part].requires_grad_()
+                    logits = self._after_decoder(decoded, given, input_ids[:, part]).logits.flatten(0, 1)
+                    following = input_ids[0, 1:][part].to(logits.device)
+                    loss = cross_entropy(logits.float(), following, reduction="sum") / predicted
+                del logits
+                loss.backward()
+                assert given.grad is not None
+                gradient[:, part] = given.grad
+                losses.append(loss.detach())
         return torch.stack(losses).sum(), gradient
 
 

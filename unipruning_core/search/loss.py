@@ -10,6 +10,7 @@ import torch
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.decoder import decoder_blocks
+from unipruning_core.models.held import gathered
 from unipruning_core.models.passes import name_of
 from unipruning_core.models.recompute import recomputed
 from unipruning_core.search.base import Search
@@ -78,7 +79,8 @@ class LossSearch(Search):
 
     def _backward(self, loss: Tensor, use: Callable[[int], None] | None) -> None:
         """Run the backward pass, and call ``use``, if given, as soon as a layer's gradient is complete."""
-        with on_gradient(self.layers, use or (lambda _: None)) as reached:
+        # a loss in chunks does not lead through the model's output, at which FSDP would gather what is around the blocks
+        with on_gradient(self.layers, use or (lambda _: None)) as reached, gathered(self.language_loss.model):
             loss.backward()
         self._note_gradients(reached)
 
