@@ -175,11 +175,12 @@ class Backend(ABC):
         p: Tensor,
         q: Tensor,
         threshold: Tensor,  # 0-D, float32, >= 0, or NaN, which no score reaches
-        sample: Tensor,  # (ceil(out * in / stride),), float32; written
+        sample: Tensor,  # (max(0, ceil((out * in - first) / stride)),), float32; written
         *,
         learning_rate: float,
         exponent: float,
         pull: float,
+        first: int,  # >= 0; may lie past the last weight
         stride: int,  # >= 1
         pattern: tuple[int, int] | None,  # n and m, as in nm_mask
     ) -> tuple[Tensor, Tensor]:  # (out, in), the weight's dtype; (out, ceil(in / 8)), uint8
@@ -187,9 +188,9 @@ class Backend(ABC):
 
         .. math:: W \leftarrow (W + \eta U)\,[\text{score} \ge \text{threshold}]
 
-        A weight that the pattern keeps has the largest float32 as its score.  ``sample`` gets the scores at the
-        row-major indices 0, stride, 2 stride and so on.  The second result is the mask: bit k of byte j, counted from
-        the lowest, is set if input 8 j + k is kept, and bits past the last input are zero.  What is not kept is +0.
+        A weight that the pattern keeps has the largest float32 as its score.  ``sample`` gets the scores at row-major
+        indices first, first + stride and so on.  The second result is the mask: bit k of byte j, counted from the
+        lowest, is set if input 8 j + k is kept, and bits past the last input are zero.  What is not kept is +0.
         """
 
     @abstractmethod
@@ -230,9 +231,8 @@ class Backend(ABC):
     ) -> None:
         r"""Count a radix digit of abs(score), among the elements whose higher digits equal ``prefix``.
 
-        The 31 magnitude bits of an fp32, read as an integer, order like the magnitude itself.  They are split into
-        digits of 11, 10 and 10 bits from the top.  Three such passes give any order statistic exactly; counts add
-        up across matrices, shards and ranks, which is what makes a budget over all of them exact.
+        The 31 magnitude bits of an fp32 order like the magnitude.  Split from the top into digits of 11, 10 and 10
+        bits, they give any order statistic exactly in three passes, over all matrices and ranks whose counts add up.
         """
 
     @abstractmethod

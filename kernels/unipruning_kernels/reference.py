@@ -80,6 +80,7 @@ def mask_weight(
     learning_rate: float,
     exponent: float,
     pull: float,
+    first: int,
     stride: int,
     pattern: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ def mask_weight(
     score = feedback_scores(weight, second, drift, r, p, q, **numbers)
     if pattern is not None:
         score = score.masked_fill(nm_mask(score, *pattern), torch.finfo(torch.float32).max)
-    sample.copy_(score.flatten()[::stride])
+    sample.copy_(score.flatten()[first::stride])
     kept = score >= threshold
     padded = torch.nn.functional.pad(kept, (0, -weight.shape[1] % 8)).view(len(weight), -1, 8)
     bits = (padded << torch.arange(8, device=weight.device)).sum(dim=2).to(torch.uint8)

@@ -26,7 +26,7 @@ from unipruning_kernels.triton_score import (
 LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 
 
-@triton.jit(do_not_specialize=["rate", "exponent", "pull", "stride"])
+@triton.jit(do_not_specialize=["rate", "exponent", "pull", "first", "stride"])
 def mask_scored(
     weight,  # as in triton_score.scores, and so are second to q
     second,
@@ -36,7 +36,7 @@ def mask_scored(
     q,
     pattern,  # (height, width), uint8: what the pattern keeps; not read unless has_pattern
     threshold,  # 0-D, float32
-    sample,  # (ceil(height * width / stride),), float32
+    sample,  # (max(0, ceil((height * width - first) / stride)),), float32
     out,  # (height, width), as the weight
     bits,  # (height, ceil(width / 8)), uint8; the first of eight weights in the lowest bit
     height,
@@ -44,6 +44,7 @@ def mask_scored(
     rate,
     exponent,
     pull,
+    first,
     stride,
     has_drift: tl.constexpr,
     has_pattern: tl.constexpr,
@@ -55,7 +56,7 @@ def mask_scored(
 ):
     """Write the drifting weight where its score reaches the threshold, else +0, the packed mask, and some scores."""
     blocks = tl.cdiv(width, block)
-    first = (tl.program_id(0) // blocks) * chunk
+    top = (tl.program_id(0) // blocks) * chunk
     left = (tl.program_id(0) % blocks) * block
     column = left + tl.arange(0, block)
     byte = left // 8 + tl.arange(0, block // 8)
@@ -65,13 +66,14 @@ def mask_scored(
     shift = tl.load(q + column, mask=column < width, other=0.0)[None, :]
     bound = tl.load(threshold)
     # the chunk's first weight to be drawn lies this far behind its first, and has this place in the sample
-    begin = first.to(tl.int64) * width
-    place = (begin + stride - 1) // stride
+    begin = top.to(tl.int64) * width - first
+    # a division of signed numbers takes more instructions
+    place = (tl.maximum(begin + stride - 1, 0).to(tl.uint64) // stride.to(tl.uint64)).to(tl.int64)
     lead = tl.minimum(place * stride - begin, FAR).to(tl.int32)
     step = tl.minimum(stride, FAR).to(tl.int32)
     for start in range(0, chunk, tile_rows):
         local = start + tl.arange(0, tile_rows)
-        row = first + local
+        row = top + local
         inside = (row < height)[:, None] & (column < width)[None, :]
         offset = row.to(tl.int64)[:, None] * width + column[None, :]
         w, u, moved = drifted(weight, drift, offset, inside, rate, has_drift)
@@ -111,6 +113,7 @@ def mask_weight(
     learning_rate: float,
     exponent: float,
     pull: float,
+    first: int,
     stride: int,
     pattern: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor]:
@@ -128,7 +131,7 @@ def mask_weight(
         mask_scored,
         programs,
         *(w, v, u, *vectors, always, threshold, drawn, out, bits),
-        *(height, width, float(learning_rate), exponent / 2, pull / LOG_4, stride),
+        *(height, width, float(learning_rate), exponent / 2, pull / LOG_4, first, stride),
         has_drift=drift is not None,
         has_pattern=pattern is not None,
         power=power_of(exponent),

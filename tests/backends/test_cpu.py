@@ -252,7 +252,7 @@ def test_results_do_not_depend_on_the_number_of_threads(backend, threads):
         second, drift, sample = dual.square().bfloat16(), weight.flip(0).half(), torch.empty(5346)
         state, numbers = (weight, second, drift, r, p, q), {"learning_rate": 0.01, "exponent": 0.7, "pull": 0.5}
         score = backend.feedback_scores(*state, **numbers)
-        cut = backend.mask_weight(*state, score[0, 0], sample, **numbers, stride=100, pattern=(2, 4))
+        cut = backend.mask_weight(*state, score[0, 0], sample, **numbers, first=0, stride=100, pattern=(2, 4))
         again = backend.remask_weight(weight, drift, cut[1], learning_rate=0.01)
         backend.feedback_step(second, drift, weight, score[0, 1], decay=0.05)
         feedback = score, *cut, sample, again, second, drift

@@ -128,17 +128,19 @@ def test_a_mask_is_the_scores_cut_to_the_bit(backend, dtype, layout, n, m, colum
     moved = arguments[0].float() + NUMBERS["learning_rate"] * arguments[2].float()
     wanted = torch.where(keep, moved, 0.0).to(dtype)
     matrices = [layout(part) for part in arguments[:3]]
-    for stride in (1, 7, 509, 10**6):
-        sample = torch.full((2 * -(-scores.numel() // stride),), 7.0)
+    for first, stride in ((0, 1), (0, 7), (508, 509), (columns, 509), (10**6, 7), (0, 10**6)):
+        wanted_sample = scores.flatten()[first::stride]
+        sample = torch.full((2 * len(wanted_sample),), 7.0)
         masked, bits = backend.mask_weight(
             *(*matrices, *arguments[3:], threshold, sample[::2]),
             **NUMBERS,
+            first=first,
             stride=stride,
             pattern=(n, m) if m else None,
         )
         assert masked.is_contiguous()
         assert torch.equal(masked.view(torch.uint8), wanted.view(torch.uint8))
-        assert torch.equal(sample[::2], scores.flatten()[::stride])
+        assert torch.equal(sample[::2], wanted_sample)
         assert (sample[1::2] == 7.0).all()
     unpacked = (bits[:, :, None] >> torch.arange(8)) & 1
     assert torch.equal(unpacked.flatten(1)[:, :columns].bool(), keep)
@@ -207,7 +209,7 @@ def test_a_processor_without_vectors_gives_the_same_bits(monkeypatch, tmp_path):
 def everything(backend: CpuBackend, dtype: torch.dtype) -> list[Tensor]:
     arguments, sample = state(40, 1029, dtype), torch.empty(40 * 1029)
     weight, second, drift = arguments[:3]
-    cut = backend.mask_weight(*arguments, torch.tensor(0.3), sample, **NUMBERS, stride=1, pattern=(1, 3))
+    cut = backend.mask_weight(*arguments, torch.tensor(0.3), sample, **NUMBERS, first=0, stride=1, pattern=(1, 3))
     scores = backend.feedback_scores(*arguments, **(NUMBERS | {"exponent": 0.7}))
     backend.feedback_step(second, drift, weight, torch.tensor(0.5), decay=0.05)
     sums = backend.abs_sums(weight, random(3, 1029).abs(), random(2, 40).abs())

@@ -152,7 +152,7 @@ def test_mask_weight_and_remask_weight_reach_the_last_row(backend: Backend) -> N
     sample = torch.full((-(-ROWS * COLUMNS // stride),), torch.nan, device="cuda")
     # a subnormal: above every score before the tail, below all of the tail that are not zero
     threshold = torch.tensor(2.0**-130)
-    options = {**FEEDBACK, "stride": stride, "pattern": None}
+    options = {**FEEDBACK, "first": 0, "stride": stride, "pattern": None}
     masked, bits = backend.mask_weight(*whole, threshold.cuda(), sample, **options)
     ours = torch.empty(TAIL * COLUMNS)
     own_masked, own_bits = reference.mask_weight(*tail, threshold, ours, **options | {"stride": 1})

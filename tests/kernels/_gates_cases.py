@@ -106,7 +106,7 @@ def _mask(launch: Launcher, t: Tensors, exponent: float = 1.0, pattern: tuple[in
     sample = torch.empty(-(-t["weight"].numel() // stride), device=t["weight"].device)
     numbers = {"learning_rate": 0.1, "exponent": exponent, "pull": 0.5}
     arguments = *_feedback_state(t), threshold, sample
-    triton_feedback.mask_weight(launch, *arguments, stride=stride, pattern=pattern, **numbers)
+    triton_feedback.mask_weight(launch, *arguments, first=0, stride=stride, pattern=pattern, **numbers)
 
 
 def _feedback_step(launch: Launcher, t: Tensors) -> None:

@@ -106,17 +106,18 @@ def test_feedback_scores_follow_the_formula_element_by_element(rng, exponent, dr
 
 
 @pytest.mark.parametrize("pattern", [None, (1, 11)])
+@pytest.mark.parametrize("first", [0, 5, 65, 66, 10**9])
 @pytest.mark.parametrize("stride", [1, 4, 7, 66, 1000])
-def test_mask_weight_masks_packs_and_draws_element_by_element(rng, stride, pattern):
+def test_mask_weight_masks_packs_and_draws_element_by_element(rng, stride, first, pattern):
     state, threshold = drifting(rng), 0.1
-    sample = torch.empty(math.ceil(66 / stride))
-    options = {"exponent": 1.0, "stride": stride, "pattern": pattern, **FEEDBACK}
+    sample = torch.empty(max(0, math.ceil((66 - first) / stride)))
+    options = {"exponent": 1.0, "first": first, "stride": stride, "pattern": pattern, **FEEDBACK}
     masked, bits = reference.mask_weight(*state, torch.tensor(threshold), sample, **options)
     scored = [[score_of(state, i, j, exponent=1.0) for j in range(11)] for i in range(6)]
     for row in scored:
         if pattern is not None:
             row[row.index(max(row))] = torch.finfo(torch.float32).max
-    assert sample.tolist() == pytest.approx([x for row in scored for x in row][::stride], rel=1e-5)
+    assert sample.tolist() == pytest.approx([x for row in scored for x in row][first::stride], rel=1e-5)
     assert bits.shape == (6, 2)
     for i, j in itertools.product(range(6), range(16)):
         kept = j < 11 and scored[i][j] >= threshold

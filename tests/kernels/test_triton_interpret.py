@@ -77,7 +77,7 @@ def arguments_of(operation: str, rng: torch.Generator, shape: tuple[int, int]) -
             "phi": 0.7,
         },
         "feedback_scores": NUMBERS,
-        "mask_weight": {**NUMBERS, "stride": 97, "pattern": None},
+        "mask_weight": {**NUMBERS, "first": 0, "stride": 97, "pattern": None},
         "remask_weight": {"learning_rate": 2.0**-6},
         "feedback_step": {"decay": 0.05},
         "adamw_step": {"step": 3, "learning_rate": 0.01, "betas": (0.9, 0.999), "epsilon": 1e-10},

@@ -22,7 +22,8 @@ def test_mask_weight_takes_three_launches_at_most(
     backend: CudaBackend, pattern: tuple[int, int] | None, launches: int, rng: torch.Generator
 ) -> None:
     arguments = searched(rng, (67, 540), torch.bfloat16)
-    threshold, options = threshold_between(arguments, **NUMBERS), {"stride": 97, "pattern": pattern, **NUMBERS}
+    threshold = threshold_between(arguments, **NUMBERS)
+    options = {"first": 0, "stride": 97, "pattern": pattern, **NUMBERS}
     drawn, wanted_draws = torch.empty(2, -(-67 * 540 // 97)).unbind()
     mine = backend.mask_weight(*arguments, threshold, drawn, **options)
     theirs = reference.mask_weight(*arguments, threshold, wanted_draws, **options)
@@ -32,12 +33,18 @@ def test_mask_weight_takes_three_launches_at_most(
 
 
 # of eight weights in a row some, one or none are drawn; rows start anywhere among those eight
-@pytest.mark.parametrize("stride", [1, 2, 5, 7, 8, 9, 522, 523, 2**40])
-def test_mask_weight_draws_what_a_slice_would(backend: CudaBackend, stride: int, rng: torch.Generator) -> None:
+@pytest.mark.parametrize(
+    ("first", "stride"),
+    [*((0, stride) for stride in (1, 2, 5, 7, 8, 9, 522, 523, 2**40)), (1, 1), (17_003, 7), (521, 522), (35_041, 2)],
+)
+def test_mask_weight_draws_what_a_slice_would(
+    backend: CudaBackend, first: int, stride: int, rng: torch.Generator
+) -> None:
     arguments = searched(rng, (67, 523), torch.bfloat16)
-    drawn = torch.full((-(-67 * 523 // stride),), torch.nan)
-    backend.mask_weight(*arguments, torch.tensor(0.5), drawn, stride=stride, pattern=None, **NUMBERS)
-    assert torch.equal(drawn, backend.feedback_scores(*arguments, **NUMBERS).flatten()[::stride])
+    wanted = backend.feedback_scores(*arguments, **NUMBERS).flatten()[first::stride]
+    drawn = torch.full_like(wanted, torch.nan)
+    backend.mask_weight(*arguments, torch.tensor(0.5), drawn, first=first, stride=stride, pattern=None, **NUMBERS)
+    assert torch.equal(drawn, wanted)
 
 
 def test_mask_weight_counts_in_32_bits_only_what_fits() -> None:
@@ -52,7 +59,7 @@ def test_mask_weight_counts_in_32_bits_only_what_fits() -> None:
 
     for width in (2**14, 2**25, 2**29):
         arguments = [empty(40, width), empty(40, width), None, empty(40), empty(width), empty(width), empty(), empty(9)]
-        triton_feedback.mask_weight(Recorder(), *arguments, stride=2**40, pattern=None, **NUMBERS)
+        triton_feedback.mask_weight(Recorder(), *arguments, first=0, stride=2**40, pattern=None, **NUMBERS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

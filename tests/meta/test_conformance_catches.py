@@ -49,6 +49,7 @@ DEFECTS = [
     ("mask_weight", "PacksFromTheHighestBit", "mask_weight: kept["),
     ("mask_weight", "SetsTheBitsPastTheLastInput", "mask_weight: kept["),
     ("mask_weight", "DrawsRowByRow", "mask_weight: sample["),
+    ("mask_weight and first", "DrawsFromTheTop", "mask_weight: sample["),
     ("mask_weight and pattern", "IgnoresThePattern", "mask_weight: "),
     ("remask_weight", "LeavesNegativeZeros", "remask_weight: masked["),
     ("remask_weight", "RemasksTheWeightsThatStay", "remask_weight: masked["),

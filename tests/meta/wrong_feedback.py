@@ -78,12 +78,24 @@ class SetsTheBitsPastTheLastInput(Control):
 
 
 class DrawsRowByRow(Control):
-    def mask_weight(self, weight, second, drift, r, p, q, threshold, sample, *, stride, **options):
-        outcome = reference.mask_weight(weight, second, drift, r, p, q, threshold, sample, stride=stride, **options)
+    def mask_weight(self, weight, second, drift, r, p, q, threshold, sample, *, first, stride, **options):
+        outcome = reference.mask_weight(
+            *(weight, second, drift, r, p, q, threshold, sample), first=first, stride=stride, **options
+        )
         rows = reference.feedback_scores(
             *(weight, second, drift, r, p, q), **{k: v for k, v in options.items() if k != "pattern"}
-        )[:, ::stride].flatten()
+        )[:, first::stride].flatten()
         sample[: len(rows)] = rows[: len(sample)]
+        return outcome
+
+
+class DrawsFromTheTop(Control):
+    def mask_weight(self, weight, second, drift, r, p, q, threshold, sample, *, first, stride, **options):
+        every = sample.new_empty(-(-weight.numel() // stride))
+        outcome = reference.mask_weight(
+            *(weight, second, drift, r, p, q, threshold, every), first=0, stride=stride, **options
+        )
+        sample.copy_(every[: len(sample)])
         return outcome
 
 

@@ -42,7 +42,7 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
 
     def mask(pattern: tuple[int, int] | None) -> Callable[[], Any]:
         state = weight, second, drift, r, p, p, tau, sample
-        return lambda: backend.mask_weight(*state, **NUMBERS, stride=16, pattern=pattern)
+        return lambda: backend.mask_weight(*state, **NUMBERS, first=0, stride=16, pattern=pattern)
 
     return {
         "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),

@@ -29,7 +29,7 @@ weight, p, r = score.bfloat16(), torch.rand(columns).npu(), torch.rand(rows).npu
 tau, prefix = torch.tensor(0.5).npu(), torch.tensor(3, dtype=torch.int32).npu()
 second, drift, sample = weight.clone(), score.half(), torch.empty(weight.numel() // 512).npu()
 numbers = {"learning_rate": 0.1, "exponent": 0.5, "pull": 0.1}
-masks = {"stride": 512, "pattern": None, **numbers}
+masks = {"first": 0, "stride": 512, "pattern": None, **numbers}
 state = weight, second, drift, r, p, p
 kept = torch.full((rows, columns // 8), 85, dtype=torch.uint8).npu()
 calls = {
@@ -122,7 +122,8 @@ calls = {
         dual, weight, r, p, p, tau, step_size=0.1, rank=9, gradient=second, phi=0.5
     ),
     "mask_weight": lambda: backend.mask_weight(
-        weight, second, drift, r, p, p, tau, sample, learning_rate=0.1, exponent=1.0, pull=0.1, stride=512, pattern=None
+        *(weight, second, drift, r, p, p, tau, sample),
+        **{"learning_rate": 0.1, "exponent": 1.0, "pull": 0.1, "first": 0, "stride": 512, "pattern": None},
     ),
     "remask_weight": lambda: backend.remask_weight(weight, drift, kept, learning_rate=0.1),
     "feedback_step": lambda: backend.feedback_step(second, drift, weight, tau, decay=0.1),

@@ -40,6 +40,7 @@ with FakeTensorMode():
     drift, kept = made(rows, columns, dtype=torch.float16), made(rows, columns // 8, dtype=torch.uint8)
     moment, sample = made(rows, columns, dtype=torch.bfloat16), made(-(-rows * columns // 509))
     state, numbers = (weight, moment, drift, r, p, p), {{"learning_rate": 0.1, "exponent": 0.5, "pull": 0.1}}
+    masks = {{"first": 0, "stride": 509, "pattern": (2, 4), **numbers}}
     ties, prefix, counts = made(dtype=torch.int64), made(dtype=torch.int32), made(1024, dtype=torch.int64)
     calls = {{
         "accumulate_sumsq": lambda: backend.accumulate_sumsq(weight, p),
@@ -48,7 +49,7 @@ with FakeTensorMode():
             dual, weight, r, p, p, scalar, step_size=0.01, rank=1000, gradient=weight, phi=0.5
         ),
         "feedback_scores": lambda: backend.feedback_scores(*state, **numbers),
-        "mask_weight": lambda: backend.mask_weight(*state, scalar, sample, stride=509, pattern=(2, 4), **numbers),
+        "mask_weight": lambda: backend.mask_weight(*state, scalar, sample, **masks),
         "remask_weight": lambda: backend.remask_weight(weight, drift, kept, learning_rate=0.1),
         "feedback_step": lambda: backend.feedback_step(moment, drift, weight, scalar, decay=0.05),
         "magnitude_histogram": lambda: backend.magnitude_histogram(dual, prefix, 1, counts),

@@ -45,10 +45,9 @@ def threshold_between(arguments: tuple[Any, ...], share: float = 0.5, **options:
 def check_mask(subject: Subject, arguments: tuple[Any, ...], **options: Any) -> dict[str, Tensor]:
     """Mask half of a matrix; the core's options can be replaced by name."""
     layout, share = options.pop("layout", "contiguous"), options.pop("share", 0.5)
-    options = {**NUMBERS, "stride": 3, "pattern": None, **options}
+    options = {**NUMBERS, "first": 0, "stride": 3, "pattern": None, **options}
     numbers = {name: options[name] for name in NUMBERS}
-    weight = arguments[0]
-    sample = torch.empty(-(-weight.numel() // options["stride"]))
+    sample = torch.empty(max(0, -((options["first"] - arguments[0].numel()) // options["stride"])))
     threshold = threshold_between(arguments, share, **numbers)
     return subject.check("mask_weight", *arguments, threshold, sample, layout=layout, **options)
 
@@ -118,6 +117,34 @@ def test_mask_weight_draws_every_so_manieth_score(subject: Subject, rng: torch.G
     assert torch.allclose(drawn, every, rtol=1e-5, atol=2e-38)
 
 
+@pytest.mark.parametrize(
+    ("first", "stride"),
+    [(1, 1), (6299, 1), (1, 7), (6, 7), (100, 7), (1, 97), (96, 97), (6300, 97), (6299, 10**9), (10**9, 7), (2**40, 7)],
+)
+def test_mask_weight_draws_from_the_first_on(subject: Subject, rng: torch.Generator, first: int, stride: int) -> None:
+    arguments = searched(rng, (63, 100), torch.bfloat16)
+    drawn = check_mask(subject, arguments, first=first, stride=stride)["sample"]
+    every = reference.feedback_scores(*arguments, **NUMBERS).flatten()[first::stride]
+    assert torch.allclose(drawn, every, rtol=1e-5, atol=2e-38)
+
+
+@pytest.mark.parametrize("heights", [(40, 23), (1, 37, 25)], ids=str)
+@pytest.mark.parametrize("stride", [1, 7, 211])
+def test_mask_weight_of_rows_draws_what_the_whole_matrix_draws(
+    subject: Subject, rng: torch.Generator, heights: tuple[int, ...], stride: int
+) -> None:
+    arguments = searched(rng, (63, 100), torch.bfloat16)
+    whole = check_mask(subject, arguments, stride=stride)["sample"]
+    r, p, q = arguments[3:]
+    drawn, above = [], 0
+    for height in heights:
+        rows = slice(above, above + height)
+        part = *(matrix[rows] for matrix in arguments[:3]), r[rows], p, q
+        drawn.append(check_mask(subject, part, first=-100 * above % stride, stride=stride)["sample"])
+        above += height
+    assert torch.equal(torch.cat(drawn), whole)
+
+
 @pytest.mark.parametrize("pattern", [(2, 4), (1, 2), (4, 8), (3, 5), (16, 32)], ids=str)
 @floats
 def test_mask_weight_never_masks_what_the_pattern_keeps(
@@ -134,7 +161,7 @@ def test_mask_weight_never_masks_what_the_pattern_keeps(
 def test_mask_weight_keeps_everything_at_a_threshold_of_zero(subject: Subject, rng: torch.Generator) -> None:
     arguments = searched(rng, (63, 100), torch.bfloat16, "levels", drifts=False)
     outcome = subject.check(
-        "mask_weight", *arguments, torch.zeros(()), torch.empty(6300), stride=1, pattern=None, **NUMBERS
+        "mask_weight", *arguments, torch.zeros(()), torch.empty(6300), first=0, stride=1, pattern=None, **NUMBERS
     )
     assert torch.equal(outcome["masked"], arguments[0])
 
@@ -209,5 +236,5 @@ def test_feedback_scores_and_what_they_decide_repeat_bit_for_bit(
     weight, second, drift = arguments[:3]
     subject.repeat("feedback_scores", *arguments, **NUMBERS)
     rest = torch.tensor(0.5), torch.empty(65536)
-    subject.repeat("mask_weight", *arguments, *rest, stride=1, pattern=None, **NUMBERS)
+    subject.repeat("mask_weight", *arguments, *rest, first=0, stride=1, pattern=None, **NUMBERS)
     subject.repeat("feedback_step", second, drift, weight, torch.tensor(0.75), decay=0.05)

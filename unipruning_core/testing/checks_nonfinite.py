@@ -104,7 +104,7 @@ def test_mask_weight_compares_scores_that_are_not_finite(
 ) -> None:
     weight, second, drift, *factors = searched(rng, SHAPE, dtype, "not finite")
     arguments = weight, not_negative(rng, second), spoilt(rng, drift, RARE), *factors
-    options = NUMBERS | {"stride": 1, "pattern": pattern}
+    options = NUMBERS | {"first": 0, "stride": 1, "pattern": pattern}
     subject.check("mask_weight", *arguments, torch.tensor(threshold), torch.empty(weight.numel()), **options)
 
 

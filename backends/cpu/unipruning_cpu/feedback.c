@@ -132,7 +132,8 @@ static int64_t masked_piece(int m) {
 /* m is 0 without a pattern. */
 void mask_weight(const matrix *weight, const matrix *second, const matrix *drift, const float *r, const float *p,
                  const float *q, float learning_rate, float exponent, float pull, float threshold, float *sample,
-                 int64_t sample_stride, int64_t stride, int n, int m, const matrix *masked, uint8_t *bits) {
+                 int64_t sample_stride, int64_t first, int64_t stride, int n, int m, const matrix *masked,
+                 uint8_t *bits) {
     const state s = {weight, second, drift, r, p, q, learning_rate, exponent, pull};
     const int64_t cols = weight->cols, piece = masked_piece(m), row_bytes = (cols + OCTET - 1) / OCTET;
     int32_t place[PIECE];
@@ -144,7 +145,7 @@ void mask_weight(const matrix *weight, const matrix *second, const matrix *drift
         ALIGNED uint8_t kept[PIECE];
         if (m) memset(space, 0, sizeof space);
         for (int64_t col = 0; col < cols; col += piece) {
-            const int64_t length = smaller(piece, cols - col), first = i * cols + col;
+            const int64_t length = smaller(piece, cols - col), begin = i * cols + col - first;
             const float *restrict x = score_piece(&s, i, col, length, moved, score);
             fetch_next(masked, i, col, length);
             if (m) {
@@ -152,8 +153,8 @@ void mask_weight(const matrix *weight, const matrix *second, const matrix *drift
                 rank_groups(key, place, kept, length, n, m);
                 for (int64_t j = 0; j < length; j++) score[j] = kept[j] ? LARGEST : score[j];
             }
-            for (int64_t k = (first + stride - 1) / stride; k * stride < first + length; k++)
-                sample[k * sample_stride] = score[k * stride - first];
+            for (int64_t k = begin > 0 ? (begin + stride - 1) / stride : 0; k * stride < begin + length; k++)
+                sample[k * sample_stride] = score[k * stride - begin];
             float *restrict to = in_place(masked, i, col, result);
             for (int64_t j = 0; j < length; j++) to[j] = score[j] >= threshold ? x[j] : 0.0f;
             for (int64_t j = 0; j < length; j++) kept[j] = score[j] >= threshold;

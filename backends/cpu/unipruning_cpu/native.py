@@ -39,7 +39,7 @@ SIGNATURES = {
     "abs_sums": (MATRIX, INT64, POINTER, INT64, POINTER, POINTER, POINTER),
     "mirror_step": (MATRIX, MATRIX, MATRIX, POINTER, POINTER, POINTER, POINTER, FLOAT, FLOAT, INT64),
     "feedback_scores": (*STATE, MATRIX),
-    "mask_weight": (*STATE, FLOAT, POINTER, INT64, INT64, INT, INT, MATRIX, POINTER),
+    "mask_weight": (*STATE, FLOAT, POINTER, INT64, INT64, INT64, INT, INT, MATRIX, POINTER),
     "remask_weight": (MATRIX, MATRIX, POINTER, FLOAT, MATRIX),
     "feedback_step": (MATRIX, MATRIX, MATRIX, FLOAT, FLOAT),
     "magnitude_histogram": (MATRIX, INT, INT, POINTER),
@@ -137,6 +137,7 @@ class NativeOperations(PortableOperations):
         learning_rate: float,
         exponent: float,
         pull: float,
+        first: int,
         stride: int,
         pattern: tuple[int, int] | None,
     ) -> tuple[Tensor, Tensor]:
@@ -144,8 +145,8 @@ class NativeOperations(PortableOperations):
         kept = torch.empty(len(weight), -(-weight.shape[1] // OCTET), dtype=torch.uint8)
         self._library.mask_weight(
             *(_matrix(weight), _matrix(second), _optional(drift), r.data_ptr(), p.data_ptr(), q.data_ptr()),
-            *(learning_rate, exponent, pull, _number(threshold), sample.data_ptr(), sample.stride(0), stride),
-            *(*(pattern or (0, 0)), _matrix(masked), kept.data_ptr()),
+            *(learning_rate, exponent, pull, _number(threshold), sample.data_ptr(), sample.stride(0)),
+            *(first, stride, *(pattern or (0, 0)), _matrix(masked), kept.data_ptr()),
         )
         return masked, kept
 

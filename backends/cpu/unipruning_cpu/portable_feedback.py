@@ -49,6 +49,7 @@ class FeedbackOperations:
         learning_rate: float,
         exponent: float,
         pull: float,
+        first: int,
         stride: int,
         pattern: tuple[int, int] | None,
     ) -> tuple[Tensor, Tensor]:
@@ -63,10 +64,10 @@ class FeedbackOperations:
                 in_pattern = torch.empty(score.shape, dtype=torch.bool)
                 keep_in_groups(score, *pattern, in_pattern)
                 score.masked_fill_(in_pattern, LARGEST)
-            # the first index of this tile that is a multiple of the stride, counted from the tile's own
-            first = -tile.start * columns % stride
-            drawn = score.flatten()[first::stride]
-            place = (tile.start * columns + first) // stride
+            # the tile begins so many weights after the first that is drawn, or before it
+            begin = tile.start * columns - first
+            place = max(0, -(-begin // stride))
+            drawn = score.flatten()[place * stride - begin :: stride]
             sample[place : place + len(drawn)] = drawn
             kept = score >= threshold
             bits[tile] = torch.from_numpy(np.packbits(kept.numpy(), axis=1, bitorder="little"))

@@ -49,6 +49,7 @@ def mask_weight(
     learning_rate: float,
     exponent: float,
     pull: float,
+    first: int,
     stride: int,
     pattern: tuple[int, int] | None,
 ) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ def mask_weight(
         del local
         if pattern is not None:
             score.masked_fill_(nm_mask(score, *pattern), PROTECTED)
-        _draw(score, rows.start * w.shape[1], stride, sample)
+        _draw(score, rows.start * w.shape[1] - first, stride, sample)
         kept = score >= threshold
         torch.where(kept, masked[rows], nothing, out=masked[rows])
         bits[rows] = _packed(kept, powers)
@@ -140,11 +141,11 @@ def _score(
     score.mul_(w).abs_()
 
 
-def _draw(score: Tensor, before: int, stride: int, sample: Tensor) -> None:
-    """Write the part of the sample that a chunk holds; ``before`` elements of the matrix come before the chunk."""
-    first = -(-before // stride)
-    drawn = score.view(-1)[first * stride - before :: stride]
-    sample[first : first + len(drawn)] = drawn
+def _draw(score: Tensor, begin: int, stride: int, sample: Tensor) -> None:
+    """Write the part of the sample that a chunk holds, which begins so many elements after the first to be drawn."""
+    place = max(0, -(-begin // stride))
+    drawn = score.view(-1)[place * stride - begin :: stride]
+    sample[place : place + len(drawn)] = drawn
 
 
 def _packed(kept: Tensor, powers: Tensor) -> Tensor:

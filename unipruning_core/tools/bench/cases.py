@@ -104,7 +104,7 @@ def _feedback_state(i: Inputs) -> tuple[Tensor, ...]:
 
 def _mask_call(i: Inputs) -> Call:
     sample = torch.zeros(-(-i.rows * i.cols // STRIDE))
-    return (*_feedback_state(i), i.threshold, sample), {**FEEDBACK, "stride": STRIDE, "pattern": None}
+    return (*_feedback_state(i), i.threshold, sample), {**FEEDBACK, "first": 0, "stride": STRIDE, "pattern": None}
 
 
 def _remask_call(i: Inputs) -> Call:
