@@ -148,7 +148,7 @@ class Backend(ABC):
     @abstractmethod
     def feedback_scores(
         self,
-        weight: Tensor,  # (out, in), any float, W
+        weight: Tensor,  # (out, in), any float, W; out may be 0
         second: Tensor,  # (out, in), bfloat16, v >= 0
         drift: Tensor | None,  # (out, in), float16, U; None counts as zero
         r: Tensor,  # (out,), float32, row factor
@@ -196,7 +196,7 @@ class Backend(ABC):
     @abstractmethod
     def remask_weight(
         self,
-        weight: Tensor,  # (out, in), any float, W
+        weight: Tensor,  # (out, in), any float, W; out may be 0
         drift: Tensor | None,  # (out, in), float16, U
         kept: Tensor,  # (out, ceil(in / 8)), uint8, contiguous, the mask from mask_weight
         *,
@@ -207,7 +207,7 @@ class Backend(ABC):
     @abstractmethod
     def feedback_step(
         self,
-        second: Tensor,  # (out, in), bfloat16, v; updated in place
+        second: Tensor,  # (out, in), bfloat16, v; updated in place; out may be 0
         drift: Tensor | None,  # (out, in), float16, U; updated in place
         gradient: Tensor,  # (out, in), any float, g
         rate: Tensor,  # 0-D, float32, rho

@@ -90,7 +90,7 @@ def mask_weight(
         score = score.masked_fill(nm_mask(score, *pattern), torch.finfo(torch.float32).max)
     sample.copy_(score.flatten()[first::stride])
     kept = score >= threshold
-    padded = torch.nn.functional.pad(kept, (0, -weight.shape[1] % 8)).view(len(weight), -1, 8)
+    padded = torch.nn.functional.pad(kept, (0, -weight.shape[1] % 8)).unflatten(1, (-1, 8))
     bits = (padded << torch.arange(8, device=weight.device)).sum(dim=2).to(torch.uint8)
     return _masked(weight, drift, learning_rate, kept), bits
 

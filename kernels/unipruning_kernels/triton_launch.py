@@ -46,7 +46,9 @@ class Launcher:
         warps: int = 4,
         **constants: int | bool,
     ) -> None:
-        """Run ``programs`` instances; ``constants`` are the kernel's compile-time parameters."""
+        """Run ``programs`` instances, if any; ``constants`` are the kernel's compile-time parameters."""
+        if not programs:
+            return
         self.launches[kernel.fn.__name__] += 1
         tensor = next(argument for argument in arguments if isinstance(argument, Tensor))
         with torch.cuda.device_of(tensor):

@@ -47,6 +47,20 @@ def test_mask_weight_draws_what_a_slice_would(
     assert torch.equal(drawn, wanted)
 
 
+@pytest.mark.parametrize("pattern", [None, (2, 4), (3, 5)], ids=str)
+def test_a_matrix_without_rows_launches_nothing(
+    backend: CudaBackend, pattern: tuple[int, int] | None, rng: torch.Generator
+) -> None:
+    arguments = searched(rng, (0, 60), torch.bfloat16)
+    weight, second, drift = arguments[:3]
+    numbers = {"first": 0, "stride": 7, "pattern": pattern, **NUMBERS}
+    _, kept = backend.mask_weight(*arguments, torch.tensor(0.5), torch.empty(0), **numbers)
+    backend.feedback_scores(*arguments, **NUMBERS)
+    backend.remask_weight(weight, drift, kept, learning_rate=0.1)
+    backend.feedback_step(second, drift, weight, torch.tensor(0.5), decay=0.1)
+    assert not backend.launcher.launches
+
+
 def test_mask_weight_counts_in_32_bits_only_what_fits() -> None:
     class Recorder(Launcher):
         def __call__(self, kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:

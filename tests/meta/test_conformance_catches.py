@@ -53,6 +53,7 @@ DEFECTS = [
     ("mask_weight and pattern", "IgnoresThePattern", "mask_weight: "),
     ("remask_weight", "LeavesNegativeZeros", "remask_weight: masked["),
     ("remask_weight", "RemasksTheWeightsThatStay", "remask_weight: masked["),
+    ("remask_weight or without_rows", "NeedsARow", "remask_weight: masked is (1, "),
     ("feedback_step", "FollowsTheRoundedMoment", "feedback_step: drift["),
     ("feedback_step", "ForgetsTheRate", "feedback_step: drift["),
     ("feedback_step", "DividesByNothing", "feedback_step: drift["),

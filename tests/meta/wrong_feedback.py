@@ -99,6 +99,12 @@ class DrawsFromTheTop(Control):
         return outcome
 
 
+class NeedsARow(Control):
+    def remask_weight(self, weight, drift, kept, *, learning_rate):
+        masked = reference.remask_weight(weight, drift, kept, learning_rate=learning_rate)
+        return masked if len(masked) else weight.new_empty(1, weight.shape[1])
+
+
 class IgnoresThePattern(Control):
     def mask_weight(self, *state, pattern, **options):
         return reference.mask_weight(*state, pattern=None, **options)

@@ -35,6 +35,7 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
     moment, second, sample = weight.clone(), weight.square(), torch.empty(SHAPE[0] * SHAPE[1] // 16).npu()
     kept = torch.full((SHAPE[0], SHAPE[1] // 8), 85, dtype=torch.uint8).npu()
     drift, gradient = (torch.randn(SHAPE, generator=rng).to(dtype).npu() for dtype in (torch.float16, torch.bfloat16))
+    nothing = weight[:0], second[:0], drift[:0]
     ties, counts = torch.tensor(5).npu(), torch.zeros(1024, dtype=torch.int64).npu()
 
     def step(rank: int | None, **options: Any) -> Callable[[], None]:
@@ -52,10 +53,16 @@ def cases(backend: Backend) -> dict[str, Callable[[], Any]]:
         "mirror_step with a weighed gradient": step(None, gradient=weight, phi=0.5),
         "mirror_step with a rank": step(100),
         "feedback_scores": lambda: backend.feedback_scores(weight, second, drift, r, p, p, **NUMBERS),
+        "feedback_scores without rows": lambda: backend.feedback_scores(*nothing, r[:0], p, p, **NUMBERS),
         "mask_weight": mask(None),
         "mask_weight 2:4": mask((2, 4)),
+        "mask_weight without rows": lambda: backend.mask_weight(
+            *(*nothing, r[:0], p, p, tau, sample[:0]), **NUMBERS, first=0, stride=16, pattern=(2, 4)
+        ),
         "remask_weight": lambda: backend.remask_weight(weight, drift, kept, learning_rate=1e-4),
+        "remask_weight without rows": lambda: backend.remask_weight(*nothing[::2], kept[:0], learning_rate=1e-4),
         "feedback_step": lambda: backend.feedback_step(second, drift, gradient, tau, decay=0.05),
+        "feedback_step without rows": lambda: backend.feedback_step(*nothing[1:], gradient[:0], tau, decay=0.05),
         "magnitude_histogram": lambda: backend.magnitude_histogram(score, prefix, 1, counts),
         "threshold_mask": lambda: backend.threshold_mask(score, tau, ties),
         "topk_mask": lambda: backend.topk_mask(score, 10),

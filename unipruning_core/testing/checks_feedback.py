@@ -238,3 +238,16 @@ def test_feedback_scores_and_what_they_decide_repeat_bit_for_bit(
     rest = torch.tensor(0.5), torch.empty(65536)
     subject.repeat("mask_weight", *arguments, *rest, first=0, stride=1, pattern=None, **NUMBERS)
     subject.repeat("feedback_step", second, drift, weight, torch.tensor(0.75), decay=0.05)
+
+
+@pytest.mark.parametrize("pattern", [None, (2, 4), (3, 5)], ids=str)
+@DRIFTS
+def test_feedback_operations_take_a_matrix_without_rows(
+    subject: Subject, rng: torch.Generator, drifts: bool, pattern: tuple[int, int] | None
+) -> None:
+    arguments = searched(rng, (0, 60), torch.bfloat16, drifts=drifts)
+    weight, second, drift = arguments[:3]
+    subject.check("feedback_scores", *arguments, **NUMBERS)
+    kept = check_mask(subject, arguments, first=5, pattern=pattern)["kept"]
+    subject.check("remask_weight", weight, drift, kept, learning_rate=NUMBERS["learning_rate"])
+    subject.check("feedback_step", second, drift, weight, torch.tensor(0.75), decay=0.05)

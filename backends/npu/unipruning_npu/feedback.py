@@ -28,6 +28,8 @@ def feedback_scores(
     pull: float,
 ) -> Tensor:
     score = torch.empty(weight.shape, dtype=torch.float32, device=weight.device)
+    if not len(weight):
+        return score
     rate, zero = (_number(value, weight) for value in (learning_rate, 0.0))
     for rows in row_chunks(weight, 13):
         w, u = weight[rows], None if drift is None else drift[rows]
@@ -55,6 +57,8 @@ def mask_weight(
 ) -> tuple[Tensor, Tensor]:
     masked = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     bits = torch.empty(len(weight), -(-weight.shape[1] // 8), dtype=torch.uint8, device=weight.device)
+    if not len(weight):
+        return masked, bits
     rate, zero = (_number(value, weight) for value in (learning_rate, 0.0))
     nothing, powers = weight.new_zeros(()), _powers(weight, torch.float16)
     # within a chunk the pattern takes 8 + 8 m, too
@@ -78,6 +82,8 @@ def mask_weight(
 
 def remask_weight(weight: Tensor, drift: Tensor | None, kept: Tensor, *, learning_rate: float) -> Tensor:
     masked = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    if not len(weight):
+        return masked
     rate = _number(learning_rate, weight)
     powers = _powers(weight, torch.uint8)
     for rows in row_chunks(weight, 5):
