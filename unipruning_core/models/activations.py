@@ -27,7 +27,7 @@ class InputSums:
     def __init__(self, layers: Sequence[Layer], backend: Backend) -> None:
         self.layers, self.backend = layers, backend
         self.width = max(layer.target.shape[1] for layer in layers)
-        self.device = layers[0].weight.device
+        self.device = layers[0].device
         self.rows = torch.zeros(len(layers) + 1, self.width, device=self.device)  # float32
         self.tokens = [0] * len(layers)  # seen by each layer
         self._used = NOTHING + 1

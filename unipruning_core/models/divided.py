@@ -16,7 +16,7 @@ from torch import nn
 
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.models.decoder import bare_decoder, decoder_blocks, text_model
-from unipruning_core.models.held import Given, Held
+from unipruning_core.models.held import Given, Held, gathered, local_part
 from unipruning_core.models.names import Names
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.storage.checkpoint import Checkpoint
@@ -59,6 +60,7 @@ def divided(
     checkpoint: Checkpoint,
     names: Names,
     world: World,
+    home: Home,
     progress: Progress,
 ) -> list[Layer]:
     """Load a model without values over the ranks, and return its layers with what this rank holds of them.
@@ -73,7 +75,7 @@ def divided(
     """
     from torch.distributed.fsdp import fully_shard
 
-    loader = _Loader(model, layers, checkpoint, names, world)
+    loader = _Loader(model, layers, checkpoint, names, world, home)
     _, blocks = decoder_blocks(model)
     units: list[nn.Module] = [*blocks, part]
     with progress.task("loading", len(units), "part") as task:
@@ -82,11 +84,24 @@ def divided(
             fully_shard(unit, mesh=world.mesh, reshard_after_forward=True)
             if any(layer.siblings for layer in layers):
                 _reduce_unused(unit)
+            if home.offload != "none":
+                _move(unit, home)
             task.advance()
     for buffer_owner in part.modules():
         for leaf, buffer in buffer_owner.named_buffers(recurse=False):
             buffer_owner._buffers[leaf] = buffer.to(world.device)
     return [loader.held(layer) for layer in layers]
+
+
+def _move(unit: nn.Module, home: Home) -> None:
+    """Let what is held of a unit's layers lie elsewhere, once FSDP has made its last copy of it."""
+    with gathered(unit):
+        pass
+    for parameter in unit.parameters():
+        if isinstance(held := local_part(parameter), Held) and held.part.device == home.device:
+            there = held.part
+            held.part = home.keep(there)
+            there.untyped_storage().resize_(0)  # FSDP refers to it still
 
 
 def _reduce_unused(unit: Any) -> None:
@@ -103,9 +118,15 @@ class _Loader:
     """Puts values into the parameters of a unit, one unit at a time."""
 
     def __init__(
-        self, model: PreTrainedModel, layers: Sequence[Layer], checkpoint: Checkpoint, names: Names, world: World
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        checkpoint: Checkpoint,
+        names: Names,
+        world: World,
+        home: Home,
     ) -> None:
-        self.model, self.checkpoint, self.names, self.world = model, checkpoint, names, world
+        self.checkpoint, self.names, self.world, self.home = checkpoint, names, world, home
         self.layers = {id(layer.parameter): layer for layer in layers}
         self.precise = _kept_in_float32(model)
         # by the id of the parameter that had no values, which is kept so that the id stays its own

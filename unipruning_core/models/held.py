@@ -73,7 +73,7 @@ class Held(Tensor):
         self, mesh: Any, outer_size: torch.Size, outer_stride: tuple[int, ...], module: nn.Module, policy: Any
     ) -> tuple[tuple[Tensor, ...], None]:
         """Return what this rank contributes, padded to the size that all ranks' parts have for FSDP."""
-        made = self.part if self.given.make is None else self.given.make()
+        made = self.part.to(self.device, non_blocking=True) if self.given.make is None else self.given.make()
         rows = -(-outer_size[0] // mesh.size())
         if made.dim() and len(made) < rows and made.shape[1:] == outer_size[1:]:
             made = torch.cat([made, made.new_zeros(rows - len(made), *made.shape[1:])])
@@ -106,7 +106,11 @@ def gathered(module: nn.Module) -> Iterator[None]:
 
 def held_part(parameter: Tensor) -> Tensor:
     """Return the part of a parameter that this process holds, as its module stores it: all of it, if not divided."""
-    local = getattr(parameter.detach(), "_local_tensor", None)  # of a DTensor
-    if local is None:
-        return parameter.detach()
-    return local.part if isinstance(local, Held) else local
+    local = local_part(parameter)
+    return local.part if isinstance(local, Held) else local.detach()
+
+
+def local_part(parameter: Tensor) -> Tensor:
+    """Return the local tensor of a parameter that is divided, or else the parameter itself."""
+    local: Tensor = getattr(parameter, "_local_tensor", parameter)  # of a DTensor
+    return local

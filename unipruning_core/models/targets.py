@@ -14,7 +14,7 @@ from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.chosen import Chosen
 from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.experts import ExpertLinear, Stacked
-from unipruning_core.models.held import Given, Held, held_part
+from unipruning_core.models.held import Given, Held, held_part, local_part
 from unipruning_core.models.names import Names, Piece
 from unipruning_core.models.roles import Roles, is_conv1d
 from unipruning_core.storage.checkpoint import Target
@@ -69,6 +69,12 @@ class Layer:
         return self.held.t() if self.transposed else self.held
 
     @property
+    def device(self) -> torch.device:
+        """The device that computes with the weight, wherever what is held of it lies."""
+        device: torch.device = self.parameter.device
+        return device
+
+    @property
     def gradient(self) -> Tensor | None:
         """The gradient of what is held of the weight, as the module stores it."""
         return None if self.parameter.grad is None else held_part(self.parameter.grad)
@@ -76,7 +82,7 @@ class Layer:
     @property
     def given(self) -> Given | None:
         """What other processes are given of the part that this one holds; None for a weight that is not divided."""
-        local = getattr(self.parameter.detach(), "_local_tensor", None)
+        local = local_part(self.parameter)
         return local.given if isinstance(local, Held) else None
 
     @property
@@ -90,7 +96,7 @@ class Layer:
         """Return the whole weight, (out, in), as it was loaded, on the device of what is held of it."""
         if self.checkpoint is None:
             return self.weight
-        loaded = self.as_loaded(self.checkpoint, self.held.dtype).to(self.held.device)
+        loaded = self.as_loaded(self.checkpoint, self.held.dtype).to(self.device)
         return loaded.t() if self.transposed else loaded
 
     def as_loaded(self, checkpoint: Checkpoint, dtype: torch.dtype) -> Tensor:

@@ -49,7 +49,7 @@ def decide_recomputation(choice: str, run: Search, samples: Calibration, room: i
     """
     if choice != "auto" or not run.settings.follows_loss or room is None:
         return choice == "on"
-    longest = max(samples.batches, key=Tensor.numel).to(run.layers[0].weight.device)
+    longest = max(samples.batches, key=Tensor.numel).to(run.layers[0].device)
     if (needed := activation_bytes(run.model, longest)) <= room:
         return False
     progress.note(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.reach import Reach
     from unipruning_core.search.settings import Settings
@@ -60,9 +61,10 @@ class Search(ABC):
         backend: Backend,
         samples: int,
         world: World | None = None,
+        home: Home | None = None,  # where what is held of each layer lies; None for its device
     ) -> None:
         self.model, self.layers, self.settings, self.backend, self.samples = model, layers, settings, backend, samples
-        self.world = world or ALONE
+        self.world, self.home = world or ALONE, home
         self.metric = METRICS[settings.metric]
         self.recomputes = False  # whether the backward pass computes activations again
         self.skips_nonfinite = False  # whether what is not finite is left out; a sample is then read before it is used
@@ -206,7 +208,7 @@ class Search(ABC):
 
 def zero_dual(layer: Layer, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Return V = 0, (out, in) float32, and tau = 0, 0-D float32, on the layer's device, or another."""
-    device = device or layer.held.device
+    device = device or layer.device
     return torch.zeros(layer.target.shape, device=device), torch.zeros((), device=device)
 
 
@@ -214,5 +216,5 @@ def by_device(layers: Sequence[Layer]) -> list[list[int]]:
     """Return the positions of the layers on each device, devices in the order of their first layer."""
     positions: dict[torch.device, list[int]] = {}
     for position, layer in enumerate(layers):
-        positions.setdefault(layer.weight.device, []).append(position)
+        positions.setdefault(layer.device, []).append(position)
     return list(positions.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unipruning_core.errors import OutputError
 from unipruning_core.search.finished import RUN_FILE
-from unipruning_core.search.resume import PARTIAL, STATES
+from unipruning_core.search.resume import OFFLOADED, PARTIAL, STATES
 from unipruning_core.search.run_document import DUAL_FILE, FORMAT, FORMAT_1, INPUTS_FILE
 from unipruning_core.storage.documents import read_object
 from unipruning_core.storage.outputs import check_apart, errors_as_output_errors, listed
@@ -80,7 +80,7 @@ def claimed_run(
 
 
 def _working(folder: Path) -> AbstractContextManager[Work]:
-    return working(folder / UNFINISHED, folder, "run", last=(RUN_FILE,), kept=f"{STATES}|{PARTIAL}")
+    return working(folder / UNFINISHED, folder, "run", last=(RUN_FILE,), kept=f"{STATES}|{PARTIAL}|{OFFLOADED}-[0-9]{{5}}")
 
 
 def tidy_run(folder: Path) -> None:

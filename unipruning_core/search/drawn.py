@@ -24,12 +24,12 @@ class Drawn:
     """The drawn scores of the part of each layer that this rank holds, and of all ranks together."""
 
     def __init__(self, layers: Sequence[Layer], world: World) -> None:
-        self.layers, self.world, self.device = layers, world, layers[0].held.device
+        self.layers, self.world, self.device = layers, world, layers[0].device
         self.waiting: dict[int, Tensor] = {}  # by position
         self.stride = stride_for([layer.target.shape for layer in layers])
         self.firsts = [self._first(layer) for layer in layers]
         self.scores = [
-            torch.zeros(max(0, -(-(layer.held.numel() - first) // self.stride)), device=layer.held.device)
+            torch.zeros(max(0, -(-(layer.held.numel() - first) // self.stride)), device=layer.device)
             for layer, first in zip(layers, self.firsts, strict=True)
         ]
         counts = world.each([len(scores) for scores in self.scores])

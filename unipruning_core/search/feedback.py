@@ -52,6 +52,7 @@ from unipruning_core.search.adamw import schedule
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.drawn import Drawn
 from unipruning_core.search.few_tokens import FewTokens
+from unipruning_core.search.held_state import HeldState
 from unipruning_core.search.loss import LossSearch, NotFiniteError
 from unipruning_core.search.reach import with_siblings
 from unipruning_core.search.recording import Recorded
@@ -80,14 +81,7 @@ class FeedbackSearch(LossSearch):
         # of b samples: as far as b steps of one would move it, and as far as b independent gradients would
         rate = self.settings.second_moment_rate
         self.decay = 1 - (1 - rate) ** self.batch_size if self.batch_size > 1 else rate
-        parameters = [layer.held for layer in self.layers]
-        self.originals = [layer.weight for layer in self.layers]  # W0, (out, in), also while a substitute is in place
-        # v and U, as the module stores its weight
-        self.second = [torch.zeros_like(parameter, dtype=torch.bfloat16) for parameter in parameters]
-        self.drift = [
-            torch.zeros_like(parameter, dtype=torch.float16) if self.settings.learning_rate else None
-            for parameter in parameters
-        ]
+        self.state = HeldState(self.layers, self.home, drifts=bool(self.settings.learning_rate))
         self.saliencies = [
             FixedSaliency(
                 self.metric,
@@ -96,7 +90,7 @@ class FeedbackSearch(LossSearch):
                 positions,
                 self.backend,
                 self.settings.seed,
-                self.layers[positions[0]].held.device,
+                self.layers[positions[0]].device,
                 self.world,
             )
             for positions in self.positions
@@ -107,10 +101,10 @@ class FeedbackSearch(LossSearch):
         self.unscored: set[int] = set()  # experts that no token of the samples so far reached
         self.drawn = Drawn(self.layers, self.world)
         # what differs between samples lies on the device, so that a recorded sample can be replayed
-        device = parameters[0].device
+        device = self.layers[0].device
         self.rank = torch.zeros(1, dtype=torch.int64, device=device)  # of the threshold among the drawn scores
         self.growth = torch.zeros((), device=device)  # of the scores since they were drawn; at 0 no weight is masked
-        self.rates = {parameter.device: torch.zeros((), device=parameter.device) for parameter in parameters}
+        self.rates = {layer.device: torch.zeros((), device=layer.device) for layer in self.layers}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
 
         self.recorder = Recorded(self._sample, self.backend, self.notes)
@@ -206,13 +200,7 @@ class FeedbackSearch(LossSearch):
             return
         assert layer.gradient is not None
         if layer.held.numel() and (self.touched[position] or not layer.siblings):
-            self.backend.feedback_step(
-                self.second[position],
-                self.drift[position],
-                layer.gradient,
-                self.rates[layer.held.device],
-                decay=self.decay,
-            )
+            self.state.step(position, layer.gradient, self.rates[layer.device], self.decay, self.backend)
         layer.parameter.grad = None
 
     def _update_factors(self) -> None:
@@ -234,42 +222,34 @@ class FeedbackSearch(LossSearch):
     @torch.no_grad()
     def _masked(self, position: int) -> Tensor:
         """Return (W0 + eta U) M as the module stores it, and draw scores for the next sample's threshold."""
+        # masked, an expert without a gradient so far would never get one
         if position in self.unscored or not self.layers[position].held.numel():
-            return self._whole(position)
+            return self.state.copied(position)
         pattern = self.settings.ramp_pattern
         masked, self.kept[position] = self.backend.mask_weight(
             *self._state(position),
-            self.threshold[self.layers[position].held.device],
+            self.threshold[self.layers[position].device],
             self.drawn.into(position),
             **self._numbers,
             first=self.drawn.firsts[position],
             stride=self.drawn.stride,
             pattern=(pattern.n, pattern.m) if pattern else None,
         )
-        return self._turned(masked, position)
+        return self.state.turned(masked, position)
 
     @torch.no_grad()
     def _masked_again(self, position: int) -> Tensor:
         if position not in self.kept:
-            return self._whole(position)
-        weight, drift, kept = self.originals[position], self.drift[position], self.kept[position]
-        drift = None if drift is None else self._turned(drift, position)
+            return self.state.copied(position)
+        weight, drift, kept = self.state.weight(position), self.state.drifted(position), self.kept[position]
         masked = self.backend.remask_weight(weight, drift, kept, learning_rate=self.settings.learning_rate)
-        return self._turned(masked, position)
-
-    def _whole(self, position: int) -> Tensor:
-        """Return W0 of an expert without a gradient so far, as the module stores it: masked, it would never get one."""
-        return self._turned(self.originals[position].clone(), position)
+        return self.state.turned(masked, position)
 
     def _state(self, position: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor]:
         """Return W0, v, U, r, p and q of a layer, matrices as (out, in)."""
-        drift = self.drift[position]
-        return (
-            self.originals[position],
-            self._turned(self.few.second(position, self.second[position]), position),
-            None if drift is None else self._turned(drift, position),
-            *self.factors[position],
-        )
+        second = self.few.second(position, self.state.moment(position))
+        drift = self.state.drifted(position)
+        return (self.state.weight(position), self.state.turned(second, position), drift, *self.factors[position])
 
     @property
     def _numbers(self) -> dict[str, Any]:
@@ -280,15 +260,8 @@ class FeedbackSearch(LossSearch):
             "pull": settings.drift_weight,
         }
 
-    def _turned(self, matrix: Tensor, position: int) -> Tensor:
-        """Convert a matrix from the module's layout to (out, in), or back."""
-        return matrix.t() if self.layers[position].transposed else matrix
-
     def tensors(self) -> dict[str, Tensor]:
-        state = super().tensors() | self._named("second", self.second) | self._named("drawn", self.drawn.scores)
-        if self.settings.learning_rate:
-            state |= self._named("drift", [drift for drift in self.drift if drift is not None])
-        return state
+        return super().tensors() | self.state.tensors() | self._named("drawn", self.drawn.scores)
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
@@ -299,8 +272,8 @@ class FeedbackSearch(LossSearch):
                 reach, positions, self.sums[device], self.counts[device]
             )
         for position, siblings in reach.siblings.items():
-            means = [mean_of(self.second[sibling], self.layers[sibling], self.world) for sibling in siblings]
-            self.second[position].fill_(torch.stack(means).mean())
+            means = [mean_of(self.state.moment(sibling), self.layers[sibling], self.world) for sibling in siblings]
+            self.state.second[position].fill_(torch.stack(means).mean())
         self._update_factors()
         for position in reach.kept:
             layer = self.layers[position]

@@ -17,6 +17,7 @@ from unipruning_core.errors import OutputError, RunError, reason_and_remedy
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.divided import check_divisible, divided, runs
 from unipruning_core.models.experts import apart
+from unipruning_core.models.home import DiskHome, Home, HostHome
 from unipruning_core.models.names import Names
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import check_values, find_targets
@@ -26,7 +27,7 @@ from unipruning_core.search.base import Outcome
 from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
-from unipruning_core.search.resume import Resume
+from unipruning_core.search.resume import OFFLOADED, Resume
 from unipruning_core.search.run_document import SIZE, TARGETS
 from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
@@ -112,6 +113,7 @@ def search(
     overwrite: bool = False,
     claimed: ClaimedRun | None = None,  # the folder, where the caller, on the first rank, holds it already
     world: World = ALONE,  # the ranks, each with a model without values where it is to be divided among them
+    offload: str = "none",  # where what is held of a divided model lies: "cpu", "disk", or on the device
     save_every: float = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     room: int | None = None,  # bytes free for activations; None if unknown
@@ -136,13 +138,15 @@ def search(
     with nullcontext(claimed) if held else claimed_run(folder, overwrite=overwrite) as claim, ExitStack() as stack:
         layers, left_out = find_targets(model, task.checkpoint, task.targets)
         size = ModelSize.of(model, layers)
+        home = None
         if world.sharded:
-            layers = _over_ranks(task, model, layers, world, progress, stack)
+            home = _home(offload, folder, world)
+            layers = _over_ranks(task, model, layers, world, home, progress, stack)
         else:
             check_values(layers, task.checkpoint, progress)
             stack.enter_context(apart(layers))
         batches = task.calibration.batches
-        run = task.settings.start(model, layers, backend, len(batches), world)
+        run = task.settings.start(model, layers, backend, len(batches), world, home)
         if not world.sharded:
             run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
         else:
@@ -186,11 +190,19 @@ def search(
     return Run.open(folder)
 
 
+def _home(offload: str, folder: Path, world: World) -> Home:
+    """Return where what is held lies; files of a search go beside its saved states."""
+    if offload == "disk":
+        return DiskHome(world.device, folder / UNFINISHED / f"{OFFLOADED}-{world.rank:05d}")
+    return HostHome(world.device) if offload == "cpu" else Home(world.device)
+
+
 def _over_ranks(
     task: SearchTask,
     model: PreTrainedModel,
     layers: list[Layer],
     world: World,
+    home: Home,
     progress: Progress,
     stack: ExitStack,
 ) -> list[Layer]:
@@ -200,7 +212,7 @@ def _over_ranks(
     names = Names.of(model, task.checkpoint)
     part = runs(model, layers, loss=task.settings.follows_loss)
     stack.enter_context(apart(layers))
-    return divided(model, part, layers, task.checkpoint, names, world, progress)
+    return divided(model, part, layers, task.checkpoint, names, world, home, progress)
 
 
 @contextmanager

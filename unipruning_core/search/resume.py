@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FORMAT = "unipruning-state/1"
 STATES = r"resume-[0-9]{8}"
 PARTIAL = "resume.partial"
+OFFLOADED = "offloaded"  # folders of what a search in this process keeps in files, one a rank
 STATE_FILE = "state.json"
 TENSOR_FILE = "state.safetensors"
 

@@ -77,7 +77,7 @@ def run_samples(
     if skip_nonfinite:
         progress.note("samples that are not finite are left out: each is read before it is used, and none is recorded")
     keeper = Keeper(run, skipped, losses, progress, resume, save_every, start)
-    device = run.layers[0].weight.device
+    device = run.layers[0].device
     began = time.monotonic()
     tokens = 0
     with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.storage.checkpoint import Target
@@ -184,6 +185,7 @@ class Settings(ABC):
         backend: Backend,
         samples: int,
         world: World | None = None,
+        home: Home | None = None,
     ) -> Search:
         """Return the search, ready for its first sample; on several ranks each has its part of the layers."""
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.coupled import CoupledSearch
     from unipruning_core.storage.checkpoint import Target
@@ -39,10 +40,11 @@ class CoupledSettings(DualSettings):
         backend: Backend,
         samples: int,
         world: World | None = None,
+        home: Home | None = None,
     ) -> CoupledSearch:
         from unipruning_core.search.coupled import CoupledSearch
 
-        return CoupledSearch(model, layers, self, backend, samples, world)
+        return CoupledSearch(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual": 4 * sum(sizes), "gradient and step of one matrix": 2 * width * max(sizes)}

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.drift import DriftSearch
     from unipruning_core.sparsity.forms import SemiStructured
@@ -58,10 +59,11 @@ class DriftSettings(QuantileSettings):
         backend: Backend,
         samples: int,
         world: World | None = None,
+        home: Home | None = None,
     ) -> DriftSearch:
         from unipruning_core.search.drift import DriftSearch
 
-        return DriftSearch(model, layers, self, backend, samples, world)
+        return DriftSearch(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return V, both moments, and the gradient if clipping keeps it: 2 w + 8 bytes per weight, or w + 8 without."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.sparsity.forms import Scope, SemiStructured
@@ -80,10 +81,11 @@ class FeedbackSettings(Settings):
         backend: Backend,
         samples: int,
         world: World | None = None,
+        home: Home | None = None,
     ) -> Search:
         from unipruning_core.search.feedback import FeedbackSearch
 
-        return FeedbackSearch(model, layers, self, backend, samples, world)
+        return FeedbackSearch(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return v and U, 4 bytes per weight, or 2 without drift; the masks; and one matrix more, twice.

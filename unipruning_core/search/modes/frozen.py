@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
     from unipruning_core.search.frozen import FrozenSearch
 
@@ -36,10 +37,11 @@ class FrozenSettings(QuantileSettings):
         backend: Backend,
         samples: int,
         world: World | None = None,
+        home: Home | None = None,
     ) -> FrozenSearch:
         from unipruning_core.search.frozen import FrozenSearch
 
-        return FrozenSearch(model, layers, self, backend, samples, world)
+        return FrozenSearch(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual of one matrix": 4 * max(sizes)}

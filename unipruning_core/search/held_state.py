@@ -1,0 +1,70 @@
+"""What the search holds of each matrix: the weight W0, the second moment v and the drift U of the part that is held here.
+
+They may lie elsewhere than on the device (``models/home.py``); one matrix is then fetched at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from unipruning_core.models.home import Home
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unipruning_core.backend import Backend
+    from unipruning_core.models.targets import Layer
+
+
+class HeldState:
+    """W0, v in bfloat16 and U in float16 of every layer, v and U as the module stores its weight."""
+
+    def __init__(self, layers: Sequence[Layer], home: Home | None, *, drifts: bool) -> None:
+        self.layers = layers
+        self.homes = [home or Home(layer.device) for layer in layers]
+        self.originals = [layer.weight for layer in layers]  # (out, in), also while a substitute is in place
+        self.second = [self._zeros(position, torch.bfloat16) for position in range(len(layers))]
+        self.drift = [self._zeros(position, torch.float16) for position in range(len(layers) if drifts else 0)]
+
+    def _zeros(self, position: int, dtype: torch.dtype) -> Tensor:
+        return self.homes[position].zeros(self.layers[position].held.shape, dtype)
+
+    def weight(self, position: int) -> Tensor:
+        """Return W0, (out, in), on the device."""
+        return self.homes[position].fetch(self.originals[position])
+
+    def moment(self, position: int) -> Tensor:
+        """Return v as the module stores its weight, on the device."""
+        return self.homes[position].fetch(self.second[position])
+
+    def drifted(self, position: int) -> Tensor | None:
+        """Return U, (out, in), on the device; None if the weights do not drift."""
+        return self.turned(self.homes[position].fetch(self.drift[position]), position) if self.drift else None
+
+    def copied(self, position: int) -> Tensor:
+        """Return a copy of W0 as the module stores it, on the device."""
+        return self.turned(self.weight(position), position).clone()
+
+    def turned(self, matrix: Tensor, position: int) -> Tensor:
+        """Convert a matrix from the module's layout to (out, in), or back."""
+        return matrix.t() if self.layers[position].transposed else matrix
+
+    def step(self, position: int, gradient: Tensor, rate: Tensor, decay: float, backend: Backend) -> None:
+        """Take a step of v and U, with the gradient as the module stores its weight."""
+        home = self.homes[position]
+        second = home.fetch(self.second[position])
+        drift = home.fetch(self.drift[position]) if self.drift else None
+        backend.feedback_step(second, drift, gradient, rate, decay=decay)
+        home.put_back(self.second[position], second)
+        if drift is not None:
+            home.put_back(self.drift[position], drift)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return v and U by layer and kind, for a saved state."""
+        named: dict[str, Tensor] = {}
+        for kind, tensors in (("second", self.second), ("drift", self.drift)):
+            named |= {f"{layer.name}.{kind}": tensor for layer, tensor in zip(self.layers, tensors, strict=False)}
+        return named
