@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,9 @@ import pytest
 from _folders import SEARCH, succeed
 from _killed import tree
 
+from unipruning_core.cli.main import main
+from unipruning_core.search.claim import ClaimedRun
+from unipruning_core.search.resume import Resume
 from unipruning_core.storage.ownership import LOCK
 
 
@@ -135,6 +139,32 @@ def test_a_search_that_does_not_fit_the_disk_is_refused_before_the_model_is_load
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 1000))
     assert "bytes, but its disk has 1000 free" in refused("search", *model, *SEARCH, "--out", tmp_path / "run")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["drift", "coupled"])
+def test_the_room_that_a_search_asks_for_is_what_its_tensors_take_at_most(model, tmp_path, capsys, monkeypatch, mode):
+    words = ["search", *model, *SEARCH, "--samples", "5", "--mode", mode, "--out", str(tmp_path / "run")]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 10**12, 0))
+        assert main(list(map(str, words))) == 2
+    asked = int(re.search(r"needs (\d+) bytes", capsys.readouterr().err)[1])
+    taken = []
+
+    def watched(cls, name):
+        change = getattr(cls, name)
+
+        def wrapper(*arguments, **options):
+            files = [path.read_bytes() for path in tmp_path.rglob("*.safetensors") if model[0] not in path.parents]
+            taken.append(sum(len(file) - 8 - int.from_bytes(file[:8], "little") for file in files))
+            return change(*arguments, **options)
+
+        monkeypatch.setattr(cls, name, wrapper)
+
+    watched(Resume, "_complete")
+    watched(ClaimedRun, "publish")
+    succeed(*words)
+    assert len(taken) == 5
+    assert 0.8 * asked < max(taken) <= 1.1 * asked
 
 
 HOLDER = """

@@ -26,7 +26,7 @@ def test_a_sample_that_overflows_ends_the_search_with_what_helps(overflowing, tm
     assert "the state after sample 3 is kept; use --dtype bfloat16 or float32, or " in message
     assert ("or lower --learning-rate" in message) == (mode in ("drift", "coupled"))
     assert message.endswith("leave such samples out with --skip-nonfinite")
-    assert [path.name for path in out.glob("unfinished/resume-*")] == ["resume-00000003"]
+    assert {path.name for path in out.glob("unfinished/resume-*")} == {"resume-00000002", "resume-00000003"}
     with pytest.raises(DataError, match="sample 4 of 6"):
         run(overflowing, out, data(bad=[3]), mode=mode)
 

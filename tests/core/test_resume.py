@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from unipruning_core.errors import RunError
 from unipruning_core.search.resume import STATE_FILE, TENSOR_FILE, Resume
 from unipruning_core.storage.documents import sealed
+from unipruning_core.storage.files import sha256
 
 IDENTITY = {"settings": {"mode": "drift"}, "data": {"samples": 5}}
 
@@ -86,7 +87,12 @@ def test_a_file_that_is_missing_or_cut_is_noticed(resume, tmp_path, name):
         *({"losses": value} for value in (None, {}, "x", [1], [True], [None], [0.1] * 4)),
         *({"identity": value} for value in (None, [], "x")),
         *({"format": value} for value in (None, "unipruning-state/99", 1)),
-        *({"tensors": value} for value in (None, "0" * 64, 3)),
+        *({"files": value} for value in (None, {}, [], "0" * 64, {"state.safetensors": "0" * 64})),
+        *(
+            {"files": {name: "0" * 64}}
+            for name in ("../state.safetensors", "/dev/zero", "state.json", "state-1.safetensors")
+        ),
+        *({"files": {"state.safetensors": value}} for value in (None, 3, "0")),
     ],
     ids=str,
 )
@@ -98,7 +104,7 @@ def test_a_state_that_no_search_saved_is_refused_even_with_a_right_checksum(resu
         resume.found(5)
 
 
-@pytest.mark.parametrize("key", ["format", "sample", "losses", "identity", "tensors", "checksum"])
+@pytest.mark.parametrize("key", ["format", "sample", "losses", "identity", "files", "checksum"])
 def test_a_state_that_lacks_a_part_is_refused(resume, tmp_path, key):
     content = described(tmp_path)
     del content[key]
@@ -134,10 +140,8 @@ def test_a_state_of_other_tensors_is_not_restored(tmp_path, name, other):
 
 
 def test_an_older_whole_state_serves_where_the_newest_is_damaged(resume, tmp_path):
-    shutil.copytree(state(tmp_path), tmp_path / "kept")
     resume.save(4, tensors(4), [0.5] * 4)
     newest = tmp_path / "resume-00000004"
-    (tmp_path / "kept").rename(tmp_path / "resume-00000003")
     (newest / TENSOR_FILE).write_bytes(bytes(9))
     again = Resume(tmp_path, IDENTITY)
     assert again.found(5)["sample"] == 3
@@ -150,6 +154,77 @@ def test_an_older_whole_state_serves_where_the_newest_is_damaged(resume, tmp_pat
     fresh = Resume(tmp_path, IDENTITY)
     assert fresh.found(5)["sample"] == 4
     assert fresh.notes == []
+
+
+def test_the_newest_two_states_are_kept(tmp_path):
+    resume, kept = Resume(tmp_path, IDENTITY), []
+    for sample in range(1, 5):
+        resume.save(sample, tensors(sample), [])
+        kept.append(sorted(int(path.name[-8:]) for path in tmp_path.iterdir()))
+    assert kept == [[1], [1, 2], [2, 3], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "saved", "kept"),
+    [([5], 4, [3, 4]), ([5], 5, [3, 5]), ([5], 6, [3, 6]), ([], 6, [5, 6]), ([3], 6, [5, 6])],
+)
+def test_what_was_found_damaged_is_not_one_of_the_two(resume, tmp_path, damaged, saved, kept):
+    resume.save(5, tensors(5), [])
+    for sample in damaged:
+        (tmp_path / f"resume-{sample:08d}" / STATE_FILE).write_text("{")
+    again = Resume(tmp_path, IDENTITY)
+    assert again.found(9)["sample"] == (3 if 5 in damaged else 5)
+    again.save(saved, tensors(saved), [])
+    assert sorted(int(path.name[-8:]) for path in tmp_path.iterdir()) == kept
+    again.save(8, tensors(8), [])
+    assert sorted(int(path.name[-8:]) for path in tmp_path.iterdir()) == [saved, 8]
+    fresh = Resume(tmp_path, IDENTITY)
+    assert fresh.found(9)["sample"] == 8
+    assert fresh.notes == []
+
+
+def test_a_state_that_cannot_be_removed_does_not_undo_the_save(tmp_path, monkeypatch):
+    resume = Resume(tmp_path, IDENTITY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", lambda *_, **__: os.stat(tmp_path / "none"))
+        for sample in range(1, 5):
+            resume.save(sample, tensors(sample), [])
+        assert resume.found(5)["sample"] == 4
+    resume.save(5, tensors(5), [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resume-00000004", "resume-00000005"]
+
+
+def several(folder, parts):
+    """Lay the tensors of the state in several files, as several ranks write them."""
+    content = described(folder)
+    (state(folder) / TENSOR_FILE).unlink()
+    names = [f"state-{part:05d}-of-{len(parts):05d}.safetensors" for part in range(len(parts))]
+    for name, held in zip(names, parts, strict=True):
+        save_file(held, state(folder) / name)
+    del content["checksum"]
+    content["files"] = {name: sha256(state(folder) / name) for name in names}
+    describe(folder, sealed(content))
+    return names
+
+
+def test_a_state_may_be_of_several_files(resume, tmp_path):
+    saved = tensors(3)
+    last = saved.pop("steps")
+    names = several(tmp_path, [saved, {"steps": last}])
+    assert resume.found(5)["sample"] == 3
+    held = tensors()
+    resume.restore(held)
+    assert all(torch.equal(held[name], tensor) for name, tensor in tensors(3).items())
+    (state(tmp_path) / names[1]).unlink()
+    with pytest.raises(RunError, match="is damaged"):
+        resume.found(5)
+
+
+def test_a_state_of_which_two_files_hold_the_same_is_not_restored(resume, tmp_path):
+    several(tmp_path, [tensors(3), {"steps": tensors(3)["steps"]}])
+    assert resume.found(5)
+    with pytest.raises(RunError, match="is damaged \\('steps' is in two files\\); start again"):
+        resume.restore(tensors())
 
 
 def test_a_pipe_in_the_place_of_a_state_is_refused_without_waiting(resume, tmp_path):

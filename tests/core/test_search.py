@@ -80,7 +80,8 @@ def test_an_interrupted_search_ends_with_the_same_bytes(model, tmp_path, mode, a
     with pytest.raises(InterruptedSearchError):
         run(model, tmp_path / "cut", model=loaded, settings={"mode": mode}, save_every=0.0)
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["unfinished"]
-    assert {path.name for path in (tmp_path / "cut").glob("*/*")} == {MARKER, f"resume-{after:08d}"}
+    states = {f"resume-{done:08d}" for done in (after - 1, after) if done}
+    assert {path.name for path in (tmp_path / "cut").glob("*/*")} == {MARKER} | states
     run(model, tmp_path / "cut", settings={"mode": mode})
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 

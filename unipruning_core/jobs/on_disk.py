@@ -17,7 +17,7 @@ from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.search.memory import check_memory, held_bytes
-from unipruning_core.search.resume import Resume
+from unipruning_core.search.resume import KEPT, Resume
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.samples import SAVE_EVERY, goes_on
 from unipruning_core.search.settings import check_save_every
@@ -141,11 +141,12 @@ def _is_reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrit
 
 
 def _check_disk(model: OnDisk, settings: Settings, claim: ClaimedRun) -> None:
-    """Refuse a search whose result, V in float32, and one saved state do not fit on the disk."""
+    """Refuse a search whose saved states, with the next one or the result, V in float32, do not fit on the disk."""
     sizes = [target.size for target in model.targets]
-    # a state holds about what the search holds
-    wanted = 4 * sum(sizes) + sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
-    check_space(claim.folder, wanted - claim.work.size())
+    # a state holds about what the search holds, and the weights if it moves them
+    state = sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
+    state += model.dtype.itemsize * sum(sizes) if settings.moves_weights else 0
+    check_space(claim.folder, KEPT * state + max(state, 4 * sum(sizes)) - claim.work.size())
 
 
 def what_is_kept(out: Path) -> AbstractContextManager[None]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import CheckpointError, RunError
-from unipruning_core.storage.documents import member, quoted, read_object, sealed, unsealed
+from unipruning_core.storage.documents import digest_member, member, quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, sync, write_json
-from unipruning_core.storage.tensorfile import read_header, read_tensor
+from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
 if TYPE_CHECKING:
@@ -21,30 +21,32 @@ if TYPE_CHECKING:
 
     from unipruning_core.progress import Progress
 
-FORMAT = "unipruning-state/1"
+FORMAT = "unipruning-state/2"
+KEPT = 2  # states, once there are as many
 STATES = r"resume-[0-9]{8}"
 PARTIAL = "resume.partial"
 OFFLOADED = "offloaded"  # folders of what a search in this process keeps in files, one a rank
 STATE_FILE = "state.json"
 TENSOR_FILE = "state.safetensors"
+TENSOR_FILES = r"state(-[0-9]{5}-of-[0-9]{5})?\.safetensors"  # those that a description may name
 
 
 class Resume:
     """The saved states in one folder: ``resume-<sample>`` folders, of which the newest whole one counts.
 
-    A state is completed under a temporary name before it gets its own, and only then is the previous one removed, so
-    one of the two can be read at every moment.  Its description holds the checksums of the tensors and of itself.
+    A state is completed under a temporary name before it gets its own, and only then are older ones removed, but for
+    the last: once there have been two, two can be read at every moment.  Its description lists its tensor files, of
+    which there may be several, with their checksums, and holds its own.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self.folder, self.identity = folder, identity
         self.notes: list[str] = []  # for the user: states that ``found`` passed over
-        self._found: Path | None = None
+        self._found: list[Path] = []  # the tensor files of the state that ``found`` returned
+        self._damaged: set[Path] = set()  # states that ``found`` passed over
 
     def save(self, sample: int, tensors: Mapping[str, Tensor], losses: list[float]) -> None:
         """Save the state after ``sample`` samples."""
-        state = self.folder / f"resume-{sample:08d}"
-        older = self._states()
         partial = self.folder / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -53,20 +55,29 @@ class Resume:
             with TensorStream(partial / TENSOR_FILE, contents, {}) as stream:
                 for tensor in tensors.values():
                     stream.append(tensor)
-            description = {"format": FORMAT, "sample": sample, "losses": losses, "identity": self.identity}
-            write_json(partial / STATE_FILE, sealed({**description, "tensors": stream.sha256}))
+            self._complete(sample, losses, {TENSOR_FILE: stream.sha256})
         # half a state on a full disk takes the room that the next one needs
         except OSError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+
+    def _complete(self, sample: int, losses: list[float], files: Mapping[str, str]) -> None:
+        """Describe the state whose files are written, with their checksums, give it its name, and keep one other."""
+        partial, state = self.folder / PARTIAL, self.folder / f"resume-{sample:08d}"
+        description = {"format": FORMAT, "sample": sample, "losses": losses, "identity": self.identity}
+        write_json(partial / STATE_FILE, sealed({**description, "files": dict(files)}))
         # one of this sample was found damaged
-        if state in older:
-            older.remove(state)
+        if state.exists():
             shutil.rmtree(state)
+            self._damaged.discard(state)
         partial.replace(state)
         sync(self.folder)
-        for path in older:
-            shutil.rmtree(path)
+        # one of a later sample would have been gone on from, had it been whole
+        whole = [path for path in self._states() if path < state and path not in self._damaged]
+        for path in self._states():
+            if path not in (state, *whole[1 - KEPT :]):
+                # what cannot be removed now is removed after the next save
+                shutil.rmtree(path, ignore_errors=True)
 
     def last_sample(self) -> int | None:
         """Return the number of samples in the newest saved state, or None if there is none."""
@@ -88,9 +99,10 @@ class Resume:
                 description = _whole(state, samples)
             except (OSError, ValueError) as error:
                 faults.append(f"{str(state)!r} is damaged ({error})")
+                self._damaged.add(state)
                 continue
             self._refuse_another(description["identity"])
-            self._found = state
+            self._found = [state / name for name in sorted(description["files"])]
             self.notes += [f"{fault}; going on from an older one" for fault in faults]
             return description
         if faults:
@@ -113,9 +125,8 @@ class Resume:
         Raises:
             RunError: the state does not hold exactly these tensors, with their dtypes and shapes.
         """
-        state = self._found or self._states()[-1]
         try:
-            saved = read_header(state / TENSOR_FILE)[0]
+            saved = _tensors_in(self._found)
             held = {name: (info.dtype, info.shape) for name, info in saved.items()}
             wanted = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
             for name in wanted.keys() | held.keys():
@@ -125,7 +136,7 @@ class Resume:
                 tensor.copy_(read_tensor(saved[name]))
         except (CheckpointError, ValueError) as error:
             raise RunError(
-                f"the saved state {str(state)!r} is damaged ({error}); start again with --overwrite"
+                f"the saved state {str(self._found[0].parent)!r} is damaged ({error}); start again with --overwrite"
             ) from error
 
     def discard_others(self, samples: int, progress: Progress) -> None:
@@ -152,9 +163,24 @@ def _whole(state: Path, samples: int | None) -> dict[str, Any]:
     if len(losses) > sample or not all(type(loss) is float and math.isfinite(loss) for loss in losses):
         raise ValueError("its losses are not one finite number a sample")
     member(description, "identity", dict)
-    if sha256(state / TENSOR_FILE) != member(description, "tensors", str):
-        raise ValueError(f"{TENSOR_FILE} is not what was saved")
+    files = member(description, "files", dict)
+    if not files or not all(re.fullmatch(TENSOR_FILES, name) for name in files):
+        raise ValueError(f"its files are {quoted(list(files))}")
+    for name in files:
+        if sha256(state / name) != digest_member(files, name):
+            raise ValueError(f"{name} is not what was saved")
     return description
+
+
+def _tensors_in(files: Iterable[Path]) -> dict[str, TensorInfo]:
+    """Return the tensors of several files; raise CheckpointError or ValueError if they cannot be told."""
+    tensors: dict[str, TensorInfo] = {}
+    for path in files:
+        held = read_header(path)[0]
+        if twice := tensors.keys() & held.keys():
+            raise ValueError(f"{min(twice)!r} is in two files")
+        tensors |= held
+    return tensors
 
 
 def _described(tensor: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
