@@ -17,7 +17,7 @@ from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.choice import settings_of
 from unipruning_core.search.modes import MODES
-from unipruning_core.search.settings import LARGEST, SMALLEST, check_save_every
+from unipruning_core.search.settings import LARGEST, SMALLEST
 from unipruning_core.sparsity.allocation import parse_spread
 from unipruning_core.sparsity.parse import parse_sparsity
 
@@ -112,15 +112,6 @@ def test_a_spread_is_exact(text, value):
 def test_a_spread_out_of_range_is_refused(text):
     with pytest.raises(ConfigError, match=r"--spread must lie in \[0, 1\), not"):
         parse_spread(text)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, -1e-300])
-def test_an_interval_between_saves_that_is_none_is_refused(value, search_words, tmp_path, capsys):
-    with pytest.raises(ConfigError, match="--save-every must be 0 or more seconds, not"):
-        check_save_every(value)
-    for command in (["search"], ["prune", "--sparsity", "50%"]):
-        assert main([*command, *search_words, f"--save-every={value}", "--out", str(tmp_path / "out")]) == 2
-        assert "--save-every must be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("samples", "seq_len"), [(2**20 + 1, None), (10**30, 16), (1, 2**24 + 1), (1, 10**30)])

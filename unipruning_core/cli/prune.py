@@ -25,14 +25,16 @@ from unipruning_core.cli.arguments import (
 )
 from unipruning_core.cli.dequantize import model_of
 from unipruning_core.cli.early import check_first
+from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.modes import MODES
-from unipruning_core.search.settings import RECOMPUTATION, check_save_every
+from unipruning_core.search.settings import RECOMPUTATION
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.outputs import folder_beside
 
 SEARCH_DETAILS = """\
-A command that was killed, or stopped by Ctrl-C, SIGTERM or SIGHUP, goes on from where it last saved when run again.
+A command that was killed, or stopped by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2, goes on from where it last
+saved when run again.
 
 modes
 {modes}
@@ -112,10 +114,10 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     add_backend(machine)
     machine.add_argument(
         "--save-every",
-        type=float,
-        default=300.0,
-        metavar="SECONDS",
-        help="save an unfinished search this often, using at most a twentieth of the time (default: %(default)s)",
+        default=SAVE_EVERY,
+        metavar="TIME",
+        help="save an unfinished search this often: 90s, 10min or 2h, or less often where that would take more than "
+        "3%% of the time; or exactly after every 32samples (default: %(default)s)",
     )
     machine.add_argument(
         "--checkpoint-activations",
@@ -139,7 +141,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 def _prune(options: argparse.Namespace) -> int:
     sparsities, settings, targets = _sparsities(options), settings_from(options), targets_from(options)
-    check_save_every(options.save_every)
+    Interval.of(options.save_every)
     check_first(options, *SEARCHED)
     options.model = model_of(options)
     with collector_at_rest(ours=True):
@@ -167,7 +169,7 @@ def _prune(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     settings, targets = settings_from(options), targets_from(options)
-    check_save_every(options.save_every)
+    Interval.of(options.save_every)
     check_first(options, *SEARCHED)
     options.model = model_of(options)
     with collector_at_rest(ours=True):

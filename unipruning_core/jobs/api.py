@@ -23,8 +23,8 @@ from unipruning_core.jobs.found_scores import FoundScores
 from unipruning_core.jobs.in_memory import InMemory
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.progress import Progress, as_progress
+from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
-from unipruning_core.search.samples import SAVE_EVERY
 from unipruning_core.search.settings import Settings
 from unipruning_core.storage.outputs import folder_beside
 
@@ -65,7 +65,7 @@ def prune(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     overwrite: bool = False,
-    save_every: float = SAVE_EVERY,
+    save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     skip_nonfinite: bool = False,
     progress: bool | Progress = True,
@@ -95,7 +95,8 @@ def prune(
         dtype: dtype to load the weights in: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that comes with the model.
         overwrite: replace what an earlier call wrote.
-        save_every: seconds between saved states of an unfinished search on disk.
+        save_every: time between saved states of an unfinished search on disk, in seconds or as in "10min", or the
+            number of samples, as in "32samples".
         checkpoint_activations: "on" computes activations again, for less memory; "auto" if they seem not to fit.
         skip_nonfinite: leave out what is NaN or infinite, and say what; without it the first one ends the search.
         progress: whether to show bars and notes; or a ``Progress`` of your own.
@@ -158,7 +159,7 @@ def search(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     overwrite: bool = False,
-    save_every: float = SAVE_EVERY,
+    save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     skip_nonfinite: bool = False,
     progress: bool | Progress = True,

@@ -11,8 +11,8 @@ from unipruning_core.jobs.opened import OnDisk
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.search.choice import settings_of
+from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
-from unipruning_core.search.samples import SAVE_EVERY
 from unipruning_core.search.settings import Settings
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 
@@ -62,7 +62,7 @@ def refuse_on_disk_options(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     overwrite: bool = False,
-    save_every: float = SAVE_EVERY,
+    save_every: float | str = SAVE_EVERY,
     *,
     run: object = None,
 ) -> None:

@@ -15,12 +15,12 @@ from unipruning_core.projection.place import Output, claimed_output
 from unipruning_core.projection.project import Projected, project
 from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.claim import ClaimedRun, claimed_run
+from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.resume import KEPT, Resume
 from unipruning_core.search.run_folder import Run
-from unipruning_core.search.samples import SAVE_EVERY, goes_on
-from unipruning_core.search.settings import check_save_every
+from unipruning_core.search.samples import goes_on
 from unipruning_core.stopping import explained
 from unipruning_core.storage.outputs import check_space
 from unipruning_core.storage.staging import UNFINISHED
@@ -43,7 +43,7 @@ def search_on_disk(
     sparsities: Sequence[Sparsity] = (),
     overwrite: bool = False,
     reuse: bool = False,
-    save_every: float = SAVE_EVERY,  # seconds
+    save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     skip_nonfinite: bool = False,
 ) -> Run:
@@ -55,7 +55,7 @@ def search_on_disk(
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
     check_choice(checkpoint_activations, settings)
-    check_save_every(save_every)
+    Interval.of(save_every)
     apart = [*data.text.files(), *model.choice.folders()]
     world = model.world
     with (
@@ -199,12 +199,12 @@ def prune_on_disk(
     out: Path,
     *,
     overwrite: bool = False,
-    save_every: float = SAVE_EVERY,  # seconds
+    save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     skip_nonfinite: bool = False,
 ) -> list[Projected]:
     """Search, then project; both folders are looked at, and held, before the search begins."""
-    check_save_every(save_every)
+    Interval.of(save_every)
     apart = [("run folder", run_folder), *data.text.files(), *model.choice.folders()]
     claimed = claimed_output(
         model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart

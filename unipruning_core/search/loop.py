@@ -26,11 +26,12 @@ from unipruning_core.search.activation_memory import decide_recomputation
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.finished import RUN_FILE
+from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import OFFLOADED, Resume
 from unipruning_core.search.run_document import SIZE, TARGETS
 from unipruning_core.search.run_folder import Run, write_run
-from unipruning_core.search.samples import SAVE_EVERY, goes_on, run_samples
+from unipruning_core.search.samples import goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.staging import UNFINISHED
@@ -114,7 +115,7 @@ def search(
     claimed: ClaimedRun | None = None,  # the folder, where the caller, on the first rank, holds it already
     world: World = ALONE,  # the ranks, each with a model without values where it is to be divided among them
     offload: str = "none",  # where what is held of a divided model lies: "cpu", "disk", or on the device
-    save_every: float = SAVE_EVERY,
+    save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
     room: int | None = None,  # bytes free for activations; None if unknown
     progress: Progress | None = None,

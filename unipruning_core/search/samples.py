@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import DataError, OutputError, RunError
 from unipruning_core.models.passes import pass_errors
+from unipruning_core.search.intervals import SAVE_EVERY, Interval, Pace
 from unipruning_core.search.nonfinite import (
     CHECK_EVERY,
     FLAG,
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from unipruning_core.search.base import Search
     from unipruning_core.search.resume import Resume
 
-SAVE_EVERY = 300.0  # seconds
-
 
 @dataclass(frozen=True)
 class Processed:
@@ -46,7 +45,7 @@ def run_samples(
     batches: Sequence[Tensor],  # each (1, tokens), int64
     progress: Progress,
     resume: Resume | None = None,
-    save_every: float = SAVE_EVERY,
+    save_every: float | str = SAVE_EVERY,
     *,
     origins: Sequence[Origin] = (),  # of each sample, where known
     skip_nonfinite: bool = False,
@@ -76,7 +75,7 @@ def run_samples(
         progress.note(f"resuming after sample {start} of {len(batches)}")
     if skip_nonfinite:
         progress.note("samples that are not finite are left out: each is read before it is used, and none is recorded")
-    keeper = Keeper(run, skipped, losses, progress, resume, save_every, start)
+    keeper = Keeper(run, skipped, losses, progress, resume, Interval.of(save_every), start)
     device = run.layers[0].device
     began = time.monotonic()
     tokens = 0
@@ -132,13 +131,13 @@ class Keeper:
         losses: list[float],
         progress: Progress,
         resume: Resume | None,
-        save_every: float,
+        interval: Interval,
         good: int,
     ) -> None:
         self.run, self.skipped, self.losses, self.progress = run, skipped, losses, progress
-        self.resume, self.save_every = resume, save_every
+        self.resume = resume
         self.good = good  # samples after which the state was last seen to be finite
-        self.next_save = time.monotonic() + save_every
+        self.pace = Pace(interval, sum(tensor.nbytes for tensor in run.tensors().values()))
         self._warned = False
 
     @property
@@ -161,20 +160,18 @@ class Keeper:
                 rest = f", which could not be saved ({why}){goes_on(self.resume)}"
                 raise Stopped(stopping.number, after + rest)
             raise Stopped(stopping.number, f"{after}, which is saved; the same command goes on from there")
-        due = self.resume is not None and time.monotonic() >= self.next_save
+        due = self.resume is not None and self.pace.is_due(done)
         if due or done % CHECK_EVERY == 0:
             self.check(done)
         if due and self.resume is not None:
-            now = time.monotonic()
-            if (why := self._save(self.resume, done)) and not self._warned:
+            with self.pace.saving():
+                why = self._save(self.resume, done)
+            if why and not self._warned:
                 self._warned = True
                 self.progress.note(
                     f"the state after sample {done} of {self.samples} could not be saved ({why}), which is tried again "
                     f"later; {self.sentence}"
                 )
-            # a large model's state takes minutes to write: spend at most a twentieth of the time on it
-            spent = 20 * (time.monotonic() - now) if self.save_every else 0.0
-            self.next_save = time.monotonic() + max(self.save_every, spent)
 
     def check(self, done: int) -> None:
         """Look at the whole state after so many samples.

@@ -120,16 +120,6 @@ def check_seeds(seeds: Iterable[object]) -> None:
         checked(item, seed, "--seeds")
 
 
-def check_save_every(seconds: float) -> None:
-    """Refuse an interval between saved states that is none.
-
-    Raises:
-        ConfigError: it is negative or not finite.
-    """
-    if not 0 <= seconds < float("inf"):
-        raise ConfigError(f"--save-every must be 0 or more seconds, not {seconds:g}")
-
-
 def bounds(interval: str) -> str:
     """Return an interval in the words of help and messages."""
     if not interval.endswith("inf)"):
