@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -12,7 +11,8 @@ from typing import Any
 
 # those that a terminal, a batch system or a container sends; not every system has all
 ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-SAME_REQUEST = 1.0  # seconds within which a repeated signal, other than a second Ctrl-C, is the first one again
+# what batch systems send some time before the end, where nothing else in the process has a use for it
+WARNING = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
 
 class Stopped(KeyboardInterrupt):
@@ -52,11 +52,15 @@ def explained(kept: Callable[[], str]) -> Iterator[None]:
 
 
 class Stopping:
-    """While entered, the first signal is only noted, for the work to end where it can; a second one ends it at once."""
+    """While entered, a signal is only noted, for the work to end where it can.
+
+    SIGINT after it ends the work at once.  Other signals do not, since systems repeat them: they warn some time before
+    they terminate, and tell a process, its group and its launcher, each of which tells the others.  What they kill
+    next could then still have been saved.
+    """
 
     def __init__(self) -> None:
         self.number: int | None = None  # of the signal that asked
-        self._asked_at = 0.0
         self._earlier: Mapping[int, Any] = {}
 
     def __enter__(self) -> Stopping:
@@ -68,9 +72,8 @@ class Stopping:
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         if self.number is None:
-            self.number, self._asked_at = number, time.monotonic()
-        # timeout(1) and batch systems signal a process and its group, so that one request arrives twice
-        elif number == signal.SIGINT or number != self.number or time.monotonic() > self._asked_at + SAME_REQUEST:
+            self.number = number
+        elif number == signal.SIGINT:
             raise Stopped(number)
 
 
@@ -96,6 +99,9 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]
     for number in ASKING:
         # nohup and shells in the background have some ignored, and what no Python code installed cannot be put back
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            earlier[number] = signal.signal(number, handler)
+    for number in WARNING:
+        if signal.getsignal(number) in (signal.SIG_DFL, _raise):
             earlier[number] = signal.signal(number, handler)
     return earlier
 

@@ -5,22 +5,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from _checkpoints import content, save_llama
 from test_search import calibration, run
 
-from unipruning_core import stopping
 from unipruning_core.cli.main import main
 from unipruning_core.jobs import on_disk, prepared
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search import loop
-from unipruning_core.stopping import Stopped, Stopping, explained, signals_as_exceptions
+from unipruning_core.stopping import Stopped, explained, signals_as_exceptions
 from unipruning_core.storage.ownership import mark
 from unipruning_core.storage.staging import UNFINISHED
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
 @pytest.fixture(autouse=True)
@@ -82,29 +80,41 @@ def test_a_signal_saves_after_the_sample_and_the_same_command_goes_on(model, tmp
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_signal_leaves_at_once(model, tmp_path, second):
+@pytest.mark.parametrize("first", SIGNALS)
+def test_an_interruption_after_a_signal_leaves_at_once(model, tmp_path, first):
     with pytest.raises(Stopped) as caught:
-        run(model, tmp_path / "cut", progress=Raising("drift", 3, signal.SIGINT, second))
-    name = signal.Signals(second).name
-    assert str(caught.value) == f"stopped by {name}; nothing is saved, and the same command starts anew"
+        run(model, tmp_path / "cut", progress=Raising("drift", 3, first, signal.SIGINT))
+    assert str(caught.value) == "stopped by SIGINT; nothing is saved, and the same command starts anew"
     with pytest.raises(Stopped, match="the state after sample 2 is kept, and the same command goes on from there"):
-        run(model, tmp_path / "cut", progress=Raising("drift", 3, signal.SIGINT, second), save_every=0.0)
+        run(model, tmp_path / "cut", progress=Raising("drift", 3, first, signal.SIGINT), save_every=0.0)
 
 
-def test_one_request_that_arrives_twice_is_one(model, tmp_path):
-    with pytest.raises(Stopped, match="after sample 2 of 5, which is saved"):
-        run(model, tmp_path / "cut", progress=Raising("drift", 2, signal.SIGTERM, signal.SIGTERM))
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", [number for number in SIGNALS if number != signal.SIGINT])
+def test_a_second_signal_of_a_batch_system_does_not_lose_the_state(model, tmp_path, first, second, monkeypatch):
+    saved = loop.Resume.save
+
+    def save(*arguments):
+        signal.raise_signal(second)  # while the state is written
+        saved(*arguments)
+
+    monkeypatch.setattr(loop.Resume, "save", save)
+    with pytest.raises(Stopped, match=f"stopped by {first.name} after sample 2 of 5, which is saved") as caught:
+        run(model, tmp_path / "cut", progress=Raising("drift", 2, first, second))
+    assert caught.value.exit_code == 128 + first
+    assert (tmp_path / "cut" / "unfinished" / "resume-00000002" / "state.json").is_file()
 
 
-def test_the_same_signal_after_a_while_is_a_second_one(monkeypatch):
-    monkeypatch.setattr(stopping, "SAME_REQUEST", 0.0)
-    with Stopping() as asked:
-        signal.raise_signal(signal.SIGTERM)
-        assert asked.number == signal.SIGTERM
-        time.sleep(0.01)
-        with pytest.raises(Stopped):
-            signal.raise_signal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_warning_that_the_program_around_the_search_handles_is_left_to_it(model, tmp_path, number):
+    heard = []
+    before = signal.signal(number, lambda *arguments: heard.append(arguments[0]))
+    try:
+        found = run(model, tmp_path / "a", progress=Raising("drift", 2, number))
+    finally:
+        signal.signal(number, before)
+    assert heard == [number]
+    assert len(found.description["losses"]) == len(calibration().batches)
 
 
 def test_a_search_that_replaces_another_goes_on_too_and_keeps_the_old_result_until_then(model, tmp_path):
@@ -237,7 +247,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_real_search_is_stopped_by_a_signal_and_goes_on(search_words, tmp_path, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_real_search_is_stopped_by_a_signal_and_goes_on(number, search_words, tmp_path, capsys):
     words = ["search", *search_words, "--mode", "drift", "--samples", "20", "--out"]
     code = WAITING.format(tests=os.path.dirname(__file__))
     process = subprocess.Popen(
@@ -247,11 +258,11 @@ def test_a_real_search_is_stopped_by_a_signal_and_goes_on(search_words, tmp_path
         text=True,
     )
     assert [process.stdout.readline().strip() for _ in range(3)] == ["1", "2", "3"]
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert said.splitlines()[-1] == (
-        "stopped by SIGTERM after sample 3 of 20, which is saved; the same command goes on from there"
+        f"stopped by {number.name} after sample 3 of 20, which is saved; the same command goes on from there"
     )
     assert main([*words, str(tmp_path / "cut")]) == 0
     assert "resuming after sample 3 of 20" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from unipruning_core.errors import UnipruningError
 from unipruning_core.progress import Bars, Progress
-from unipruning_core.stopping import as_stopped
+from unipruning_core.stopping import WARNING, as_stopped
 
 MIB = 2**20
 
@@ -81,7 +81,7 @@ def run_command(arguments: Sequence[str], progress: Progress, keep_open: Sequenc
 def _pass_on(process: subprocess.Popen[str], number: int) -> None:
     """Tell a command of the signal that interrupted this one, and wait while it saves what it has."""
     # a terminal tells every process that it runs, and a second time would mean to leave at once
-    from_terminal = number != signal.SIGTERM and sys.stdin is not None and sys.stdin.isatty()
+    from_terminal = number not in (signal.SIGTERM, *WARNING) and sys.stdin is not None and sys.stdin.isatty()
     if not from_terminal:
         process.send_signal(number)
     process.wait()
