@@ -27,7 +27,9 @@ class Ended:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
 
-def start(words: Sequence[str | Path], ranks: int, each: Mapping[int, Mapping[str, str]] = {}) -> list[subprocess.Popen]:
+def start(
+    words: Sequence[str | Path], ranks: int, each: Mapping[int, Mapping[str, str]] = {}
+) -> list[subprocess.Popen]:
     """Start a command on so many ranks; ``each`` has further variables of single ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -25,7 +25,7 @@ from transformers import (
 
 from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError
-from unipruning_core.jobs import prepared
+from unipruning_core.jobs import opened
 from unipruning_core.models.kinds import another_class, check_kind
 
 SIZES = {"vocab_size": 48, "num_attention_heads": 2}
@@ -61,7 +61,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_causal_language_model_is_refused_before_anything_is_read(kind, tmp_path, refused, monkeypatch):
-    monkeypatch.setattr(prepared, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(opened, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     build, config, wanted = KINDS[kind]
     build(config).save_pretrained(tmp_path / "model")
     save_tokenizer(tmp_path / "model")

@@ -125,23 +125,23 @@ def test_each_sample_is_seen_near_the_sparsity_of_the_ramp(folder, pattern):
     zeros = zeros_seen(search)
     wanted = [search.sparsity_at(sample) * weights_of(search) for sample in range(len(batches()))]
     assert wanted[0] == 0
-    assert wanted[-1] == pytest.approx((0.5 if pattern else 0.6) * search.total)
+    assert wanted[-1] == pytest.approx((0.5 if pattern else 0.6) * weights_of(search))
     already = sum(int((layer.weight == 0).sum()) for layer in search.layers)
     assert zeros[0] == already
     # few samples with large steps: a real search comes closer
-    assert all(abs(zero - want) <= already + 0.07 * search.total for zero, want in zip(zeros, wanted, strict=True))
+    assert all(abs(zero - want) <= already + 0.07 * weights_of(search) for zero, want in zip(zeros, wanted, strict=True))
 
 
 def test_a_ramp_to_nearly_everything_stays_within_the_drawn_scores(folder):
     search = start(folder, mode="feedback", ramp_sparsity=0.9999999, ramp_fraction=0.5)
     zeros = zeros_seen(search)
-    assert zeros[-1] == pytest.approx(search.total, abs=2)
+    assert zeros[-1] == pytest.approx(weights_of(search), abs=2)
 
 
 def test_the_first_threshold_comes_from_scores_drawn_for_it(folder):
     search = start(folder, mode="feedback", **RAMP)
     zeros = zeros_seen(search)
-    assert zeros[1] == pytest.approx(search.sparsity_at(1) * search.total, abs=2)
+    assert zeros[1] == pytest.approx(search.sparsity_at(1) * weights_of(search), abs=2)
 
 
 @pytest.mark.parametrize("shapes", [[(576, 576), (1536, 576), (576, 1536)], [(4096, 4096), (11008, 4096)]], ids=str)
@@ -165,9 +165,9 @@ def test_a_small_model_draws_every_score(folder):
 def test_the_state_is_four_bytes_a_weight(folder):
     search = start(folder, mode="feedback")
     held = sum(tensor.nbytes for name, tensor in search.tensors().items() if "second" in name or "drift" in name)
-    assert held == 4 * search.total
+    assert held == 4 * weights_of(search)
     held = start(folder, mode="feedback", learning_rate=0.0).tensors()
-    assert sum(tensor.nbytes for name, tensor in held.items() if "second" in name) == 2 * search.total
+    assert sum(tensor.nbytes for name, tensor in held.items() if "second" in name) == 2 * weights_of(search)
     assert not any("drift" in name for name in held)
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError, ConfigError
-from unipruning_core.jobs import prepared
+from unipruning_core.jobs import opened
 from unipruning_core.models.outline import outline
 from unipruning_core.models.positions import LONGEST_WINDOW, NAMES, check_seq_len, positions_of, window_length
 
@@ -109,7 +109,7 @@ def short(request, tmp_path):
 
 
 def test_every_command_refuses_more_before_the_model_is_loaded(short, refused, monkeypatch):
-    monkeypatch.setattr(prepared, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(opened, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     data, out = ["--data", short / "text.txt", "--seq-len", 21], ["--out", short / "out"]
     for command in (
         ["search", short / "model", *data, *out],

@@ -223,7 +223,7 @@ def test_a_state_may_be_of_several_files(resume, tmp_path):
 def test_a_state_of_which_two_files_hold_the_same_is_not_restored(resume, tmp_path):
     several(tmp_path, [tensors(3), {"steps": tensors(3)["steps"]}])
     assert resume.found(5)
-    with pytest.raises(RunError, match="is damaged \\('steps' is in two files\\); start again"):
+    with pytest.raises(RunError, match="is damaged \\('steps' is in 2 parts that do not follow each other"):
         resume.restore(tensors())
 
 

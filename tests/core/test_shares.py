@@ -88,7 +88,7 @@ def test_a_ratio_of_the_model_keeps_the_largest_scores_of_all_targets(words, run
 
 
 def test_more_than_the_targets_hold_is_refused_before_the_search(words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("unipruning_core.jobs.prepared.load_model", None)
+    monkeypatch.setattr("unipruning_core.jobs.opened.load_model", None)
     few = ["--exclude", "*.experts.*", "--out", tmp_path / "out"]
     assert main([str(word) for word in ("prune", *words, *few, "--sparsity", "30%/model")]) == 2
     error = capsys.readouterr().err.splitlines()[-1]

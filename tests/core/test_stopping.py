@@ -191,7 +191,7 @@ def test_a_search_that_has_not_begun_says_what_an_earlier_one_saved(search_words
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepared, "load_model", interrupted)
+        patch.setattr(opened, "load_model", interrupted)
         assert main(words) == 130
         said = "stopped by SIGINT; nothing is saved, and the same command starts anew"
         assert capsys.readouterr().err.splitlines()[-1] == said

@@ -136,7 +136,7 @@ def test_a_search_records_its_choice_and_is_resumed_and_used_with_no_other(mixtu
 
 
 def test_a_wrong_pattern_costs_one_sentence_before_the_model_is_loaded(mixture, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("unipruning_core.jobs.prepared.load_model", None)
+    monkeypatch.setattr("unipruning_core.jobs.opened.load_model", None)
     words = ["search", str(mixture / "model"), "--data", str(mixture / "text.txt"), *SEARCH, "--backend", "cpu"]
     assert main([*words, "--out", str(tmp_path / "run"), "--exclude", "*.w4.weight"]) == 2
     error = capsys.readouterr().err

@@ -10,7 +10,7 @@ import unipruning
 from unipruning_core.cli.main import main
 from unipruning_core.data.token_ids import check_ids, id_tensor
 from unipruning_core.errors import DataError
-from unipruning_core.jobs import prepared
+from unipruning_core.jobs import opened
 from unipruning_core.models.loading import embedding_rows
 
 SAYS = (
@@ -36,7 +36,7 @@ def small(tmp_path_factory):
 def test_a_tokenizer_of_another_model_is_refused_before_the_weights_are_read(
     small, tmp_path, capsys, monkeypatch, commands, command
 ):
-    monkeypatch.setattr(prepared, "load_model", None)
+    monkeypatch.setattr(opened, "load_model", None)
     text, out = str(small / "text.txt"), ["--out", str(tmp_path / "out")]
     options = {
         "search": ["--samples", "37", *out],
@@ -61,7 +61,7 @@ def test_a_model_in_memory_is_compared_too(small):
 
 
 def test_windows_and_text_are_checked_before_the_weights_are_read(home, capsys, monkeypatch):
-    monkeypatch.setattr(prepared, "load_model", None)
+    monkeypatch.setattr(opened, "load_model", None)
     words = ["perplexity", str(home / "model"), "--data", str(home / "text.txt"), "--seq-len"]
     assert main([*words, "16", "--windows", "0"]) == 2
     assert "at least 1 window, not 0" in capsys.readouterr().err

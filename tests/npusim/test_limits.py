@@ -13,16 +13,16 @@ Simulated = Callable[..., str]
 
 FAILS = """
 import contextlib, io, json
-from unipruning_core.jobs import prepared
+from unipruning_core.jobs import opened
 from unipruning_core.cli.main import main
 
-load = prepared.load_model
+load = opened.load_model
 def load_and_fill(*arguments, **options):
     loaded = load(*arguments, **options)
     loaded.filled = torch.empty(torch.npu.mem_get_info()[0] - (1 << 20), dtype=torch.uint8, device="npu")
     return loaded
 if {fill}:
-    prepared.load_model = load_and_fill
+    opened.load_model = load_and_fill
 with contextlib.redirect_stderr(io.StringIO()) as said:
     status = main(json.loads({words!r}))
 OUT.write_text(json.dumps([status, said.getvalue().splitlines()[-1]]))

@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from unipruning_core.distributed.launched import VARIABLES, launched
 from unipruning_core.distributed.peers import as_rank_errors, report_failure
-from unipruning_core.errors import ConfigError, RanksError, UnipruningError
+from unipruning_core.errors import ConfigError, OutputError, RanksError, UnipruningError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,6 +122,25 @@ class World:
         if not done:
             raise result
         return (result,)
+
+    def all_do(self, work: Callable[[], None]) -> None:
+        """Do something on every rank; where it fails on one, it fails on all.
+
+        Raises:
+            OSError: it could not be done here.
+            OutputError: it could not be done on another rank, which is named.
+        """
+        failed: OSError | None = None
+        try:
+            work()
+        except OSError as error:
+            failed = error
+        whys = self.each(None if failed is None else failed.strerror or str(failed))
+        if failed is not None:
+            raise failed
+        for rank, why in enumerate(whys):
+            if why is not None:
+                raise OutputError(f"rank {rank}: {why}")
 
     @contextmanager
     def lead_holds(self, opened: Callable[[], AbstractContextManager[Result]]) -> Iterator[Result | None]:

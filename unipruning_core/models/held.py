@@ -93,7 +93,7 @@ def is_divided(module: nn.Module) -> bool:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Have the parameters of a module gathered inside, but for those of its own divided parts; nothing if it is whole."""
+    """Have a module's parameters gathered inside, but for those that parts of it gather; nothing if it is whole."""
     if not is_divided(module):
         yield
         return

@@ -1,4 +1,4 @@
-"""Where what a search holds of each matrix lies: on the device, or in memory or files of the host, from where it is read.
+"""Where what a search holds of each matrix lies: on the device, or in memory or files of the host.
 
 A device smaller than the search holds one block of the model and one matrix of the state at a time.
 """
@@ -58,7 +58,7 @@ class HostHome(Home):
 
 
 class DiskHome(Home):
-    """Keeps each tensor in a file that is mapped into memory, whose pages the system writes out and reads as it needs."""
+    """Keeps each tensor in a file that is mapped into memory, whose pages the system reads and writes as it needs."""
 
     offload = "disk"
 

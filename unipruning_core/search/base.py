@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from unipruning_core.distributed.world import World
     from unipruning_core.models.home import Home
     from unipruning_core.models.targets import Layer
+    from unipruning_core.search.parts import Part
     from unipruning_core.search.reach import Reach
     from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Target
@@ -107,6 +108,10 @@ class Search(ABC):
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that ``step`` changes in place, by a name that is stable between processes."""
+
+    def parts(self) -> dict[str, Part]:
+        """Return where each of these tensors lies that is divided among the ranks."""
+        return {}
 
     def first_unfinite(self) -> tuple[str, str] | None:
         """Return which kind of tensor of the state is the first that holds NaN or infinity, and of which layer."""

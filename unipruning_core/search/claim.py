@@ -16,6 +16,7 @@ from unipruning_core.storage.outputs import check_apart, errors_as_output_errors
 from unipruning_core.storage.ownership import BOOKKEEPING, MARKER, is_marked, is_ours, mark, remove, remove_marked
 from unipruning_core.storage.staging import NEW, UNFINISHED, Work, working
 
+KEPT = f"{STATES}|{PARTIAL}|{OFFLOADED}-[0-9]{{5}}"  # in its folder of unfinished work
 FILES = (RUN_FILE, DUAL_FILE, INPUTS_FILE, MARKER)  # of a finished run
 # of a version that wrote them into the run folder itself
 FORMER = tuple(f"{name}.partial" for name in (RUN_FILE, DUAL_FILE, INPUTS_FILE))
@@ -80,7 +81,7 @@ def claimed_run(
 
 
 def _working(folder: Path) -> AbstractContextManager[Work]:
-    return working(folder / UNFINISHED, folder, "run", last=(RUN_FILE,), kept=f"{STATES}|{PARTIAL}|{OFFLOADED}-[0-9]{{5}}")
+    return working(folder / UNFINISHED, folder, "run", last=(RUN_FILE,), kept=KEPT)
 
 
 def tidy_run(folder: Path) -> None:

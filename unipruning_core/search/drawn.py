@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unipruning_core.search.parts import Part
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -36,6 +38,7 @@ class Drawn:
         self.counts = [sum(of_layer) for of_layer in zip(*counts, strict=True)]  # of each layer, on all ranks
         if world.shards < world.size:  # every copy of the model draws the same
             self.counts = [count // world.copies for count in self.counts]
+        self.starts = [sum(of_layer[: world.shard]) for of_layer in zip(*counts, strict=True)]
         self.longest = max(map(sum, counts))
 
     def _first(self, layer: Layer) -> int:
@@ -43,6 +46,14 @@ class Drawn:
         row, column = layer.begin
         # a part of the columns is drawn from as if it were a matrix of its own
         return 0 if column else -row * layer.target.shape[1] % self.stride
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the scores by layer, for a saved state."""
+        return {f"{layer.name}.drawn": scores for layer, scores in zip(self.layers, self.scores, strict=True)}
+
+    def parts(self) -> dict[str, Part]:
+        """Return where the scores drawn here lie among those of all ranks."""
+        return {name: Part(*place) for name, *place in zip(self.tensors(), self.starts, self.counts, strict=True)}
 
     def into(self, position: int) -> Tensor:
         """Return what a pass over a layer draws into: of an expert it counts only if the sample reaches it."""

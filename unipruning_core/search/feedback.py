@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.search.base import Vectors
     from unipruning_core.search.modes.feedback import FeedbackSettings
+    from unipruning_core.search.parts import Part
 
 
 class FeedbackSearch(LossSearch):
@@ -261,7 +262,10 @@ class FeedbackSearch(LossSearch):
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | self.state.tensors() | self._named("drawn", self.drawn.scores)
+        return super().tensors() | self.state.tensors() | self.drawn.tensors()
+
+    def parts(self) -> dict[str, Part]:
+        return self.state.parts() | self.drawn.parts() if self.world.size > 1 else {}
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""What the search holds of each matrix: the weight W0, the second moment v and the drift U of the part that is held here.
+"""What the search holds of each matrix, or of this rank's part of it: the weight W0, the second moment v, the drift U.
 
 They may lie elsewhere than on the device (``models/home.py``); one matrix is then fetched at a time.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from unipruning_core.models.home import Home
+from unipruning_core.search.parts import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,3 +69,12 @@ class HeldState:
         for kind, tensors in (("second", self.second), ("drift", self.drift)):
             named |= {f"{layer.name}.{kind}": tensor for layer, tensor in zip(self.layers, tensors, strict=False)}
         return named
+
+    def parts(self) -> dict[str, Part]:
+        """Return where v and U of each layer lie among those of all ranks."""
+        kinds = ("second", "drift") if self.drift else ("second",)
+        return {
+            f"{layer.name}.{kind}": Part(max(layer.begin), layer.target.shape[1 if layer.transposed else 0])
+            for layer in self.layers
+            for kind in kinds
+        }

@@ -66,11 +66,13 @@ class Pace:
         self._interval, self._clock = interval, clock
         self._began = self._saved = clock()
         self._spent, self._expected = 0.0, size / RATE
+        self._done = 0
 
     def is_due(self, done: int) -> bool:
         """Return whether to save after so many samples of the search."""
         if self._interval.samples:
-            return done % self._interval.samples == 0
+            before, self._done = self._done, done
+            return done // self._interval.samples > before // self._interval.samples
         now = self._clock()
         affordable = RATIO * (now - self._began + self._expected)
         return now - self._saved >= self._interval.seconds and self._spent + self._expected <= affordable

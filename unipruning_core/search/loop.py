@@ -152,9 +152,9 @@ def search(
             run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
         else:
             run.recomputes = checkpoint_activations == "on"
-        resume = Resume(folder / UNFINISHED, task.identity(backend))
+        resume = Resume(folder / UNFINISHED, task.identity(backend), world)
         if overwrite:
-            world.lead_does(lambda: resume.discard_others(len(batches), progress))
+            resume.discard_others(len(batches), progress)
         with explained(lambda: goes_on(resume)), Stopping() as stopping:
             processed = run_samples(
                 run,

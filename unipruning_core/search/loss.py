@@ -79,7 +79,7 @@ class LossSearch(Search):
 
     def _backward(self, loss: Tensor, use: Callable[[int], None] | None) -> None:
         """Run the backward pass, and call ``use``, if given, as soon as a layer's gradient is complete."""
-        # a loss in chunks does not lead through the model's output, at which FSDP would gather what is around the blocks
+        # a loss in chunks does not lead through the model's output, where FSDP would gather what is around the blocks
         with on_gradient(self.layers, use or (lambda _: None)) as reached, gathered(self.language_loss.model):
             loss.backward()
         self._note_gradients(reached)

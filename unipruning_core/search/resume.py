@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import CheckpointError, RunError
+from unipruning_core.distributed.world import ALONE, World
+from unipruning_core.errors import CheckpointError, OutputError, RunError
+from unipruning_core.search.parts import Part, check_pieces, pieces_in, read_into, write_parts
 from unipruning_core.storage.documents import digest_member, member, quoted, read_object, sealed, unsealed
 from unipruning_core.storage.files import sha256, sync, write_json
-from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
-from unipruning_core.storage.tensorstream import TensorStream
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from unipruning_core.progress import Progress
@@ -39,26 +38,53 @@ class Resume:
     which there may be several, with their checksums, and holds its own.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
-        self.folder, self.identity = folder, identity
+    def __init__(self, folder: Path, identity: dict[str, Any], world: World = ALONE) -> None:
+        self.folder, self.identity, self.world = folder, identity, world
         self.notes: list[str] = []  # for the user: states that ``found`` passed over
         self._found: list[Path] = []  # the tensor files of the state that ``found`` returned
         self._damaged: set[Path] = set()  # states that ``found`` passed over
 
-    def save(self, sample: int, tensors: Mapping[str, Tensor], losses: list[float]) -> None:
-        """Save the state after ``sample`` samples."""
-        partial = self.folder / PARTIAL
-        shutil.rmtree(partial, ignore_errors=True)
+    def save(
+        self,
+        sample: int,
+        tensors: Mapping[str, Tensor],
+        losses: list[float],
+        parts: Mapping[str, Part] = {},  # of the tensors that are divided among the ranks
+    ) -> None:
+        """Save the state after ``sample`` samples, together with the other ranks.
+
+        Raises:
+            OSError: it cannot be written here.  OutputError: it cannot on another rank.
+        """
+        partial, world = self.folder / PARTIAL, self.world
+        name = TENSOR_FILE if world.size == 1 else f"state-{world.rank:05d}-of-{world.shards:05d}.safetensors"
+        # of several copies of the model the first saves its parts, and the first rank what all have
+        mine = {key: tensor for key, tensor in tensors.items() if world.leads or key in parts}
+        files: dict[str, str] = {}
+
+        def prepare() -> None:
+            if world.leads:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+
+        def write() -> None:
+            if world.rank < world.shards:
+                files[name] = write_parts(partial / name, mine, parts)
+
+        def complete() -> None:
+            if world.leads:
+                self._complete(sample, losses, files)
+
         try:
-            partial.mkdir()
-            contents = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-            with TensorStream(partial / TENSOR_FILE, contents, {}) as stream:
-                for tensor in tensors.values():
-                    stream.append(tensor)
-            self._complete(sample, losses, {TENSOR_FILE: stream.sha256})
+            world.all_do(prepare)
+            world.all_do(write)
+            for of_rank in world.each(dict(files)):
+                files |= of_rank
+            world.all_do(complete)
         # half a state on a full disk takes the room that the next one needs
-        except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
+        except (OSError, OutputError):
+            if world.leads:
+                shutil.rmtree(partial, ignore_errors=True)
             raise
 
     def _complete(self, sample: int, losses: list[float], files: Mapping[str, str]) -> None:
@@ -85,7 +111,7 @@ class Resume:
         return int(states[-1].name.rpartition("-")[2]) if states else None
 
     def found(self, samples: int | None = None) -> dict[str, Any] | None:
-        """Return the description of the newest whole state, or None if nothing was saved.
+        """Return the description of the newest whole state, or None if nothing was saved; one rank looks for all.
 
         Args:
             samples: of the whole search, if known: no state is of more.
@@ -93,6 +119,14 @@ class Resume:
         Raises:
             RunError: every state is damaged, or it belongs to a search with other settings, model, text or versions.
         """
+
+        def look() -> tuple[dict[str, Any] | None, list[Path], list[str]]:
+            return self._newest(samples), self._found, self.notes
+
+        found, self._found, self.notes = self.world.lead_does(look)
+        return found
+
+    def _newest(self, samples: int | None) -> dict[str, Any] | None:
         faults = []
         for state in reversed(self._states()):
             try:
@@ -119,21 +153,22 @@ class Resume:
                     "with --overwrite"
                 )
 
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy the state that ``found`` found into ``tensors``, in place.
+    def restore(self, tensors: Mapping[str, Tensor], parts: Mapping[str, Part] = {}) -> None:
+        """Copy the state that ``found`` found into ``tensors``, in place: of those in ``parts`` what is held here.
+
+        The ranks need not be as many as those that saved it.
 
         Raises:
             RunError: the state does not hold exactly these tensors, with their dtypes and shapes.
         """
         try:
-            saved = _tensors_in(self._found)
-            held = {name: (info.dtype, info.shape) for name, info in saved.items()}
-            wanted = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
-            for name in wanted.keys() | held.keys():
-                if held.get(name) != wanted.get(name):
-                    raise ValueError(f"{name!r} is {_described(held.get(name))}, not {_described(wanted.get(name))}")
+            saved = pieces_in(self._found)
+            if unknown := saved.keys() - tensors.keys():
+                raise ValueError(f"{min(unknown)!r} is part of it, not of the search")
             for name, tensor in tensors.items():
-                tensor.copy_(read_tensor(saved[name]))
+                check_pieces(name, saved.get(name), tensor, parts.get(name))
+            for name, tensor in tensors.items():
+                read_into(tensor, saved[name], parts.get(name))
         except (CheckpointError, ValueError) as error:
             raise RunError(
                 f"the saved state {str(self._found[0].parent)!r} is damaged ({error}); start again with --overwrite"
@@ -145,8 +180,9 @@ class Resume:
             self.found(samples)
         except RunError as error:
             progress.note(f"starting over: {error}")
-            for state in self._states():
+            for state in self._states() if self.world.leads else ():
                 shutil.rmtree(state)
+        self.world.from_lead(None)  # none looks again before they are gone
 
     def _states(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("resume-*") if re.fullmatch(STATES, path.name))
@@ -170,18 +206,3 @@ def _whole(state: Path, samples: int | None) -> dict[str, Any]:
         if sha256(state / name) != digest_member(files, name):
             raise ValueError(f"{name} is not what was saved")
     return description
-
-
-def _tensors_in(files: Iterable[Path]) -> dict[str, TensorInfo]:
-    """Return the tensors of several files; raise CheckpointError or ValueError if they cannot be told."""
-    tensors: dict[str, TensorInfo] = {}
-    for path in files:
-        held = read_header(path)[0]
-        if twice := tensors.keys() & held.keys():
-            raise ValueError(f"{min(twice)!r} is in two files")
-        tensors |= held
-    return tensors
-
-
-def _described(tensor: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
-    return "missing" if tensor is None else f"{tensor[0]} of {tensor[1]}"

@@ -65,7 +65,7 @@ def run_samples(
     if resume and (saved := resume.found(len(batches))) is not None:
         for note in resume.notes:
             progress.note(note)
-        resume.restore(run.tensors() | {SKIPPED: skipped.table})
+        resume.restore(run.tensors() | {SKIPPED: skipped.table}, run.parts())
         start, losses = saved["sample"], saved["losses"]
         if skipped and not skip_nonfinite:
             raise RunError(
@@ -152,16 +152,19 @@ class Keeper:
 
     def after(self, done: int, stopping: Stopping | None) -> None:
         """Save the state after so many samples if it is time, and end here if a signal asked for it."""
-        if stopping is not None and stopping.number is not None and self.resume is not None:
+        world = self.run.world
+        asked = world.each(None if stopping is None else stopping.number)
+        number = next((number for number in asked if number is not None), None)
+        if number is not None and self.resume is not None:
             self.check(done)
             why = self._save(self.resume, done)
             after = f" after sample {done} of {self.samples}"
             if why:
                 rest = f", which could not be saved ({why}){goes_on(self.resume)}"
-                raise Stopped(stopping.number, after + rest)
-            raise Stopped(stopping.number, f"{after}, which is saved; the same command goes on from there")
-        due = self.resume is not None and self.pace.is_due(done)
-        if due or done % CHECK_EVERY == 0:
+                raise Stopped(number, after + rest)
+            raise Stopped(number, f"{after}, which is saved; the same command goes on from there")
+        due = self.resume is not None and world.from_lead(self.pace.is_due(done))
+        if due or done - self.good >= CHECK_EVERY:
             self.check(done)
         if due and self.resume is not None:
             with self.pace.saving():
@@ -179,16 +182,18 @@ class Keeper:
         Raises:
             DataError: a tensor of it is not finite.
         """
-        if (found := self.run.first_unfinite()) is not None:
-            exact = self.run.first_unfinite_sample()
+        everywhere = self.run.world.each((self.run.first_unfinite(), self.run.first_unfinite_sample()))
+        if (found := next((found for found, _ in everywhere if found is not None), None)) is not None:
+            exact = next((exact for _, exact in everywhere if exact is not None), None)
             window = (self.good, done - 1) if exact is None else (exact, exact)
-            raise state_error(self.run, *found, self.samples, window, self.skipped.origins, self.sentence)
+            kind, name = found
+            raise state_error(self.run, kind, name, self.samples, window, self.skipped.origins, self.sentence)
         self.good = done
 
     def _save(self, resume: Resume, done: int) -> str:
         """Save the state; return why that failed, or nothing."""
         try:
-            resume.save(done, self.run.tensors() | {SKIPPED: self.skipped.table}, self.losses)
+            resume.save(done, self.run.tensors() | {SKIPPED: self.skipped.table}, self.losses, self.run.parts())
         except OSError as error:
             return error.strerror or str(error)
         except OutputError as error:
