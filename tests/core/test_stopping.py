@@ -11,7 +11,7 @@ from _checkpoints import content, save_llama
 from test_search import calibration, run
 
 from unipruning_core.cli.main import main
-from unipruning_core.jobs import on_disk, prepared
+from unipruning_core.jobs import on_disk, opened
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search import loop
 from unipruning_core.stopping import Stopped, explained, signals_as_exceptions
