@@ -85,7 +85,7 @@ def _allocate(options: argparse.Namespace) -> int:
         from unipruning_core.projection.allocate import fisher_rows, owl
         from unipruning_core.search.run_folder import Run
 
-    choice = ModelChoice(options.model, trust_remote_code=options.trust_remote_code)
+    choice = ModelChoice(options.model, trust_remote_code=options.trust_remote_code, revision=options.revision)
     model = OnDisk(choice, options.backend, Bars())
     model.check_apart(options.out)
     backend, checkpoint, run = model.backend, model.checkpoint, Run.open(options.run_folder)

@@ -37,6 +37,7 @@ def add_model_files(parser: argparse.ArgumentParser) -> None:
     """A model of which only files are read: no weights are loaded, so ``--dtype`` is understood and not shown."""
     parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a hub id")
     parser.add_argument("--trust-remote-code", action="store_true", help="download code that comes with the model too")
+    add_revision(parser)
     add_earlier_name(parser, "--dtype", "dtype")
 
 
@@ -46,6 +47,12 @@ def add_outline(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         help="a folder or file with a config, a hub id, or a built-in name; the error for a wrong one lists them",
+    )
+
+
+def add_revision(parser: Arguments) -> None:
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit of a model on the hub (default: its newest)"
     )
 
 
@@ -60,6 +67,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", help="dtype to load the weights in: auto, float32, bfloat16 or float16"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    add_revision(parser)
 
 
 def add_targets(parser: Arguments) -> None:
@@ -189,7 +197,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 def loading_from(options: argparse.Namespace) -> dict[str, Any]:
     """Return the options for loading a model and computing, as keywords of the Python functions."""
-    return {name: getattr(options, name) for name in ("dtype", "trust_remote_code", "backend")}
+    return {name: getattr(options, name) for name in ("dtype", "trust_remote_code", "revision", "backend")}
 
 
 def calibration_from(options: argparse.Namespace) -> dict[str, Any]:

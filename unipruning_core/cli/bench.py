@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.cli.arguments import Command
-from unipruning_core.errors import OutputError, reason_and_remedy
+from unipruning_core.cli.arguments import Command, add_revision
+from unipruning_core.errors import ConfigError, OutputError, reason_and_remedy
 from unipruning_core.models.named import check_outline
 from unipruning_core.storage.outputs import check_file, write_whole
 
@@ -45,6 +45,7 @@ def add_commands(command: Command) -> None:
     shapes.add_argument(
         "--model", help="take the shapes from a model: a built-in name, a folder or file with a config, or a hub id"
     )
+    add_revision(parser)
     shapes.add_argument("--shape", action="append", metavar="RxC", help="shape of the matrix (default: 4096x4096)")
     parser.add_argument(
         "--dtype",
@@ -62,7 +63,9 @@ def add_commands(command: Command) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     if options.model:
-        check_outline(options.model)
+        check_outline(options.model, options.revision)
+    elif options.revision:
+        raise ConfigError(f"--revision {options.revision!r} is for a model on the hub; name it with --model")
     from unipruning_core.cli.choose_bench import choose_backends, choose_bench
     from unipruning_core.testing import oracle
     from unipruning_core.tools.bench.report import EXPLAINED, HEADER, compare, read_earlier, table_row, to_csv, to_json

@@ -43,7 +43,11 @@ def choose_bench(options: argparse.Namespace) -> Bench:
         raise ConfigError(f"percentiles need --repeat {FEWEST_SAMPLES} or more, not {options.repeat}")
     if options.repeat > MOST_SAMPLES:
         raise ConfigError(f"--repeat takes at most {MOST_SAMPLES} samples, not {options.repeat}")
-    shapes = outline(options.model).shapes() if options.model else dict.fromkeys(_shapes(options.shape), 1)
+    shapes = (
+        outline(options.model, revision=options.revision).shapes()
+        if options.model
+        else dict.fromkeys(_shapes(options.shape), 1)
+    )
     for _, columns in shapes:
         if columns % PATTERN[1]:
             raise ConfigError(f"a shape needs a multiple of {PATTERN[1]} columns for its N:M masks, not {columns}")

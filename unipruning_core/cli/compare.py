@@ -160,7 +160,9 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         from unipruning_core.models.loading import ModelChoice
 
     text = TextChoice(options.data, options.split, options.text_column)
-    choice = ModelChoice(options.model, options.dtype, options.trust_remote_code, options.tokenizer, targets)
+    choice = ModelChoice(
+        options.model, options.dtype, options.trust_remote_code, options.tokenizer, targets, options.revision
+    )
     done = run_sparsegpt(
         OnDisk(choice, options.backend, Bars()),
         DataChoice(text, options.samples, options.seq_len, options.packing),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend
+from unipruning_core.cli.arguments import Command, add_backend, add_revision
 from unipruning_core.cli.early import check_first
+from unipruning_core.errors import ConfigError
 from unipruning_core.progress import Bars
 from unipruning_core.search.choice import settings_of
 from unipruning_core.search.modes import DEFAULT_MODE
@@ -21,6 +22,7 @@ def add_commands(command: Command) -> None:
         "Downloads SmolLM2-135M-Instruct and two texts (95 MB) into the user's cache the first time.",
     )
     parser.add_argument("--model", help="prune another model: a folder or a hub id")
+    add_revision(parser)
     parser.add_argument("--data", help="use another calibration text: a file or a data set")
     parser.add_argument("--eval-data", help="use another evaluation text: a file or a data set")
     parser.add_argument(
@@ -45,10 +47,13 @@ def _demo(options: argparse.Namespace) -> int:
     check_distinct(map(parse_sparsity, sparsities))
     settings_of(options.mode, {})
     check_first(options, "backend", "model", "data", "eval_data")
+    if options.revision and not options.model:
+        raise ConfigError(f"--revision {options.revision!r} is for a model on the hub; name it with --model")
     from unipruning_core.tools.demo.demo import DemoChoice, run_demo
 
     choice = DemoChoice(
         model=options.model,
+        revision=options.revision,
         data=options.data,
         eval_data=options.eval_data,
         sparsities=sparsities,

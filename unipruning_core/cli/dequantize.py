@@ -29,25 +29,29 @@ def add_commands(command: Command) -> None:
 def _dequantize(options: argparse.Namespace) -> int:
     check_first(options, "model")
     note_unused_dtype(options)
-    print(f"model in bfloat16: {write(options.model, options.out, trust_remote_code=options.trust_remote_code)}")
+    print(f"model in bfloat16: {write(options, options.out)}")
     return 0
 
 
-def write(model: str, out: Path, *, trust_remote_code: bool) -> Path:
-    """Write a quantised model in bfloat16."""
+def write(options: argparse.Namespace, out: Path) -> Path:
+    """Write the quantised model that a command names in bfloat16."""
     with collector_at_rest(ours=True):
         from unipruning_core.jobs.dequantize import dequantize
         from unipruning_core.models.hub import resolve_model
         from unipruning_core.storage.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.open(resolve_model(model, trust_remote_code=trust_remote_code))
-    return dequantize(model, checkpoint, out, Bars())
+    folder = resolve_model(options.model, trust_remote_code=options.trust_remote_code, revision=options.revision)
+    return dequantize(options.model, Checkpoint.open(folder), out, Bars())
 
 
 def model_of(options: argparse.Namespace) -> str:
-    """Return the model to prune: as named, or written in bfloat16 by ``--dequantize``, now or by an earlier command."""
+    """Return the model to prune: as named, or written in bfloat16 by ``--dequantize``, now or by an earlier command.
+
+    What was written is a local folder, which has no revision.
+    """
     if options.dequantize is None:
         return str(options.model)
     if not options.dequantize.exists():
-        write(options.model, options.dequantize, trust_remote_code=options.trust_remote_code)
+        write(options, options.dequantize)
+    options.revision = None
     return str(options.dequantize)

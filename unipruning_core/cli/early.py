@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unipruning_core.data.sources import find_text
-from unipruning_core.models.hub import check_model, check_tokenizer
+from unipruning_core.models.hub import check_model, check_revision, check_tokenizer
 from unipruning_core.models.named import check_dtype
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.finished import check_finished
@@ -51,3 +51,5 @@ def check_first(options: argparse.Namespace, *names: str) -> None:
         value = getattr(options, name)
         if value is not None or name == "backend":
             CHECKS[name](value)
+        if name in ("model", "models") and value is not None:
+            check_revision([value] if name == "model" else value, options.revision)

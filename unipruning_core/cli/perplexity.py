@@ -16,6 +16,7 @@ from unipruning_core.cli.arguments import (
     loading_from,
 )
 from unipruning_core.cli.early import check_first
+from unipruning_core.models.hub import local_folder
 from unipruning_core.startup import collector_at_rest
 
 DETAILS = """\
@@ -57,7 +58,7 @@ def _perplexity(options: argparse.Namespace) -> int:
             text_column=options.text_column,
             seq_len=options.seq_len,
             windows=options.windows,
-            **loading_from(options),
+            **loading_from(options) | {"revision": options.revision if local_folder(model) is None else None},
         )
         if options.json:
             # JSON has no infinity, which is what the exponential of a large loss is

@@ -63,7 +63,7 @@ def _plan(options: argparse.Namespace) -> int:
     if sparsities:
         check_distinct(sparsities)
     check_first(options, "dtype")
-    check_outline(options.model)
+    check_outline(options.model, options.revision)
     if options.backend is not None:
         check_first(options, "backend")
     with collector_at_rest(ours=True):
@@ -73,7 +73,13 @@ def _plan(options: argparse.Namespace) -> int:
         from unipruning_core.tools.plan.plan import Machine, plan_search
 
     check_size(options.samples, options.seq_len)
-    model = outline(options.model, dtype=options.dtype, trust_remote_code=options.trust_remote_code, choice=choice)
+    model = outline(
+        options.model,
+        dtype=options.dtype,
+        trust_remote_code=options.trust_remote_code,
+        revision=options.revision,
+        choice=choice,
+    )
     plan = plan_search(
         model,
         settings,

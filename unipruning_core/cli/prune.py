@@ -208,6 +208,7 @@ def _project(options: argparse.Namespace) -> int:
         out=options.out,
         backend=options.backend,
         trust_remote_code=options.trust_remote_code,
+        revision=options.revision,
         overwrite=options.overwrite,
     )
     _print_projected(projected)

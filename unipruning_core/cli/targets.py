@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from unipruning_core.cli.arguments import Command, add_outline, add_targets, targets_from
+from unipruning_core.cli.arguments import Command, add_outline, add_revision, add_targets, targets_from
 from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.named import check_outline
 from unipruning_core.startup import collector_at_rest
@@ -38,6 +38,7 @@ def add_commands(command: Command) -> None:
     parser = command("targets", _targets, summary, DETAILS)
     add_outline(parser)
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+    add_revision(parser)
     add_targets(parser)
     parser.add_argument("--all", action="store_true", help="list every matrix by itself")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -45,12 +46,18 @@ def add_commands(command: Command) -> None:
 
 def _targets(options: argparse.Namespace) -> int:
     choice = TargetChoice(**targets_from(options))
-    check_outline(options.model)
+    check_outline(options.model, options.revision)
     with collector_at_rest(ours=True):
         from unipruning_core.models.outline import outline
         from unipruning_core.tools.listing import listing
 
-    model = outline(options.model, trust_remote_code=options.trust_remote_code, choice=choice, headers=True)
+    model = outline(
+        options.model,
+        trust_remote_code=options.trust_remote_code,
+        revision=options.revision,
+        choice=choice,
+        headers=True,
+    )
     found = listing(model, each=options.all)
     if options.json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))

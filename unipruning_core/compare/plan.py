@@ -51,6 +51,7 @@ class ComparisonPlan:
     windows: int
     settings: dict[str, dict[str, Any]]  # of each method's search, by label, seed 0
     weights: dict[str, int]  # of the targets, of the model, and of the model outside embeddings
+    revision: str | None = None  # commit of a model on the hub, for all commands
 
 
 def make_plan(choice: CompareChoice) -> ComparisonPlan:
@@ -72,6 +73,7 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.data.text import SEPARATOR
     from unipruning_core.data.token_ids import id_tensor
     from unipruning_core.jobs.opened import OnDisk
+    from unipruning_core.models.hub import local_folder
     from unipruning_core.models.loading import dtype_name
     from unipruning_core.search.settings import Settings
 
@@ -130,8 +132,11 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
         "model": model.size.weights,
         "outside_embeddings": model.size.outside,
     }
+    revision = model.checkpoint.revision if local_folder(choice.model.name) is None else None
     described = {label: chosen_settings.to_json() for label, chosen_settings in settings.items()}
-    return ComparisonPlan(common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described, weights)
+    return ComparisonPlan(
+        common, text.sha256, eval_text.sha256, seq_len, eval_seq_len, windows, described, weights, revision
+    )
 
 
 def budgeted(choice: CompareChoice) -> list[Sparsity]:

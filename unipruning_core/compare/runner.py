@@ -123,14 +123,16 @@ class ComparisonRunner:
         self.checkpoints = choice.out / CHECKPOINTS
         for folder in (self.searches, self.evaluations):
             folder.mkdir(exist_ok=True)
-        self._reading = ["--trust-remote-code"] if choice.model.trust_remote_code else []
+        trusting = ["--trust-remote-code"] if choice.model.trust_remote_code else []
+        # of the model, whose newest revision may become another meanwhile
+        pinned = ["--revision", plan.revision] if plan.revision else []
         tokenizer = choice.model.tokenizer
-        self._loading = [
-            "--dtype",
-            choice.model.dtype,
+        self._measuring = [
+            *("--dtype", choice.model.dtype),
             *(["--tokenizer", tokenizer] if tokenizer else []),
-            *self._reading,
+            *trusting,
         ]
+        self._loading, self._reading = [*self._measuring, *pinned], [*trusting, *pinned]
         self._backend = ["--backend", plan.common["backend"]]
 
     def run_missing(self, lines: Sequence[TableLine]) -> None:
@@ -218,8 +220,9 @@ class ComparisonRunner:
             content |= {**costs, "pruned": report["overall"]}
             if "search" in costs:
                 content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
+        loading = self._loading if cell.search is None else self._measuring
         arguments = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
-        stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *arguments, *self._loading)
+        stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *arguments, *loading)
         measured = json.loads(stage.output)
         # before there is an evaluation, after which nobody would look for it again
         if cell.search is not None and self.choice.keep != "checkpoints":

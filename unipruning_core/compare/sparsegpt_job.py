@@ -19,6 +19,7 @@ from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, claimed_output, files_of
 from unipruning_core.projection.project import Projected
+from unipruning_core.projection.report import REVISION
 from unipruning_core.search.loop import versions
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity
@@ -67,6 +68,7 @@ def run_sparsegpt(
         about: dict[str, object] = {
             "backend": backend.name,
             "model_fingerprint": model.checkpoint.fingerprint(),
+            **({REVISION: revision} if (revision := model.checkpoint.revision) else {}),
             "provenance": {"settings": settings.to_json(), "data": calibrated.record, "versions": versions()},
         }
         output.check_same([{"sparsity": str(cut), **about}])

@@ -64,6 +64,7 @@ def prune(
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
@@ -94,6 +95,7 @@ def prune(
         backend: a name that ``unipruning backends`` lists (default: $UNIPRUNING_BACKEND, or else the best).
         dtype: dtype to load the weights in: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that comes with the model.
+        revision: branch, tag or commit of a model on the hub (default: its newest).
         overwrite: replace what an earlier call wrote.
         save_every: time between saved states of an unfinished search on disk, in seconds or as in "10min", or the
             number of samples, as in "32samples".
@@ -116,7 +118,7 @@ def prune(
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
     if not isinstance(model, str | os.PathLike):
-        refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, run=run)
+        refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, revision, run=run)
         one, live = single(sparsities), InMemory(model, tokenizer, backend, shown, targets)
         live.check(sparsities)
         found = in_memory.search_in_memory(live, text, chosen, **how)
@@ -125,7 +127,7 @@ def prune(
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     folder = Path(out)
     return on_disk.prune_on_disk(
-        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, targets),
+        open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, revision, targets),
         text,
         chosen,
         sparsities,
@@ -158,6 +160,7 @@ def search(
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
@@ -182,14 +185,14 @@ def search(
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
     if not isinstance(model, str | os.PathLike):
-        refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every)
+        refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, revision)
         live = InMemory(model, tokenizer, backend, shown, targets)
         return in_memory.search_in_memory(live, text, chosen, **how)
     if out is None:
         raise ConfigError("the search of a model on disk needs a run folder; pass out=...")
     with on_disk.what_is_kept(Path(out)):
         return on_disk.search_on_disk(
-            open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, targets),
+            open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, revision, targets),
             text,
             chosen,
             Path(out),
@@ -208,6 +211,7 @@ def project(
     out: Named,
     backend: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
     progress: bool | Progress = True,
 ) -> list[Projected]: ...
@@ -228,15 +232,15 @@ def project(
     out: Named | None = None,
     backend: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
     overwrite: bool = False,
     progress: bool | Progress = True,
 ) -> list[Projected] | dict[str, Tensor]:
     """Keep the weights with the largest scores, of a search or your own; counts are exact, ties go to the lower index.
 
     Args:
-        model: as in ``prune``.
+        model, sparsity: as in ``prune``.
         scores: a run folder, the result of ``search``, or any object with the members of ``Scores``.
-        sparsity: as in ``prune``.
         out: the output folder for a model on disk; with several sparsities, each gets a subfolder.
 
     Returns:
@@ -247,13 +251,13 @@ def project(
     """
     sparsities, shown = as_sparsities(sparsity), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
-        refuse_on_disk_options(out, trust_remote_code=trust_remote_code, overwrite=overwrite)
+        refuse_on_disk_options(out, "auto", trust_remote_code, overwrite, revision=revision)
         one, found = single(sparsities), as_scores(scores)
         live = InMemory(model, None, backend, shown, getattr(found, "target_choice", BY_ROLE))
         return in_memory.project_in_memory(live, found, one)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
-    disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code)
+    disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code, revision)
     return on_disk.project_on_disk(disk, as_scores(scores), sparsities, Path(out), overwrite=overwrite)
 
 
@@ -269,6 +273,7 @@ def perplexity(
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    revision: str | None = None,
     progress: bool | Progress = True,
 ) -> Perplexity:
     r"""Measure the perplexity of a model on a text, by the protocol of published pruning results.
@@ -277,8 +282,7 @@ def perplexity(
 
     Args:
         model: a folder, a hub id, or a model in memory with its ``tokenizer``.
-        tokenizer: as in ``prune``.
-        data: as in ``prune``, but with the default split "test".
+        tokenizer, data: as in ``prune``, but with the default split "test".
         seq_len: L, tokens per window (default: 2048, or all positions of a model with fewer).
         windows: K, number of windows from the start of the text (default: all).
 
@@ -290,8 +294,8 @@ def perplexity(
     """
     text, shown = TextChoice(data, split, text_column), as_progress(progress)
     if not isinstance(model, str | os.PathLike):
-        refuse_on_disk_options(dtype=dtype, trust_remote_code=trust_remote_code)
+        refuse_on_disk_options(None, dtype, trust_remote_code, revision=revision)
         live = InMemory(model, tokenizer, backend, shown)
         return in_memory.perplexity_in_memory(live, text, seq_len=seq_len, windows=windows)
-    disk = open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code)
+    disk = open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, revision)
     return on_disk.perplexity_on_disk(disk, text, seq_len=seq_len, windows=windows)

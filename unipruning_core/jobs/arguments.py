@@ -63,6 +63,7 @@ def refuse_on_disk_options(
     trust_remote_code: bool = False,
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
+    revision: str | None = None,
     *,
     run: object = None,
 ) -> None:
@@ -73,6 +74,7 @@ def refuse_on_disk_options(
         "dtype": dtype != "auto",
         "trust_remote_code": trust_remote_code,
         "overwrite": overwrite,
+        "revision": revision is not None,
         "save_every": save_every != SAVE_EVERY,
     }
     if any(given.values()):
@@ -87,6 +89,7 @@ def open_on_disk(
     progress: Progress,
     dtype: str,
     trust_remote_code: bool,
+    revision: str | None = None,
     targets: TargetChoice = BY_ROLE,
 ) -> OnDisk:
     """A model on disk, which brings its own tokenizer unless another is named."""
@@ -96,4 +99,4 @@ def open_on_disk(
             "tokenizer=... for the model's own"
         )
     named = None if tokenizer is None else os.fspath(tokenizer)
-    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code, named, targets), backend, progress)
+    return OnDisk(ModelChoice(os.fspath(model), dtype, trust_remote_code, named, targets, revision), backend, progress)

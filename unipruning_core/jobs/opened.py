@@ -11,7 +11,6 @@ from unipruning_core.distributed.world import World, join
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.models.fit import check_embeddings, prefix_explained
-from unipruning_core.models.hub import resolve_model
 from unipruning_core.models.kinds import another_class
 from unipruning_core.models.loading import (
     ModelChoice,
@@ -60,7 +59,7 @@ class OnDisk(Prepared):
     def checkpoint(self) -> Checkpoint:  # type: ignore[override]  # the same attribute, computed lazily
         """The headers of its files, read once."""
         _ = self.backend  # before any download, so that a backend that cannot run is refused without one
-        return Checkpoint.open(resolve_model(self.name, trust_remote_code=self.choice.trust_remote_code))
+        return Checkpoint.open(self.choice.resolved())
 
     @cached_property
     def _config_and_tokenizer(self) -> tuple[PretrainedConfig, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
@@ -16,14 +17,18 @@ PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoke
 # the same weights again, in another layout
 NOT_WANTED = ["*/*.safetensors", "consolidated*.safetensors"]
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+# a branch, a tag or a commit; it names files in the cache, so it must not lead elsewhere
+REVISION = re.compile(r"(?!.*\.\.)\w[\w./+-]*", re.ASCII)
 
 
 def resolve_model(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Path:
-    """Return a local folder as it is, or else the hub's snapshot of that name, downloaded once.
+    """Return a local folder as it is, or else the hub's snapshot of that name and revision, downloaded once.
 
     Raises:
-        CheckpointError: there is no such folder, no such name, or no way to reach the hub.
+        CheckpointError: there is no such folder, no such name or revision, no way to reach the hub, or a revision of a
+            local folder.
     """
+    check_revision([model], revision)
     folder = local_folder(model)
     return _download(model, trust_remote_code, revision) if folder is None else folder
 
@@ -36,6 +41,37 @@ def check_model(model: str) -> None:
     """
     if (folder := local_folder(model)) is not None:
         check_layout(folder)
+
+
+def check_revision(models: Sequence[str], revision: str | None) -> None:
+    """Refuse a revision that is none, or that is not of exactly one model on the hub.
+
+    Raises:
+        CheckpointError: it is misspelt, or the models are local folders, or several of them are on the hub.
+    """
+    if revision is None:
+        return
+    on_hub = [model for model in models if local_folder(model) is None]
+    check_pinned(models[0], revision, on_hub=bool(on_hub))
+    if len(on_hub) > 1:
+        raise CheckpointError(
+            f"--revision {revision!r} is for one model, and {on_hub[0]!r} and {on_hub[1]!r} are both on the hub; run "
+            "the command once for each"
+        )
+
+
+def check_pinned(model: str, revision: str, *, on_hub: bool) -> None:
+    """Refuse a revision that is misspelt, or of a model that is not on the hub.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    if not REVISION.fullmatch(revision):
+        raise CheckpointError(f"--revision must be a branch, a tag or a commit on the hub, not {revision!r}")
+    if not on_hub:
+        raise CheckpointError(
+            f"--revision {revision!r} is for a model on the hub, and {model!r} is not read from there; leave it out"
+        )
 
 
 def check_tokenizer(tokenizer: str) -> None:

@@ -17,7 +17,7 @@ from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.divided import parameters_without_values
 from unipruning_core.models.fit import shape_error
-from unipruning_core.models.hub import local_folder
+from unipruning_core.models.hub import local_folder, resolve_model
 from unipruning_core.models.kinds import check_kind
 from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
@@ -65,6 +65,11 @@ class ModelChoice:
     trust_remote_code: bool = False
     tokenizer: str | None = None  # a folder or a hub id; None for the model's own
     targets: TargetChoice = BY_ROLE
+    revision: str | None = None  # of a model on the hub; None for its newest
+
+    def resolved(self) -> Path:
+        """Return the model's folder, downloaded once if it is on the hub; raises as ``resolve_model``."""
+        return resolve_model(self.name, trust_remote_code=self.trust_remote_code, revision=self.revision)
 
     def folders(self) -> list[tuple[str, Path]]:
         """Return the folders that are named, without opening them."""
@@ -98,7 +103,8 @@ def load_tokenizer(folder: Path, choice: ModelChoice) -> Any:
 
     place: str | Path = folder
     what, remedy = f"model {choice.name!r}", f"copy its files there, or {ELSEWHERE}"
-    if choice.tokenizer is not None:
+    # that of the model itself is beside its weights, of the same revision
+    if choice.tokenizer is not None and choice.tokenizer != choice.name:
         what, remedy = f"tokenizer {choice.tokenizer!r}", "pass a folder or a hub id with a tokenizer"
         found = local_folder(choice.tokenizer, "tokenizer")
         place = choice.tokenizer if found is None else found

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from unipruning_core.errors import CheckpointError, ConfigError
-from unipruning_core.models.hub import HUB_ID
+from unipruning_core.models.hub import HUB_ID, check_pinned
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -21,14 +21,17 @@ def check_dtype(dtype: str) -> None:
         raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
 
 
-def check_outline(name: str) -> None:
+def check_outline(name: str, revision: str | None = None) -> None:
     """Refuse a name that is neither built in nor a file or folder, and cannot be a hub id.
 
     Raises:
-        CheckpointError: it is none of them.
+        CheckpointError: it is none of them, or a revision is given of a model that is not on the hub.
     """
     known = built_in_configs()
-    if name.lower() not in known and not os.path.exists(os.path.expanduser(name)) and not HUB_ID.fullmatch(name):
+    on_hub = name.lower() not in known and not os.path.exists(os.path.expanduser(name))
+    if revision is not None:
+        check_pinned(name, revision, on_hub=on_hub)
+    if on_hub and not HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"model {name!r} has no usable config: there is no such file or folder; pass a folder, a config.json, "
             f"a hub id, or one of {', '.join(known)}"

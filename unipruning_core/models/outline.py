@@ -74,6 +74,7 @@ def outline(
     *,
     dtype: str = "auto",
     trust_remote_code: bool = False,
+    revision: str | None = None,  # of a model on the hub
     choice: TargetChoice = BY_ROLE,
     headers: bool = False,  # whether to read those of the weights, where a folder has any
 ) -> Outline:
@@ -84,7 +85,7 @@ def outline(
         ConfigError: weights cannot be loaded in this dtype, or a pattern of the choice has no effect.
     """
     check_dtype(dtype)
-    config = load_config(name, trust_remote_code=trust_remote_code)
+    config = load_config(name, trust_remote_code=trust_remote_code, revision=revision)
     check_method(name, config.to_dict())
     held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
     held = held if isinstance(held, torch.dtype) else torch.bfloat16
@@ -114,9 +115,9 @@ def outline(
 
 
 @collector_at_rest()
-def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConfig:
+def load_config(name: str, *, trust_remote_code: bool = False, revision: str | None = None) -> PretrainedConfig:
     """Load the config of a name: built in, in a file or folder, or on the hub, in this order."""
-    check_outline(name)
+    check_outline(name, revision)
     hide_broken_extensions()
     from transformers import AutoConfig
 
@@ -131,7 +132,10 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> PretrainedConf
         check_bare_config(Path(path, CONFIG_FILE) if stat.S_ISDIR(there) else Path(path))
     remedy = f"pass a folder, a {CONFIG_FILE}, a hub id, or one of {', '.join(known)}"
     with library_errors_as(CheckpointError, f"model {name!r} has no usable config", remedy):
-        return AutoConfig.from_pretrained(name if there is None else path, trust_remote_code=trust_remote_code)
+        pinned = {} if revision is None else {"revision": revision}
+        return AutoConfig.from_pretrained(
+            name if there is None else path, trust_remote_code=trust_remote_code, **pinned
+        )
 
 
 def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:

@@ -22,6 +22,7 @@ from unipruning_core.projection.decide import (
 )
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, check_room, claimed_output, files_of, size_of, slugs_of
+from unipruning_core.projection.report import REVISION
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_fits
 from unipruning_core.storage.beside import LEADS_OUTSIDE
@@ -98,6 +99,7 @@ def _project(
     about: dict[str, object] = {
         "backend": backend.name,
         "model_fingerprint": scores.fingerprint,
+        **({REVISION: revision} if (revision := checkpoint.revision) else {}),
         "provenance": scores.provenance,
         "left_out": left_out,
     }

@@ -7,12 +7,14 @@ from typing import Any
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.storage.documents import CHECKSUM, NUMBER, digest_member, member, quoted, read_object, unsealed
+from unipruning_core.storage.layout import COMMIT
 
 REPORT_FILE = "unipruning.json"
 FORMAT = "unipruning-checkpoint-3"
 # 2 had no checksums, 1 listed the settings of every mode
 EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
 MASKS = "masks_sha256"  # of the mask file
+REVISION = "model_revision"  # commit on the hub of the model that was pruned, if it came from there
 MODEL = "model"  # counts of the whole model, which reports lacked at first
 
 
@@ -55,6 +57,8 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     for name in ("kept", "total"):
         if overall[name] != (summed := sum(counts[name] for counts in matrices.values())):
             raise ValueError(f"{name!r} of all matrices is {overall[name]}, not {summed}")
+    if REVISION in report and not COMMIT.fullmatch(member(report, REVISION, str)):
+        raise ValueError(f"{REVISION!r} is {quoted(report[REVISION])}")
     if MODEL in overall:
         _check_of_model(member(overall, MODEL, dict), overall)
     if version == FORMAT:

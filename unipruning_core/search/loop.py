@@ -29,7 +29,7 @@ from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import OFFLOADED, Resume
-from unipruning_core.search.run_document import SIZE, TARGETS
+from unipruning_core.search.run_document import REVISION, SIZE, TARGETS
 from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
@@ -64,7 +64,11 @@ class SearchTask:
             "settings": self.settings.to_json(),
             "scope": self.settings.scope,
             TARGETS: self.targets.to_json(),
-            "model": {"name": self.model_name, "fingerprint": self.checkpoint.fingerprint()},
+            "model": {
+                "name": self.model_name,
+                "fingerprint": self.checkpoint.fingerprint(),
+                **({REVISION: revision} if (revision := self.checkpoint.revision) else {}),
+            },
             "data": {**self.data, "tokens": self.calibration.tokens, "fingerprint": self.calibration.fingerprint},
             "backend": backend.name,
             "versions": versions(),
@@ -91,7 +95,11 @@ def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | N
     if not (folder / RUN_FILE).is_file():
         return None
     run = Run.open(folder)
-    for key, expected in task.description(backend).items():
+    description = task.description(backend)
+    # runs of before it was recorded have none
+    if REVISION not in run.description["model"]:
+        description["model"].pop(REVISION, None)
+    for key, expected in description.items():
         if (recorded := run.description[key]) != expected:
             raise RunError(
                 f"{str(folder)!r} holds a finished search that differs in its {key} ({recorded!r}, not {expected!r}); "

@@ -14,6 +14,7 @@ from unipruning_core.search.choice import own_settings, settings_of
 from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Target, place_of
 from unipruning_core.storage.documents import digest_member, is_number, member, quoted
+from unipruning_core.storage.layout import COMMIT
 from unipruning_core.storage.tensorfile import TensorInfo
 
 FORMAT = "unipruning-run/2"
@@ -21,6 +22,7 @@ FORMAT_1 = "unipruning-run/1"  # its settings list the fields of every mode, and
 DUAL_FILE = "dual.safetensors"
 INPUTS_FILE = "inputs.safetensors"
 SIZE = "size"  # of the model, in weights
+REVISION = "revision"  # commit of a model on the hub
 TARGETS = "target_patterns"  # the choice of targets
 SCOPES = ("matrix", "row", "global")
 LARGEST_THRESHOLD = torch.finfo(torch.float32).max
@@ -45,7 +47,10 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
         size = member(description, SIZE, dict)
         if not 0 <= member(size, "embeddings", int) < member(size, "weights", int):
             raise ValueError(f"{SIZE!r} is {quoted(size)}")
-    member(member(description, "model", dict), "fingerprint", str)
+    model = member(description, "model", dict)
+    member(model, "fingerprint", str)
+    if REVISION in model and not COMMIT.fullmatch(member(model, REVISION, str)):
+        raise ValueError(f"{REVISION!r} is {quoted(model[REVISION])}")
     if member(member(description, "data", dict), "tokens", int) < 0:
         raise ValueError(f"'tokens' is {quoted(description['data']['tokens'])}")
     member(description, "backend", str)

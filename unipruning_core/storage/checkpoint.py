@@ -20,7 +20,7 @@ from unipruning_core.storage.config import read_config
 from unipruning_core.storage.documents import member, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.fingerprint import fingerprint_of
-from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout
+from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout, revision_of
 from unipruning_core.storage.paths import path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
@@ -134,6 +134,11 @@ class Checkpoint:
                     f"in {different.file.name!r}; keep only one"
                 )
         return cls(folder, shards, tensors, others)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub, if the folder is in the hub's cache."""
+        return revision_of(self.folder)
 
     @property
     def total_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
@@ -12,6 +13,7 @@ CONFIG_FILE = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 VOICES = "spk_dict.pt"  # without which transformers does not load a Qwen2.5-Omni; pickled, but not the model's weights
+COMMIT = re.compile("[0-9a-f]{40}")
 SAVE_SAFELY = "save it as safetensors with model.save_pretrained(folder, safe_serialization=True)"
 
 
@@ -32,3 +34,10 @@ def check_layout(folder: Path) -> None:
         raise CheckpointError(f"{str(folder)!r} has only pickled weights ({pickled[0]!r}); {SAVE_SAFELY}")
     check_not_gguf(folder)
     raise CheckpointError(f"{str(folder)!r} has neither {SINGLE_FILE} nor {INDEX_FILE}; {SAVE_SAFELY}")
+
+
+def revision_of(folder: Path) -> str | None:
+    """Return the commit of a folder in the hub's cache, which has its name, or None for any other folder."""
+    folder = folder.absolute()
+    in_cache = folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+    return folder.name if in_cache and COMMIT.fullmatch(folder.name) else None

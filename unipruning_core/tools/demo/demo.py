@@ -29,6 +29,7 @@ class DemoChoice:
     """What the demonstration prunes and measures; None stands for its own small model and texts."""
 
     model: str | None
+    revision: str | None
     data: str | None
     eval_data: str | None
     sparsities: Sequence[str]
@@ -69,12 +70,13 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
         search_arguments = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
         # what is in a marked folder is of an earlier demonstration, perhaps of one that was killed
         search_arguments += ["--mode", choice.mode, "--overwrite"]
-        search = command("search", model, "--out", str(run), *search_arguments)
+        pinned = ["--revision", choice.revision] if choice.revision else []
+        search = command("search", model, *pinned, "--out", str(run), *search_arguments)
         sparsity_arguments = [word for text in choice.sparsities for word in ("--sparsity", text)]
-        project = command("project", model, str(run), *sparsity_arguments, "--out", str(pruned), "--overwrite")
+        project = command("project", model, str(run), *pinned, *sparsity_arguments, "--out", str(pruned), "--overwrite")
         checkpoints = [pruned / sparsity.slug for sparsity in parsed] if len(parsed) > 1 else [pruned]
         text = ["--data", evaluation, "--seq-len", str(EVALUATION_WINDOW), "--windows", str(choice.windows), "--json"]
-        evaluation_stage = command("perplexity", model, *map(str, checkpoints), *text)
+        evaluation_stage = command("perplexity", model, *map(str, checkpoints), *pinned, *text)
         perplexities = [json.loads(line)["perplexity"] for line in evaluation_stage.output.splitlines()]
         zeros = [f"{read_report(checkpoint)['overall']['zero_share']:.2%}" for checkpoint in checkpoints]
     names = ["dense", *map(str, parsed)]
