@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "selection": {"distributed"},
     "sparsity": {"storage"},
     "models": {"storage", "distributed"},
-    "data": {"models", "distributed"},
+    "data": {"storage", "models", "distributed"},
     "search": {"storage", "distributed", "selection", "sparsity", "models", "data"},
     "projection": {"storage", "distributed", "selection", "sparsity", "search"},
     "jobs": {"storage", "distributed", "sparsity", "models", "data", "search", "projection"},

@@ -83,8 +83,8 @@ def test_a_shard_that_is_another_one_is_refused_by_what_it_lacks(copy_of_shards)
         ("[]", "has no weight_map"),
         ("{}", "has no weight_map"),
         ('{"weight_map": {}}', "has no weight_map"),
-        ('{"weight_map": {"w": "../elsewhere.safetensors"}}', "not in a file beside it"),
-        ('{"weight_map": {"w": 3}}', "not in a file beside it"),
+        ('{"weight_map": {"w": "../elsewhere.safetensors"}}', "not in a safetensors file beside it"),
+        ('{"weight_map": {"w": 3}}', "not in a safetensors file beside it"),
         ("\udcff", "is damaged"),
     ],
 )

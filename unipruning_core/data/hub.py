@@ -12,6 +12,8 @@ from unipruning_core.data.forms import Form
 from unipruning_core.data.sources import hub_name
 from unipruning_core.data.tables import Documents, documents_of_rows, documents_of_table
 from unipruning_core.errors import DataError, first_line
+from unipruning_core.storage.documents import member, quoted, read_object
+from unipruning_core.storage.paths import is_plain_name
 
 # of C4's 365 million documents, enough for 1000 windows of 4096 tokens
 STREAMED_DOCUMENTS = 10_000
@@ -65,6 +67,7 @@ def read_saved(
     import datasets
 
     try:
+        _check_names(folder)
         with _quiet():
             saved = datasets.load_from_disk(str(folder))
             if isinstance(saved, datasets.DatasetDict):
@@ -79,6 +82,23 @@ def read_saved(
         raise DataError(
             f"{source!r} is not a readable data set: {first_line(error)}; save it again with save_to_disk"
         ) from error
+
+
+def _check_names(folder: Path) -> None:
+    """Refuse a saved data set whose documents name files or splits outside its folder, which would be read."""
+    names = [Path()]
+    if (listing := folder / "dataset_dict.json").is_file():
+        names = _plain(member(read_object(listing), "splits", list))
+    for name in names:
+        if (state := folder / name / "state.json").is_file():
+            files = member(read_object(state), "_data_files", list)
+            _plain([member(file, "filename", str) for file in files])
+
+
+def _plain(names: list[Any]) -> list[Path]:
+    if wrong := [name for name in names if not isinstance(name, str) or not is_plain_name(name)]:
+        raise ValueError(f"{quoted(wrong[0])} is not a name in the folder")
+    return list(map(Path, names))
 
 
 def _documents(rows: Any, source: str, column: str | None) -> tuple[Documents, Form]:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import CheckpointError, OutputError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.mask_file import MASK_FILE
 from unipruning_core.projection.report import REPORT_FILE, found_report
@@ -115,8 +115,17 @@ def slugs_of(sparsities: Sequence[Sparsity]) -> list[str]:
 
 
 def files_of(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
-    """Return the files to copy, shards first, and those left out, with the reason."""
+    """Return the files to copy, shards first, and those left out, with the reason.
+
+    Raises:
+        CheckpointError: weights are in a file that a pruned checkpoint has another use for.
+    """
     files, left_out = checkpoint.files_to_copy()
+    if taken := next((shard.name for shard in checkpoint.shards if shard.name == MASK_FILE), None):
+        raise CheckpointError(
+            f"{str(checkpoint.folder)!r} keeps weights in {taken!r}, where the masks of a pruned checkpoint belong; "
+            "save the model again with save_pretrained"
+        )
     for path in list(files):
         if path == Path(REPORT_FILE):
             files.remove(path)

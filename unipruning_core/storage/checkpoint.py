@@ -17,11 +17,11 @@ from unipruning_core.progress import Progress
 from unipruning_core.storage.beside import files_to_copy
 from unipruning_core.storage.codes import Codes
 from unipruning_core.storage.config import read_config
-from unipruning_core.storage.documents import member, read_json
+from unipruning_core.storage.documents import member, quoted, read_json
 from unipruning_core.storage.files import open_regular
 from unipruning_core.storage.fingerprint import fingerprint_of
 from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE, check_layout, revision_of
-from unipruning_core.storage.paths import path_errors_as
+from unipruning_core.storage.paths import is_plain_name, path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
 
@@ -237,9 +237,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{str(index)!r} has no weight_map; download it again")
     for name, file in weight_map.items():
-        # a shard elsewhere would be read, and written to, outside the folder
-        if not isinstance(file, str) or file != Path(file).name:
+        # a shard elsewhere would be read, and written to, outside the folder; and other libraries unpickle other files
+        if not isinstance(file, str) or not is_plain_name(file) or not file.endswith(".safetensors"):
             raise CheckpointError(
-                f"{str(index)!r} places {name!r} in {file!r}, not in a file beside it; download it again"
+                f"{str(index)!r} places {name!r} in {quoted(file)}, not in a safetensors file beside it; download it "
+                "again"
             )
     return weight_map

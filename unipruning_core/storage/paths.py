@@ -1,4 +1,4 @@
-"""Questions to the file system about a path that a user gave: what it raises is one sentence about that path."""
+"""Paths that a user gave: what the file system raises is one sentence; and names in documents, which stay there."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from unipruning_core.errors import UnipruningError, reason_and_remedy
+
+SEPARATORS = frozenset("/\\:")  # also those of Windows, where others may read what was written here
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name in a document is that of a file in its own folder on every system, and shows as it is.
+
+    Control characters and those that change the direction of writing do not.
+    """
+    return name.isprintable() and not SEPARATORS & set(name) and name.strip(". ") == name != ""
 
 
 @contextmanager
