@@ -19,6 +19,8 @@ from unipruning_core.errors import DataError, first_line
 BOM = "\ufeff"  # some editors begin a file with it; it is no part of the text
 BLOCK_BYTES = 2**16
 HEAD_BYTES = 512
+ALWAYS_READ = 1 << 26  # bytes that any file may stand for, however small
+MOST_GROWTH = 250  # times its size that a larger one may; text grows less than 50 times
 TAR, TAR_AT = b"ustar", 257
 BEGINNINGS = {
     b"PK\x03\x04": "an archive of files",
@@ -62,20 +64,54 @@ class Hashed(io.RawIOBase):
         return self._digest.hexdigest()
 
 
+class Decompressed(io.RawIOBase):
+    """The bytes that a compressed file stands for, as long as they are no more than text may be."""
+
+    def __init__(self, file: io.RawIOBase, path: Path) -> None:
+        self._file, self._path = file, path
+        self._read = 0
+        self._most = most_bytes(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast("bytearray", buffer))
+        data = self._file.read(len(view)) or b""
+        view[: len(data)] = data
+        self._read += len(data)
+        if self._read > self._most:
+            raise too_large(self._path)
+        return len(data)
+
+
+def most_bytes(path: Path) -> int:
+    """Return how many bytes a compressed file or table may stand for."""
+    return max(ALWAYS_READ, MOST_GROWTH * path.stat().st_size)
+
+
+def too_large(path: Path) -> DataError:
+    """Return the refusal of a file that stands for more than ``most_bytes``."""
+    return DataError(
+        f"text {str(path)!r} stands for more than {most_bytes(path)} bytes, far more than text of its size does; pass "
+        "the text itself, uncompressed"
+    )
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[io.BufferedReader, Hashed]]:
     """Open a file, and decompress what it begins to be compressed with, whatever its ending says.
 
     Raises:
         OSError: it cannot be read.
-        DataError: it is of a kind that is not read, or its compression is damaged.
+        DataError: it is of a kind that is not read, or its compression is damaged or stands for too much.
     """
     with path.open("rb", buffering=0) as raw, decompression_errors(path):
         hashed = Hashed(raw)
         file: io.BufferedReader = io.BufferedReader(cast("io.RawIOBase", hashed), BLOCK_BYTES)
         head = file.peek(HEAD_BYTES)
         if (decompress := _decompressor(head)) is not None:
-            file = io.BufferedReader(decompress(file), BLOCK_BYTES)
+            file = io.BufferedReader(Decompressed(decompress(file), path), BLOCK_BYTES)
             head = file.peek(HEAD_BYTES)
         refuse_kind(path, head)
         yield file, hashed

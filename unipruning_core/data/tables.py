@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.data.files import BLOCK_BYTES, HEAD_BYTES, is_compressed, opened
+from unipruning_core.data.files import BLOCK_BYTES, HEAD_BYTES, is_compressed, most_bytes, opened, too_large
 from unipruning_core.data.forms import MASK, SPEAKERS, Document, Form, Kind, Row, choose_form, kind_of_value, known_form
 from unipruning_core.data.rows import is_number, json_rows, separated_rows
 from unipruning_core.errors import DataError, first_line
@@ -111,7 +111,7 @@ def _parquet(file: BufferedReader, path: Path, column: str | None) -> tuple[Docu
         form = choose_form(_kinds_of(table.schema_arrow), str(path), column)
         # more threads help nothing where one column is read
         batches = table.iter_batches(ROWS_AT_ONCE, columns=_columns(form, table.schema_arrow), use_threads=False)
-        documents = form.documents((row for batch in batches for row in batch.to_pylist()), str(path))
+        documents = form.documents(_rows_of(batches, path), str(path))
     except (DataError, MemoryError):
         raise
     # whatever it raises, the file is at fault, but for what the disk says
@@ -124,6 +124,16 @@ def _parquet(file: BufferedReader, path: Path, column: str | None) -> tuple[Docu
     if not documents:
         raise DataError(f"text {str(path)!r} is a table without rows; pass one with words in it")
     return documents, form
+
+
+def _rows_of(batches: Iterable[Any], path: Path) -> Iterator[Row]:
+    """Yield the rows of a table whose columns are no larger than text may be: a few bytes can repeat one for ever."""
+    read, most = 0, most_bytes(path)
+    for batch in batches:
+        read += batch.nbytes
+        if read > most:
+            raise too_large(path)
+        yield from batch.to_pylist()
 
 
 def _columns(form: Form, schema: Any) -> list[str]:
