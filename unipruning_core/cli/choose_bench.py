@@ -11,7 +11,7 @@ from unipruning_core.backend import Backend
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.outline import outline
 from unipruning_core.registry import Catalogue
-from unipruning_core.tools.bench.baseline import BASELINES
+from unipruning_core.tools.bench.baseline import BASELINES, check_compiler_cache
 from unipruning_core.tools.bench.cases import PATTERN
 from unipruning_core.tools.bench.run import Bench, known_operations
 
@@ -39,6 +39,8 @@ def choose_bench(options: argparse.Namespace) -> Bench:
             raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {name!r}")
     if options.baseline not in (None, *BASELINES):
         raise ConfigError(f"--baseline must be one of {', '.join(BASELINES)}, not {options.baseline!r}")
+    if options.baseline == "compile":
+        check_compiler_cache()
     if options.repeat < FEWEST_SAMPLES:
         raise ConfigError(f"percentiles need --repeat {FEWEST_SAMPLES} or more, not {options.repeat}")
     if options.repeat > MOST_SAMPLES:

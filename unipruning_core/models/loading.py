@@ -21,6 +21,7 @@ from unipruning_core.models.hub import local_folder, resolve_model
 from unipruning_core.models.kinds import check_kind
 from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
+from unipruning_core.models.remote_code import check_code_caches
 from unipruning_core.progress import Progress
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint
@@ -85,6 +86,8 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
     path = checkpoint.folder / CONFIG_FILE
     check_config(path, read_config(path), checkpoint.tensors.values())
     check_side_files(checkpoint.folder)
+    if choice.trust_remote_code:
+        check_code_caches(checkpoint.folder)
     what = f"model {choice.name!r} has no usable config"
     with library_errors_as(CheckpointError, what, "copy the complete checkpoint"):
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=choice.trust_remote_code)

@@ -19,6 +19,7 @@ from unipruning_core.models.hub import mode_of
 from unipruning_core.models.loading import build_model
 from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
 from unipruning_core.models.positions import positions_of
+from unipruning_core.models.remote_code import check_code_caches
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.startup import collector_at_rest
@@ -128,6 +129,8 @@ def load_config(name: str, *, trust_remote_code: bool = False, revision: str | N
     there = mode_of(path, f"model {name!r}")
     if there is not None and stat.S_ISDIR(there) and mode_of(os.path.join(path, CONFIG_FILE), repr(name)) is None:
         raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")
+    if trust_remote_code:
+        check_code_caches(path)
     if there is not None:
         check_bare_config(Path(path, CONFIG_FILE) if stat.S_ISDIR(there) else Path(path))
     remedy = f"pass a folder, a {CONFIG_FILE}, a hub id, or one of {', '.join(known)}"

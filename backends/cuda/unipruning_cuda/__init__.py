@@ -34,6 +34,8 @@ def probe() -> Probe:
         return Probe(False, f"triton {triton} is installed, but 3.6 to 3.x is needed; pip install 'triton>=3.6,<4'")
     if _interpreted():
         return Probe(True, f"interpreter: kernels run on the CPU, for testing; triton {triton}")
+    if (fault := _distrusted(_cache())) is not None:
+        return Probe(False, f"{fault}, and would be run as this user; set TRITON_CACHE_DIR to a folder of your own")
     import torch
 
     if not torch.cuda.is_available():
@@ -52,6 +54,28 @@ def _interpreted() -> bool:
     import os
 
     return os.environ.get(INTERPRETER_ENV, "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def _cache() -> str:
+    """Return the folder from which triton loads what it once compiled."""
+    import os
+
+    home = os.environ.get("TRITON_HOME") or os.path.expanduser("~/")
+    return os.environ.get("TRITON_CACHE_DIR") or os.path.join(home, ".triton", "cache")
+
+
+def _distrusted(folder: str) -> str | None:
+    """Return why others may have put code in a folder; root may use what others own, as in a container."""
+    import os
+    import stat
+
+    try:
+        status = os.stat(folder)
+    except OSError:  # not there yet
+        return None
+    if status.st_uid not in (0, os.geteuid()) and os.geteuid():
+        return f"triton's cache {folder!r} belongs to another user (uid {status.st_uid})"
+    return f"triton's cache {folder!r} can be written to by everybody" if status.st_mode & stat.S_IWOTH else None
 
 
 def _driver() -> str:

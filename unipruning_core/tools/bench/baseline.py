@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +15,7 @@ from torch import Tensor
 from unipruning_core.backend import OPERATIONS
 from unipruning_core.search.adamw import BETAS, EPSILON
 from unipruning_core.search.metrics import METRICS, SUBSET_FRACTION
+from unipruning_core.storage.private import check_private
 from unipruning_core.tools.bench.cases import ADAMW, OPERATION_KINDS, PATTERN, QUANTILE, STEP_SIZE, Inputs, ready
 
 if TYPE_CHECKING:
@@ -30,6 +35,23 @@ def baseline(name: str, operation: str, inputs: Inputs, plain: Backend) -> Calla
     if name == "compile":
         return ready(operation, inputs, _compiled(plain))
     return _released(operation, inputs, plain.device_type)
+
+
+def check_compiler_cache() -> None:
+    """Refuse the cache of ``torch.compile`` if another user has made it: by default it has a known name in ``/tmp``.
+
+    Raises:
+        ConfigError: it is another user's, or everybody can write to it.
+    """
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if not folder:
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):
+            user = f"uid_{os.getuid()}"
+        folder = os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")
+    remedy = "set TORCHINDUCTOR_CACHE_DIR to a folder of your own"
+    check_private(Path(folder), "the cache of torch.compile", remedy, strict=True)
 
 
 def _compiled(plain: Backend) -> Backend:

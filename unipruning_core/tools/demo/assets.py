@@ -21,6 +21,7 @@ from unipruning_core.errors import CheckpointError, ConfigError, DataError, Outp
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.loading import hidden_bars, load_model
 from unipruning_core.storage.files import BLOCK_BYTES, sha256
+from unipruning_core.storage.private import check_private
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,7 +93,7 @@ def demo_model(cache: Path | None = None) -> Path:
     """Return the folder of a bfloat16 SmolLM2-135M checkpoint with its tokenizer, made on the first call (93 MB).
 
     Raises:
-        ConfigError: the package that reads the model's file is missing.
+        ConfigError: the package that reads the model's file is missing, or others can write to the cache.
         DataError: the model cannot be downloaded, or differs from what was published.
         CheckpointError: the checkpoint does not compute what its source computes.
     """
@@ -103,6 +104,7 @@ def demo_texts(cache: Path | None = None) -> tuple[Path, Path]:
     """Return a text to calibrate on and another to evaluate on, fetched on the first call (1.5 MB).
 
     Raises:
+        ConfigError: others can write to the cache.
         DataError: they cannot be downloaded, or differ from what was published.
     """
     folder = _made_once((cache or default_cache()) / "texts", _make_texts)
@@ -111,6 +113,9 @@ def demo_texts(cache: Path | None = None) -> tuple[Path, Path]:
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
     """Make a folder beside ``target`` and rename it, so that it is complete or absent whenever a process is killed."""
+    # what is in it was checked when it was made, and not since
+    for place in (target.parent.parent, target.parent, target):
+        check_private(place, "the demonstration's cache", "set XDG_CACHE_HOME to a folder of your own", strict=True)
     if target.is_dir():
         return target
     partial = target.with_name(f"{target.name}.partial")
