@@ -21,7 +21,7 @@ from unipruning_core.models.hub import local_folder, resolve_model
 from unipruning_core.models.kinds import check_kind
 from unipruning_core.models.named import check_dtype
 from unipruning_core.models.placement import spread
-from unipruning_core.models.remote_code import check_code_caches
+from unipruning_core.models.remote_code import check_code_caches, check_implementations
 from unipruning_core.progress import Progress
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint
@@ -91,6 +91,8 @@ def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tu
     what = f"model {choice.name!r} has no usable config"
     with library_errors_as(CheckpointError, what, "copy the complete checkpoint"):
         config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=choice.trust_remote_code)
+    if not choice.trust_remote_code:
+        check_implementations(choice.name, config)
     check_kind(choice.name, config, checkpoint.tensors)
     auto_class(choice.name, config, trust_remote_code=choice.trust_remote_code)  # refuses what none can open
     return config, load_tokenizer(checkpoint.folder, choice)
@@ -143,6 +145,8 @@ def build_model(
     except ImportError:
         from transformers.modeling_utils import no_init_weights
 
+    if not trust_remote_code:
+        check_implementations(name, config)
     check_kind(name, config)
     kind = auto_class(name, config, trust_remote_code=trust_remote_code)
     # including what a model's own code raises if it expects another device or version of transformers

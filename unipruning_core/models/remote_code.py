@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from unipruning_core.errors import CheckpointError
+from unipruning_core.models.borders import TRUST
 from unipruning_core.storage.layout import revision_of
 from unipruning_core.storage.private import check_private
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# where a config may name an implementation, which is code on the hub if its name has an owner
+IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 REMEDY = "set HF_HOME to a folder of your own"
 
 
@@ -29,6 +37,24 @@ def check_code_caches(model: str | os.PathLike[str]) -> None:
         for pattern in ("", "blobs", "snapshots", "snapshots/*", "snapshots/*/*.py"):
             for place in repository.glob(pattern) if pattern else [repository]:
                 check_private(place, "the hub's cache", REMEDY)
+
+
+def check_implementations(name: str, config: PretrainedConfig) -> None:
+    """Refuse a config that names kernels on the hub, which some versions of transformers download and run unasked.
+
+    Raises:
+        CheckpointError: it does, or the config of a part does.
+    """
+    for attribute in IMPLEMENTATIONS:
+        implementation = getattr(config, attribute, None)
+        if isinstance(implementation, str) and "/" in implementation:
+            raise CheckpointError(
+                f"the config of model {name!r} asks for the code of {implementation!r} on the hub; {TRUST}, or remove "
+                f"{attribute.strip('_')!r} from its config"
+            )
+    for part in config.sub_configs:
+        if (inner := getattr(config, part, None)) is not None:
+            check_implementations(name, inner)
 
 
 def _repository(model: Path) -> Path | None:
