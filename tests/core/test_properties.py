@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from _checkpoints import FakeScores, parsed, write_raw
-from hypothesis import HealthCheck, example, given, settings
+from _drawn import numbers, quick, texts, values, words
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unipruning_core.errors import UnipruningError
@@ -23,24 +24,6 @@ from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.tensorfile import DTYPES, header_for, read_header, read_tensor
 from unipruning_cpu.backend import CpuBackend
 
-# the same inputs in every run, and a folder that all inputs of one test share
-quick = settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-numbers = st.one_of(st.integers(), st.floats(), st.integers(min_value=2**62), st.just(10**400))
-# a few characters of each sort; to draw from all takes seconds to prepare
-letters = 'abe059%/:.@+-*[]{}"\\ \n\0é\u0666\U0001f600'
-texts = st.text(letters, max_size=8)
-words = st.text(letters + "\ud800", max_size=8)  # half a character, which is no text
-values = st.recursive(
-    st.one_of(st.none(), st.booleans(), numbers, words),
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(words, inner, max_size=3)),
-    max_leaves=6,
-)
 sparsities = st.one_of(
     st.from_regex(r"[0-9]{1,3}(\.[0-9]{0,4})?%(/(matrix|row|global))?", fullmatch=True),
     st.from_regex(r"[0-9]{1,2}:[0-9]{1,2}(\+dense@[0-9]{1,2}%)?", fullmatch=True),

@@ -24,7 +24,9 @@ for name in ("torch", "transformers", "datasets", "numpy"):
 with atheris.instrument_imports(include=["unipruning_core"]):
     from unipruning_core.data.text import load_text
     from unipruning_core.errors import UnipruningError
+    from unipruning_core.models.outline import outline
     from unipruning_core.projection.mask_file import read_masks
+    from unipruning_core.projection.report import read_report
     from unipruning_core.search.resume import Resume
     from unipruning_core.search.run_folder import Run
     from unipruning_core.sparsity.budget import Budget
@@ -75,8 +77,10 @@ def _sparsity(folder: Path) -> None:
 READERS: dict[str, tuple[str, str, Reader]] = {
     "header": ("model", "model.safetensors", _weights),
     "index": ("sharded", "model.safetensors.index.json", lambda folder: Checkpoint.open(folder).fingerprint()),
+    "config": ("model", "config.json", lambda folder: outline(str(folder))),
     "run": ("run", "run.json", _run),
     "masks": ("pruned", "masks.safetensors", _masks),
+    "report": ("pruned", "unipruning.json", read_report),
     "masks-2-4": ("pruned-2-4", "masks.safetensors", _masks),
     "state": ("state-drift/run", "**/state*.json", _state),
     "budget": ("texts", "budget.json", lambda folder: Budget.read(folder / "budget.json")),
@@ -112,7 +116,7 @@ def main() -> None:
     path = next(iter(sorted(folder.glob(pattern))))
 
     def once(data: bytes) -> None:
-        path.write_bytes(_sealed(data) if path.name in ("run.json", "state.json") else data)
+        path.write_bytes(_sealed(data) if path.name in ("run.json", "state.json", "unipruning.json") else data)
         with contextlib.suppress(UnipruningError):
             read(folder)
 
