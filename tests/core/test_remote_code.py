@@ -36,6 +36,12 @@ def test_a_config_that_asks_for_kernels_on_the_hub_is_refused_by_name(model, hom
         assert said in refused(command, model)
 
 
+def test_an_adapter_which_only_some_installations_would_apply_is_refused(model, home, refused):
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/other"}')
+    words = ("--data", home / "text.txt", "--seq-len", "16", "--windows", "2")
+    assert "has an adapter in 'adapter_config.json'" in refused("perplexity", model, *words)
+
+
 @pytest.mark.parametrize("kept", ["eager", "sdpa"])
 def test_an_implementation_of_the_library_is_kept(model, kept):
     with_member(model, "attn_implementation", kept)

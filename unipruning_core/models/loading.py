@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
+ADAPTER_FILE = "adapter_config.json"
 ELSEWHERE = "name a folder or a hub id that has it with --tokenizer"
 # beside which there is a tokenizer, whatever its kind: byte tokenizers have no vocabulary
 TOKENIZER_FILES = (
@@ -80,12 +81,21 @@ class ModelChoice:
 
 @collector_at_rest()
 def load_config_and_tokenizer(checkpoint: Checkpoint, choice: ModelChoice) -> tuple[PretrainedConfig, Any]:
-    """Load the two light parts of a model."""
+    """Load the two light parts of a model.
+
+    Raises:
+        CheckpointError: one is missing or damaged, or the model is not only what its weights are.
+    """
     from transformers import AutoConfig
 
     path = checkpoint.folder / CONFIG_FILE
     check_config(path, read_config(path), checkpoint.tensors.values())
     check_side_files(checkpoint.folder)
+    if (checkpoint.folder / ADAPTER_FILE).is_file():
+        raise CheckpointError(
+            f"model {choice.name!r} has an adapter in {ADAPTER_FILE!r}, which would be part of it only where peft is "
+            "installed; merge it into the weights with merge_and_unload, or move it elsewhere"
+        )
     if choice.trust_remote_code:
         check_code_caches(checkpoint.folder)
     what = f"model {choice.name!r} has no usable config"
