@@ -99,9 +99,10 @@ def test_code_is_not_taken_from_a_cache_that_everybody_can_write_to(caches, plac
     snapshot = caches / "hub" / "models--owner--tiny" / "snapshots" / COMMIT
     check_code_caches(snapshot)
     (caches / place).chmod(0o777)
-    for model in (snapshot, "owner/tiny"):
-        with pytest.raises(ConfigError, match="set HF_HOME to a folder of your own"):
-            check_code_caches(model)
+    with pytest.raises(ConfigError, match="set HF_HOME to a folder of your own"):
+        check_code_caches(snapshot)
+    with pytest.raises(ConfigError, match="set HF_HOME to a folder of your own"):
+        load_config("owner/tiny", trust_remote_code=True)
 
 
 def test_a_folder_elsewhere_is_the_choice_of_the_user(caches, folder):

@@ -12,6 +12,7 @@ import unipruning
 from unipruning_core.compare import runner
 from unipruning_core.errors import UnipruningError
 from unipruning_core.models.hub import check_revision, resolve_model
+from unipruning_core.models.outline import outline
 from unipruning_core.storage.documents import sealed, unsealed
 from unipruning_core.storage.layout import revision_of
 from unipruning_core.tools.demo import demo
@@ -152,7 +153,43 @@ def test_the_python_functions_take_a_revision(text, tmp_path):
 @pytest.mark.parametrize("command", ["targets", "plan"])
 def test_a_command_that_reads_the_config_alone_takes_a_revision(command, refused):
     succeed(command, NAME, "--revision", "v1")
-    assert "has no usable config" in refused(command, NAME, "--revision", "v2")
+    said = refused(command, NAME, "--revision", "v2")
+    assert "neither a local folder nor in the cache" in said
+    assert "built in are llama-2-7b, " in said
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class OwnConfig(LlamaConfig):
+    model_type, layers_more = "own", {more}
+
+
+class Own(LlamaForCausalLM):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        config.num_hidden_layers += {more}
+        super().__init__(config)
+"""
+
+
+def test_the_code_of_a_model_is_of_the_same_revision_as_its_config(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    repository = shutil.copytree(cache / "models--owner--tiny", tmp_path / "hub" / "models--owner--tiny")
+    for more, commit in ((1, OLD), (2, NEW)):
+        folder = repository / "snapshots" / commit
+        (folder / "own.py").write_text(CODE.format(more=more))
+        config = json.loads((folder / "config.json").read_text())
+        code = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+        (folder / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": code}))
+    layers = {None: 4, "v1": 3}
+    for revision, expected in layers.items():
+        found = outline(NAME, trust_remote_code=True, revision=revision)
+        assert len(found.targets) == 7 * expected
 
 
 @pytest.mark.parametrize("revision", ["", "../main", "a..b", "-x", "a b", "/etc", "a\nb", "a\\b"])

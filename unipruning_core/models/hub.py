@@ -10,10 +10,11 @@ from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.borders import library_errors_as
-from unipruning_core.storage.layout import VOICES, check_layout
+from unipruning_core.storage.layout import CONFIG_FILE, VOICES, check_layout
 from unipruning_core.storage.paths import path_errors_as
 
 PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "tokenizer*", VOICES]
+CODE = ["*.py"]
 # the same weights again, in another layout
 NOT_WANTED = ["*/*.safetensors", "consolidated*.safetensors"]
 HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
@@ -30,7 +31,13 @@ def resolve_model(model: str, *, trust_remote_code: bool = False, revision: str 
     """
     check_revision([model], revision)
     folder = local_folder(model)
-    return _download(model, trust_remote_code, revision) if folder is None else folder
+    patterns = [*PATTERNS, *CODE] if trust_remote_code else PATTERNS
+    return _download(model, patterns, revision) if folder is None else folder
+
+
+def resolve_config(model: str, *, trust_remote_code: bool = False, revision: str | None = None) -> Path:
+    """Return the snapshot of a model on the hub with its config, and its code, alone; raises as ``resolve_model``."""
+    return _download(model, [CONFIG_FILE, *CODE] if trust_remote_code else [CONFIG_FILE], revision)
 
 
 def check_model(model: str) -> None:
@@ -113,16 +120,15 @@ def mode_of(path: str, what: str) -> int | None:
             return None
 
 
-def _download(model: str, trust_remote_code: bool, revision: str | None) -> Path:
+def _download(model: str, patterns: Sequence[str], revision: str | None) -> Path:
     from huggingface_hub import errors as hub
     from huggingface_hub import snapshot_download
 
-    patterns = [*PATTERNS, "*.py"] if trust_remote_code else PATTERNS
     # what is not refused by name: errors of the network or the disk, and names that the hub refuses
     with library_errors_as(CheckpointError, f"model {model!r} cannot be downloaded", "try again, or pass a folder"):
         try:
             return Path(
-                snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_WANTED),
+                snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=NOT_WANTED),
             )
         except hub.GatedRepoError as error:
             raise CheckpointError(

@@ -15,7 +15,7 @@ from unipruning_core.errors import CheckpointError
 from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
-from unipruning_core.models.hub import mode_of
+from unipruning_core.models.hub import mode_of, resolve_config
 from unipruning_core.models.loading import build_model
 from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
 from unipruning_core.models.positions import positions_of
@@ -125,20 +125,23 @@ def load_config(name: str, *, trust_remote_code: bool = False, revision: str | N
     known = built_in_configs()
     if name.lower() in known:
         return AutoConfig.for_model(**known[name.lower()])
-    path = os.path.expanduser(name)
-    there = mode_of(path, f"model {name!r}")
-    if there is not None and stat.S_ISDIR(there) and mode_of(os.path.join(path, CONFIG_FILE), repr(name)) is None:
+    path = Path(os.path.expanduser(name))
+    there = mode_of(str(path), f"model {name!r}")
+    if there is None:
+        # not by its id, whose code transformers would take from the newest revision
+        try:
+            path = resolve_config(name, trust_remote_code=trust_remote_code, revision=revision)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; built in are {', '.join(known)}") from error
+    file = path / CONFIG_FILE if there is None or stat.S_ISDIR(there) else path
+    if mode_of(str(file), repr(name)) is None:
         raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")
+    check_bare_config(file)
     if trust_remote_code:
         check_code_caches(path)
-    if there is not None:
-        check_bare_config(Path(path, CONFIG_FILE) if stat.S_ISDIR(there) else Path(path))
     remedy = f"pass a folder, a {CONFIG_FILE}, a hub id, or one of {', '.join(known)}"
     with library_errors_as(CheckpointError, f"model {name!r} has no usable config", remedy):
-        pinned = {} if revision is None else {"revision": revision}
-        return AutoConfig.from_pretrained(
-            name if there is None else path, trust_remote_code=trust_remote_code, **pinned
-        )
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
 
 
 def header_of(model: PreTrainedModel) -> dict[str, TensorInfo]:

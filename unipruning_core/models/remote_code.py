@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +18,11 @@ IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
 REMEDY = "set HF_HOME to a folder of your own"
 
 
-def check_code_caches(model: str | os.PathLike[str]) -> None:
+def check_code_caches(folder: Path) -> None:
     """Refuse caches that other users could have put code into, between a model's author and this process.
 
-    They are that of transformers, which copies the code and imports the copy, and that of the hub, unless ``model`` is
-    a folder elsewhere.
+    They are that of transformers, which copies the code and imports the copy, and that of the hub if the folder is
+    there.
 
     Raises:
         ConfigError: one is another user's, or everybody can write to it.
@@ -33,10 +32,10 @@ def check_code_caches(model: str | os.PathLike[str]) -> None:
     modules = Path(dynamic_module_utils.HF_MODULES_CACHE)
     for place in (modules, *(path for path in modules.glob("transformers_modules/**") if path.is_dir())):
         check_private(place, "the cache of models' code", REMEDY)
-    if (repository := _repository(Path(model))) is not None:
-        for pattern in ("", "blobs", "snapshots", "snapshots/*", "snapshots/*/*.py"):
-            for place in repository.glob(pattern) if pattern else [repository]:
-                check_private(place, "the hub's cache", REMEDY)
+    if revision_of(folder) is not None:
+        repository = folder.absolute().parent.parent
+        for place in (repository, repository / "blobs", repository / "snapshots", folder, *folder.glob("*.py")):
+            check_private(place, "the hub's cache", REMEDY)
 
 
 def check_implementations(name: str, config: PretrainedConfig) -> None:
@@ -55,14 +54,3 @@ def check_implementations(name: str, config: PretrainedConfig) -> None:
     for part in config.sub_configs:
         if (inner := getattr(config, part, None)) is not None:
             check_implementations(name, inner)
-
-
-def _repository(model: Path) -> Path | None:
-    """Return the folder of a model in the hub's cache, by one of its snapshots or by its id."""
-    if revision_of(model) is not None:
-        return model.absolute().parent.parent
-    if os.path.exists(model):
-        return None
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE, "--".join(("models", *model.parts)))
