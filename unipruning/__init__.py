@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from unipruning_core.compare.job import compare
     from unipruning_core.data.perplexity import Perplexity
     from unipruning_core.errors import UnipruningError
-    from unipruning_core.jobs.api import perplexity, project, prune, search
+    from unipruning_core.jobs.api import prune, search
     from unipruning_core.jobs.found_scores import FoundScores
+    from unipruning_core.jobs.results import perplexity, project
     from unipruning_core.progress import Progress
     from unipruning_core.projection.decide import Scores
     from unipruning_core.projection.mask_file import read_masks
@@ -32,8 +33,8 @@ _HOMES = {
     "compare": "compare.job",
     "Perplexity": "data.perplexity",
     "UnipruningError": "errors",
-    "perplexity": "jobs.api",
-    "project": "jobs.api",
+    "perplexity": "jobs.results",
+    "project": "jobs.results",
     "prune": "jobs.api",
     "search": "jobs.api",
     "FoundScores": "jobs.found_scores",

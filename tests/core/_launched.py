@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 SECONDS = 120.0
 
@@ -28,9 +27,9 @@ class Ended:
 
 
 def start(
-    words: Sequence[str | Path], ranks: int, each: Mapping[int, Mapping[str, str]] = {}
-) -> list[subprocess.Popen]:
-    """Start a command on so many ranks; ``each`` has further variables of single ranks."""
+    words: Sequence[object], ranks: int, others: Mapping[int, Sequence[object]] = {}, timeout: float = 60
+) -> list[subprocess.Popen[str]]:
+    """Start a command on so many ranks; ``others`` has the words of ranks with another one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -40,12 +39,12 @@ def start(
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        "UNIPRUNING_RANK_TIMEOUT": "30",
+        "UNIPRUNING_RANK_TIMEOUT": str(timeout),
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "unipruning_core", *map(str, words)],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | dict(each.get(rank, {})),
+            [sys.executable, "-m", "unipruning_core", *map(str, others.get(rank, words))],
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -67,6 +66,6 @@ def ended(processes: Sequence[subprocess.Popen]) -> list[Ended]:
     return told
 
 
-def launch(words: Sequence[str | Path], ranks: int, each: Mapping[int, Mapping[str, str]] = {}) -> list[Ended]:
+def launch(words: Sequence[object], ranks: int, others: Mapping[int, Sequence[object]] = {}) -> list[Ended]:
     """Run a command on so many ranks."""
-    return ended(start(words, ranks, each))
+    return ended(start(words, ranks, others))

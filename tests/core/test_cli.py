@@ -90,9 +90,7 @@ def test_a_model_that_cannot_be_pruned_is_refused_before_it_is_loaded(
 
     shutil.copytree(home / "model", tmp_path / "model")
     damage(tmp_path / "model", kind)
-    monkeypatch.setattr(
-        "unipruning_core.jobs.opened.load_model", lambda *_, **__: pytest.fail("the model was loaded")
-    )
+    monkeypatch.setattr("unipruning_core.jobs.opened.load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     words = ["prune", str(tmp_path / "model"), *search_words[1:], "--sparsity", "50%", "--out", str(tmp_path / "out")]
     refused(words, says, tmp_path, capsys)
 

@@ -129,7 +129,9 @@ def test_each_sample_is_seen_near_the_sparsity_of_the_ramp(folder, pattern):
     already = sum(int((layer.weight == 0).sum()) for layer in search.layers)
     assert zeros[0] == already
     # few samples with large steps: a real search comes closer
-    assert all(abs(zero - want) <= already + 0.07 * weights_of(search) for zero, want in zip(zeros, wanted, strict=True))
+    assert all(
+        abs(zero - want) <= already + 0.07 * weights_of(search) for zero, want in zip(zeros, wanted, strict=True)
+    )
 
 
 def test_a_ramp_to_nearly_everything_stays_within_the_drawn_scores(folder):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unipruning_core.jobs.api import perplexity
+from unipruning_core.jobs.results import perplexity
 from unipruning_core.storage.files import sha256
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "small_moe.py"

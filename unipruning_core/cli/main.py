@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # what tells of an error comes first: without memory nothing can be imported any more
         from unipruning_core.cli.net import interruption, sentence
         from unipruning_core.cli.streams import exit_code, standard_streams
+        from unipruning_core.distributed.launched import launched_rank
         from unipruning_core.stopping import as_stopped
 
         argv = list(sys.argv[1:] if arguments is None else arguments)
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     traceback.print_exception(error)
                 if (interrupted := interruption(error)) is not None:
                     stopped = as_stopped(interrupted)
-                    print(stopped, file=sys.stderr)
+                    if not launched_rank():  # every rank stops at the same sample
+                        print(stopped, file=sys.stderr)
                     return stopped.exit_code
                 _tell(sentence(error))
                 return USAGE_ERROR
@@ -74,13 +76,13 @@ def _tell(told: str) -> None:
     from unipruning_core.distributed.launched import launched_rank, speaks_for_its_machine
 
     rank = launched_rank()
-    if rank and "torch.distributed" in sys.modules:
+    if rank and "unipruning_core.distributed.peers" in sys.modules:
         from unipruning_core.distributed.peers import is_joined, is_told
 
         if is_told(told):
             return
-        told = told if told.startswith("rank ") else f"rank {rank}: {told}"
         if is_joined():
+            told = told if told.startswith("rank ") else f"rank {rank}: {told}"
             print(f"error: {told}", file=sys.stderr)
             return
     if speaks_for_its_machine():

@@ -47,10 +47,10 @@ def _perplexity(options: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     with collector_at_rest(ours=True):
-        from unipruning_core.jobs import api
+        from unipruning_core.jobs import results
 
     for model in options.models:
-        result = api.perplexity(
+        result = results.perplexity(
             model,
             options.tokenizer,
             data=options.data,

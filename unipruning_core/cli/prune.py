@@ -25,6 +25,7 @@ from unipruning_core.cli.arguments import (
 )
 from unipruning_core.cli.dequantize import model_of
 from unipruning_core.cli.early import check_first
+from unipruning_core.models.layout import OFFLOADS, size_of
 from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION
@@ -127,6 +128,19 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "auto: if they seem not to fit (default: %(default)s)",
     )
     machine.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        default=OFFLOADS[0],
+        help="where weights and state lie while another block computes: cpu (pinned memory of the host) or disk (files "
+        "in the run folder) let a search larger than the device run, one block at a time; auto: only if it does not "
+        "fit (default: %(default)s)",
+    )
+    machine.add_argument(
+        "--max-memory",
+        metavar="SIZE",
+        help="most memory of each device to use, such as 22GiB (default: what is free)",
+    )
+    machine.add_argument(
         "--skip-nonfinite",
         action="store_true",
         help="leave out samples whose loss or activations, and steps whose gradient, are NaN or infinite, and name "
@@ -142,6 +156,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 def _prune(options: argparse.Namespace) -> int:
     sparsities, settings, targets = _sparsities(options), settings_from(options), targets_from(options)
     Interval.of(options.save_every)
+    size_of(options.max_memory)
     check_first(options, *SEARCHED)
     options.model = model_of(options)
     with collector_at_rest(ours=True):
@@ -156,6 +171,8 @@ def _prune(options: argparse.Namespace) -> int:
         mode=settings,
         save_every=options.save_every,
         checkpoint_activations=options.checkpoint_activations,
+        offload=options.offload,
+        max_memory=options.max_memory,
         skip_nonfinite=options.skip_nonfinite,
         overwrite=options.overwrite,
         **targets,
@@ -170,6 +187,7 @@ def _prune(options: argparse.Namespace) -> int:
 def _search(options: argparse.Namespace) -> int:
     settings, targets = settings_from(options), targets_from(options)
     Interval.of(options.save_every)
+    size_of(options.max_memory)
     check_first(options, *SEARCHED)
     options.model = model_of(options)
     with collector_at_rest(ours=True):
@@ -181,6 +199,8 @@ def _search(options: argparse.Namespace) -> int:
         mode=settings,
         save_every=options.save_every,
         checkpoint_activations=options.checkpoint_activations,
+        offload=options.offload,
+        max_memory=options.max_memory,
         skip_nonfinite=options.skip_nonfinite,
         overwrite=options.overwrite,
         **targets,
@@ -199,9 +219,9 @@ def _project(options: argparse.Namespace) -> int:
     check_first(options, "backend", "model", "run_folder")
     note_unused_dtype(options)
     with collector_at_rest(ours=True):
-        from unipruning_core.jobs import api
+        from unipruning_core.jobs import results
 
-    projected = api.project(
+    projected = results.project(
         options.model,
         options.run_folder,
         sparsity=sparsities,

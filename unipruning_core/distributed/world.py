@@ -239,6 +239,15 @@ def join(device_type: str, *, copies: int = 1) -> World:
     return World(rank, size, device, sharded=True, copies=copies)
 
 
+def solitary(device_type: str) -> World:
+    """Return a world of this process alone in which the model is divided, so that its parts can lie elsewhere."""
+    if not dist.is_initialized():
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(_transport(device_type), store=store, rank=0, world_size=1)
+    device = torch.device(device_type) if device_type == HOST else torch.device(device_type, 0)
+    return World(device=device, sharded=True)
+
+
 def _transport(device_type: str) -> str:
     """Return the collectives to use: gloo for the host, and what serves the device beside it."""
     if device_type == HOST:

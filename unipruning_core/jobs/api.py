@@ -12,7 +12,6 @@ from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
 from unipruning_core.jobs import in_memory, on_disk
 from unipruning_core.jobs.arguments import (
-    as_scores,
     as_settings,
     as_sparsities,
     open_on_disk,
@@ -21,7 +20,7 @@ from unipruning_core.jobs.arguments import (
 )
 from unipruning_core.jobs.found_scores import FoundScores
 from unipruning_core.jobs.in_memory import InMemory
-from unipruning_core.models.choice import BY_ROLE, TargetChoice
+from unipruning_core.models.choice import TargetChoice
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
@@ -33,9 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.data.calibration import Packing
-    from unipruning_core.data.perplexity import Perplexity
     from unipruning_core.jobs.arguments import Named, Ratios, Texts
-    from unipruning_core.projection.decide import Scores
     from unipruning_core.projection.project import Projected
 
 
@@ -68,6 +65,8 @@ def prune(
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    offload: str = "auto",
+    max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
@@ -100,6 +99,8 @@ def prune(
         save_every: time between saved states of an unfinished search on disk, in seconds or as in "10min", or the
             number of samples, as in "32samples".
         checkpoint_activations: "on" computes activations again, for less memory; "auto" if they seem not to fit.
+        offload: where weights and state of a model on disk lie: "none", "cpu" or "disk"; "auto" if they do not fit.
+        max_memory: most bytes of each device to use, as a number or as in "22GiB" (default: what is free).
         skip_nonfinite: leave out what is NaN or infinite, and say what; without it the first one ends the search.
         progress: whether to show bars and notes; or a ``Progress`` of your own.
         settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
@@ -135,6 +136,8 @@ def prune(
         folder,
         overwrite=overwrite,
         save_every=save_every,
+        offload=offload,
+        max_memory=max_memory,
         **how,
     )
 
@@ -164,6 +167,8 @@ def search(
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    offload: str = "auto",
+    max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
@@ -198,104 +203,7 @@ def search(
             Path(out),
             overwrite=overwrite,
             save_every=save_every,
+            offload=offload,
+            max_memory=max_memory,
             **how,
         )
-
-
-@overload
-def project(
-    model: Named,
-    scores: Named | Scores,
-    *,
-    sparsity: Ratios,
-    out: Named,
-    backend: str | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    overwrite: bool = False,
-    progress: bool | Progress = True,
-) -> list[Projected]: ...
-@overload
-def project(
-    model: PreTrainedModel,
-    scores: Named | Scores,
-    *,
-    sparsity: Ratios,
-    backend: str | None = None,
-    progress: bool | Progress = True,
-) -> dict[str, Tensor]: ...
-def project(
-    model: Named | PreTrainedModel,
-    scores: Named | Scores,
-    *,
-    sparsity: Ratios,
-    out: Named | None = None,
-    backend: str | None = None,
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    overwrite: bool = False,
-    progress: bool | Progress = True,
-) -> list[Projected] | dict[str, Tensor]:
-    """Keep the weights with the largest scores, of a search or your own; counts are exact, ties go to the lower index.
-
-    Args:
-        model, sparsity: as in ``prune``.
-        scores: a run folder, the result of ``search``, or any object with the members of ``Scores``.
-        out: the output folder for a model on disk; with several sparsities, each gets a subfolder.
-
-    Returns:
-        As in ``prune``.
-
-    Raises:
-        UnipruningError: the scores are for another model, a sparsity does not fit, or the output cannot be written.
-    """
-    sparsities, shown = as_sparsities(sparsity), as_progress(progress)
-    if not isinstance(model, str | os.PathLike):
-        refuse_on_disk_options(out, "auto", trust_remote_code, overwrite, revision=revision)
-        one, found = single(sparsities), as_scores(scores)
-        live = InMemory(model, None, backend, shown, getattr(found, "target_choice", BY_ROLE))
-        return in_memory.project_in_memory(live, found, one)
-    if out is None:
-        raise ConfigError("a model on disk needs an output folder; pass out=...")
-    disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code, revision)
-    return on_disk.project_on_disk(disk, as_scores(scores), sparsities, Path(out), overwrite=overwrite)
-
-
-def perplexity(
-    model: Named | PreTrainedModel,
-    tokenizer: Any = None,
-    *,
-    data: Texts = "wikitext2",
-    seq_len: int | None = None,
-    windows: int | None = None,
-    split: str | None = None,
-    text_column: str | None = None,
-    backend: str | None = None,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    revision: str | None = None,
-    progress: bool | Progress = True,
-) -> Perplexity:
-    r"""Measure the perplexity of a model on a text, by the protocol of published pruning results.
-
-    .. math:: \exp \frac{1}{K} \sum_{k=1}^{K} \frac{1}{L-1} \sum_{t=2}^{L} -\log p(x_{k,t} \mid x_{k,1..t-1})
-
-    Args:
-        model: a folder, a hub id, or a model in memory with its ``tokenizer``.
-        tokenizer, data: as in ``prune``, but with the default split "test".
-        seq_len: L, tokens per window (default: 2048, or all positions of a model with fewer).
-        windows: K, number of windows from the start of the text (default: all).
-
-    Returns:
-        The perplexity, the mean negative log-likelihood in nats per token, and that of each window.
-
-    Raises:
-        UnipruningError: says in one sentence what is wrong, before the model is loaded if possible.
-    """
-    text, shown = TextChoice(data, split, text_column), as_progress(progress)
-    if not isinstance(model, str | os.PathLike):
-        refuse_on_disk_options(None, dtype, trust_remote_code, revision=revision)
-        live = InMemory(model, tokenizer, backend, shown)
-        return in_memory.perplexity_in_memory(live, text, seq_len=seq_len, windows=windows)
-    disk = open_on_disk(model, tokenizer, backend, shown, dtype, trust_remote_code, revision)
-    return on_disk.perplexity_on_disk(disk, text, seq_len=seq_len, windows=windows)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import ConfigError, RunError
-from unipruning_core.models.memory import LARGER_DEVICE, free_bytes, free_bytes_each, memory_errors_as_config_errors
+from unipruning_core.jobs.layout import chosen_layout
+from unipruning_core.models.layout import check_offload, size_of
+from unipruning_core.models.memory import LARGER_DEVICE, memory_errors_as_config_errors
 from unipruning_core.projection.place import Output, claimed_output
 from unipruning_core.projection.project import Projected, project
 from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.claim import ClaimedRun, claimed_run
 from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.loop import SearchTask, finished_search, search
-from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.resume import KEPT, Resume
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.samples import goes_on
@@ -45,6 +46,8 @@ def search_on_disk(
     reuse: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    offload: str = "auto",
+    max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
 ) -> Run:
     """Search and write the run folder ``out``.
@@ -55,6 +58,7 @@ def search_on_disk(
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
     check_choice(checkpoint_activations, settings)
+    check_offload(offload)
     Interval.of(save_every)
     apart = [*data.text.files(), *model.choice.folders()]
     world = model.world
@@ -83,11 +87,13 @@ def search_on_disk(
         if world.lead_does(lambda: claim is not None and _is_reusable(task, claim, model, overwrite=overwrite)):
             progress.note(f"reusing the finished search in {str(out)!r}")
             return Run.open(out)
-        bytes_per_device, room = _memory(model, settings)
+        layout = chosen_layout(model, settings, world, offload, size_of(max_memory))
+        if claim is not None and layout.offload == "disk":
+            _check_disk(model, settings, claim, offloads=True)
         task = replace(task, digests=model.check_finite())
         world.agree(task.identity(backend))
         with memory_errors_as_config_errors(backend):
-            loaded = model.load_for_ranks() if world.sharded else model.load(bytes_per_device)
+            loaded = model.load_for_ranks() if layout.world.sharded else model.load(layout.each)
             return search(
                 task,
                 loaded,
@@ -95,10 +101,11 @@ def search_on_disk(
                 out,
                 overwrite=overwrite,
                 claimed=claim,
-                world=world,
+                world=layout.world,
+                offload=layout.offload,
                 save_every=save_every,
                 checkpoint_activations=checkpoint_activations,
-                room=room,
+                room=layout.room,
                 progress=progress,
             )
 
@@ -117,14 +124,6 @@ def _check_ranks(model: OnDisk, settings: Settings, *, skip_nonfinite: bool) -> 
         raise ConfigError("--skip-nonfinite runs in one process, since a step over ranks has several samples; omit it")
 
 
-def _memory(model: OnDisk, settings: Settings) -> tuple[list[int], int | None]:
-    """Return the bytes of the model for each device, and what is left for activations; refuse what cannot fit."""
-    if model.world.sharded:
-        return [], None
-    each = check_memory(model.checkpoint, model.targets, settings, model.dtype, model.backend)
-    return each, _room(model, settings, len(each))
-
-
 def _is_reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrite: bool) -> bool:
     """Return whether a run folder holds this search, finished and not to be made again.
 
@@ -140,25 +139,19 @@ def _is_reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrit
         raise
 
 
-def _check_disk(model: OnDisk, settings: Settings, claim: ClaimedRun) -> None:
+def _check_disk(model: OnDisk, settings: Settings, claim: ClaimedRun, *, offloads: bool = False) -> None:
     """Refuse a search whose saved states, with the next one or the result, V in float32, do not fit on the disk."""
     sizes = [target.size for target in model.targets]
     # a state holds about what the search holds, and the weights if it moves them
     state = sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
     state += model.dtype.itemsize * sum(sizes) if settings.moves_weights else 0
-    check_space(claim.folder, KEPT * state + max(state, 4 * sum(sizes)) - claim.work.size())
+    offloaded = state + model.dtype.itemsize * sum(sizes) if offloads else 0
+    check_space(claim.folder, KEPT * state + max(state, 4 * sum(sizes)) + offloaded - claim.work.size())
 
 
 def what_is_kept(out: Path) -> AbstractContextManager[None]:
     """Say, where a search is interrupted before it can save its state, what an earlier command saved in ``out``."""
     return explained(lambda: goes_on(Resume(out / UNFINISHED, {})))
-
-
-def _room(model: OnDisk, settings: Settings, devices: int) -> int | None:
-    """Return the bytes free for activations on the devices of a search, before the model is loaded."""
-    kind = model.backend.device_type
-    free = sum(free_bytes_each(kind)) if devices > 1 else free_bytes(kind)
-    return None if free is None else free - held_bytes(model.checkpoint, model.targets, settings, model.dtype)
 
 
 def project_on_disk(
@@ -201,6 +194,8 @@ def prune_on_disk(
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    offload: str = "auto",
+    max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
 ) -> list[Projected]:
     """Search, then project; both folders are looked at, and held, before the search begins."""
@@ -220,6 +215,8 @@ def prune_on_disk(
             reuse=True,
             save_every=save_every,
             checkpoint_activations=checkpoint_activations,
+            offload=offload,
+            max_memory=max_memory,
             skip_nonfinite=skip_nonfinite,
         )
         kept = f"; the search is finished and kept in {str(run_folder)!r}, from where the same command goes on"

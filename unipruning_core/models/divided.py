@@ -78,6 +78,7 @@ def divided(
     loader = _Loader(model, layers, checkpoint, names, world, home)
     _, blocks = decoder_blocks(model)
     units: list[nn.Module] = [*blocks, part]
+    moved: set[int] = set()
     with progress.task("loading", len(units), "part") as task:
         for unit in units:
             loader.fill(unit)
@@ -85,7 +86,7 @@ def divided(
             if any(layer.siblings for layer in layers):
                 _reduce_unused(unit)
             if home.offload != "none":
-                _move(unit, home)
+                _move(unit, home, moved)
             task.advance()
     for buffer_owner in part.modules():
         for leaf, buffer in buffer_owner.named_buffers(recurse=False):
@@ -93,12 +94,13 @@ def divided(
     return [loader.held(layer) for layer in layers]
 
 
-def _move(unit: nn.Module, home: Home) -> None:
+def _move(unit: nn.Module, home: Home, moved: set[int]) -> None:
     """Let what is held of a unit's layers lie elsewhere, once FSDP has made its last copy of it."""
     with gathered(unit):
         pass
     for parameter in unit.parameters():
-        if isinstance(held := local_part(parameter), Held) and held.part.device == home.device:
+        if isinstance(held := local_part(parameter), Held) and id(parameter) not in moved:
+            moved.add(id(parameter))
             there = held.part
             held.part = home.keep(there)
             there.untyped_storage().resize_(0)  # FSDP refers to it still
@@ -151,8 +153,10 @@ class _Loader:
         if layer is None:
             values = self._assembled(name, parameter)
             return nn.Parameter(values, requires_grad=False)
-        values = layer.as_loaded(self.checkpoint, parameter.dtype)
-        return nn.Parameter(Held(values.to(self.world.device), Given()), requires_grad=False)
+        values = layer.as_loaded(self.checkpoint, parameter.dtype).to(self.world.device)
+        if self.home.offload != "none":
+            values = values.clone()  # into memory that can be given back while FSDP refers to it
+        return nn.Parameter(Held(values, Given()), requires_grad=False)
 
     def _assembled(self, name: str, parameter: Tensor) -> Tensor:
         """Return the values of a parameter that is no target, from one tensor of the checkpoint or several."""

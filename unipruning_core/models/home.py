@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-OFFLOADS = ("auto", "none", "cpu", "disk")
-
 
 class Home:
     """Keeps tensors on the device."""
@@ -43,6 +41,10 @@ class Home:
         """Keep what was fetched and then changed in place; nothing if both are the same memory."""
         if fetched.data_ptr() != kept.data_ptr() or fetched.device != kept.device:
             kept.copy_(fetched, non_blocking=True)
+
+
+    def clear(self) -> None:
+        """Give back the room that it takes outside of memory."""
 
 
 class HostHome(Home):
@@ -76,6 +78,9 @@ class DiskHome(Home):
         path = self.folder / f"{self._files:06d}"
         self._files += 1
         return torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(tuple(shape))
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep(self, tensor: Tensor) -> Tensor:
         kept = self.zeros(tensor.shape, tensor.dtype)

@@ -34,14 +34,24 @@ def loaded_bytes(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     return sum(info.nbytes // info.dtype.itemsize for info in checkpoint.codes.weights.values()) * dtype.itemsize
 
 
-def free_bytes(device_type: str) -> int | None:
-    """Return the free bytes of the first device, or None if they cannot be known."""
+def free_bytes(device_type: str, limit: int | None = None) -> int | None:
+    """Return the free bytes of the first device, at most the limit, or None if they cannot be known."""
     import torch
 
     module = torch.get_device_module(device_type)
-    if hasattr(module, "mem_get_info"):
-        return int(module.mem_get_info()[0])
-    return free_host_bytes()
+    free = int(module.mem_get_info()[0]) if hasattr(module, "mem_get_info") else free_host_bytes()
+    return free if limit is None else min(limit, limit if free is None else free)
+
+
+def limit_device(device_type: str, limit: int) -> None:
+    """Let the allocator of the devices, where it can, refuse more than so many bytes."""
+    import torch
+
+    module = torch.get_device_module(device_type)
+    if hasattr(module, "set_per_process_memory_fraction"):
+        for index in range(module.device_count()):
+            total = int(module.mem_get_info(index)[1])
+            module.set_per_process_memory_fraction(min(1.0, limit / total), index)
 
 
 def free_bytes_each(device_type: str) -> list[int]:

@@ -265,7 +265,7 @@ class FeedbackSearch(LossSearch):
         return super().tensors() | self.state.tensors() | self.drawn.tensors()
 
     def parts(self) -> dict[str, Part]:
-        return self.state.parts() | self.drawn.parts() if self.world.size > 1 else {}
+        return self.state.parts() | self.drawn.parts()
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:

@@ -150,6 +150,7 @@ def search(
         home = None
         if world.sharded:
             home = _home(offload, folder, world)
+            stack.callback(home.clear)
             layers = _over_ranks(task, model, layers, world, home, progress, stack)
         else:
             check_values(layers, task.checkpoint, progress)

@@ -41,6 +41,7 @@ def check_memory(
     settings: Settings,
     dtype: torch.dtype,
     backend: Backend,
+    limit: int | None = None,  # most bytes of each device to use
 ) -> list[int]:
     """Return the bytes of the model that each device takes, or refuse a search that cannot fit, with numbers.
 
@@ -49,10 +50,10 @@ def check_memory(
     Raises:
         ConfigError: the search exceeds the free memory of the devices even without activations.
     """
-    needed, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type)
+    needed, free = held_bytes(checkpoint, targets, settings, dtype), free_bytes(backend.device_type, limit)
     if free is None or needed <= free:
         return [loaded_bytes(checkpoint, dtype)]
-    each = free_bytes_each(backend.device_type)
+    each = [free if limit is None else min(free, limit) for free in free_bytes_each(backend.device_type)]
     if needed <= sum(each):
         check_can_spread(len(each), backend.name)
         model = loaded_bytes(checkpoint, dtype)
