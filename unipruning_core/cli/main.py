@@ -66,9 +66,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.write(2, b"error: memory is exhausted; use a machine with more, or a smaller model or --seq-len\n")
         return USAGE_ERROR
     finally:
+        _leave_other_ranks()
         # the command is over: an interruption ends the interpreter's own end, without a traceback
         if arguments is None:
             _end_at_an_interruption()
+
+
+def _leave_other_ranks() -> None:
+    if "unipruning_core.distributed.world" in sys.modules:
+        from unipruning_core.distributed.world import leave
+
+        leave()
 
 
 def _tell(told: str) -> None:
@@ -110,13 +118,7 @@ def _run(argv: list[str]) -> int:
     from unipruning_core.stopping import signals_as_exceptions
 
     with signals_as_exceptions(), only_the_first_speaks():
-        try:
-            return int(options.run(options))
-        finally:
-            if "unipruning_core.distributed.world" in sys.modules:
-                from unipruning_core.distributed.world import leave
-
-                leave()
+        return int(options.run(options))
 
 
 def build_parser() -> argparse.ArgumentParser:
