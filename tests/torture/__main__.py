@@ -47,7 +47,7 @@ def main() -> int:
         parser.error(f"there is no attack {unknown[0]!r}; name some of {', '.join(ATTACKS)}")
     # a shell lets commands in the background ignore some signals, and so would the commands that are told to stop
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-", dir=_memory_disk()) as place:

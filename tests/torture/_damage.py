@@ -14,7 +14,7 @@ from typing import Any
 
 from _report import Result
 from _server import Command, Ended, cleared
-from _world import MODES, World, differing, must, run, tree, unfinished
+from _world import MODES, World, differing, must, run, saved_states, tree, unfinished
 
 NUMBERS = (0, -1, 1, 7, 10**9, 1 << 63, 0.5, 1e308, 1e-320, float("nan"))
 EXTREMES = (None, True, False, *NUMBERS, "", "x", "0" * 400, [], {}, [[]])
@@ -126,8 +126,11 @@ def kinds_of(template: Path, names: str = "") -> list[Kind]:
             add(f"{folder}/{name}", f"{folder}/{name}", words, "model", folder, sealed=True)
     for mode in MODES:
         state = template / f"state-{mode}"
+        states = saved_states(state)
         for name in _files(state / "run"):
-            what, needs = f"saved state of {mode}, {Path(name).name}", ("model", text, "run")
+            path = state / "run" / name
+            age = ("older ", "newest ")[states.index(path.parent)] if path.parent in states else ""
+            what, needs = f"saved state of {mode}, {age}{path.name}", ("model", text, "run")
             add(what, f"run/{name}", resumed_words(mode), *needs, sealed=True, output="run", base=state)
     for folder in ("pruned", "pruned-2-4"):
         add(f"{folder}/masks.safetensors", f"{folder}/masks.safetensors", [], folder, sealed=True)

@@ -18,8 +18,9 @@ from _report import Result
 from _server import Command, Ended, cleared
 from _world import MODES, World, differing, must, run, tree
 
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGUSR1: 138, signal.SIGUSR2: 140}
 ATTEMPTS = 3
+TWICE = 0.3  # of the kills that are followed by one of the command that goes on
 ENDING = 0.5  # seconds in which a command whose work is done may still end as it would have
 
 
@@ -62,7 +63,7 @@ def jobs_of(world: World, names: str = "") -> list[Job]:
     """Return every job whose name contains ``names``."""
     jobs = []
     for mode in MODES:
-        for every, text in (("0", "text.txt"), ("0.2", "text.txt"), ("300", "text.jsonl")):
+        for every, text in (("0", "text.txt"), ("2samples", "text.txt"), ("300", "text.jsonl")):
             words = world.words("search", "--out", "run", "--mode", mode, "--save-every", every, text=text)
             jobs.append(Job(f"search {mode}, --save-every {every}", words))
         old = world.words("search", "--out", "run", "--mode", mode, "--seed", "7", text="text.txt")
@@ -90,7 +91,10 @@ def jobs_of(world: World, names: str = "") -> list[Job]:
 
 
 def kill(job: Job, folder: Path, chance: random.Random, *, special: bool) -> Result:
-    """Kill a job, at a random moment or just before a random change on disk, and give it again until it ends."""
+    """Kill a job, at a random moment or just before a random change on disk, and give it again until it ends.
+
+    Some are killed again when they go on.
+    """
     for attempt in range(6):
         work = job.start(folder / "work")
         if special:
@@ -106,8 +110,13 @@ def kill(job: Job, folder: Path, chance: random.Random, *, special: bool) -> Res
             break
     else:
         return Result("kill", job.name, where, "never killed: it ended first, six times")
-    fault = _old_is_lost(job, work) or _goes_on(job, work)
-    return Result("kill", job.name, where, fault)
+    fault = _old_is_lost(job, work)
+    if fault is None and chance.random() < TWICE:
+        point = chance.randint(1, job.changes)
+        second = Command(job.words, work, Changes(work, point).watch).ended()
+        where += f", again before change {point}" if second.status == -signal.SIGKILL else ", ended before the second"
+        fault = "hang after a kill" if second.hung else _old_is_lost(job, work)
+    return Result("kill", job.name, where, fault or _goes_on(job, work))
 
 
 def _interrupted(job: Job, work: Path, interrupt: Callable[[Command], None]) -> Ended:
@@ -178,7 +187,7 @@ def stop(job: Job, folder: Path, chance: random.Random, *, special: bool) -> Res
         fault = f"went on for {ended.seconds - delay:.2f} s: {ended.last}"
     elif ended.status not in ([STATUS[number]] if in_loop else [STATUS[number], -number, 0]):
         fault = f"exit {ended.status} instead of {STATUS[number]}: {ended.last}"
-    saved = in_loop and "--overwrite" not in job.words
+    saved = in_loop and "--overwrite" not in job.words and "was finished first" not in ended.text
     fault = fault or _old_is_lost(job, work) or _goes_on(job, work, saved=saved)
     return Result("signal", job.name, where, fault, "" if fault is None else ended.last)
 

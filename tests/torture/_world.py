@@ -121,7 +121,7 @@ def must(words: Sequence[str], folder: Path) -> None:
 
 
 def unfinished(words: Sequence[str], template: Path) -> None:
-    """Leave a search in ``run``, given with --save-every 0, as a kill leaves it after one of its last saves."""
+    """Leave a search in ``run``, given with --save-every 0, as a kill leaves it with two saved states."""
     changes = Changes(template)
     Command(words, template, changes.watch).ended()
     trial = template.with_name(f"{template.name}-trial")
@@ -130,7 +130,12 @@ def unfinished(words: Sequence[str], template: Path) -> None:
         Command(words, template, Changes(template, point).watch).ended()
         shutil.rmtree(trial, ignore_errors=True)
         shutil.copytree(template, trial)
-        if re.search("after sample [1-9]", run(words, trial).text):
+        if len(saved_states(template)) == 2 and re.search("after sample [1-9]", run(words, trial).text):
             shutil.rmtree(trial)
             return
-    raise RuntimeError(f"no saved state was found in {template}")
+    raise RuntimeError(f"two saved states were not found in {template}")
+
+
+def saved_states(folder: Path) -> list[Path]:
+    """Return the saved states of the search in ``run``, the newest last."""
+    return sorted((folder / "run" / "unfinished").glob("resume-0*"))
