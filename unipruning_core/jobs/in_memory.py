@@ -26,6 +26,7 @@ from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.activation_memory import check_choice, decide_recomputation
 from unipruning_core.search.loop import versions
+from unipruning_core.search.memory import smaller_search
 from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.samples import run_samples
@@ -275,11 +276,13 @@ def perplexity_in_memory(
 
 def _room(model: InMemory, settings: Settings) -> int | None:
     """Return the bytes free for activations, None if unknown, or refuse a search that cannot fit, with numbers."""
-    needed = sum(settings.held_bytes([target.size for target in model.targets], model.dtype.itemsize).values())
+    sizes = [target.size for target in model.targets]
+    needed = sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
     free = free_bytes(model.backend.device_type)
     if free is not None and needed > free:
         raise ConfigError(
             f"the search needs {needed / GIB:.1f} GiB besides the model and activations, but only "
-            f"{free / GIB:.1f} GiB is free on the {model.backend.name} device; {settings.memory_remedy}"
+            f"{free / GIB:.1f} GiB is free on the {model.backend.name} device; "
+            + smaller_search(0, sizes, settings, [model.dtype], free)
         )
     return None if free is None else free - needed

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from unipruning_core.errors import ConfigError
-from unipruning_core.models.memory import GIB, free_bytes, free_bytes_each, loaded_bytes
+from unipruning_core.models.memory import GIB, LARGER_DEVICE, free_bytes, free_bytes_each, loaded_bytes
 from unipruning_core.models.placement import check_can_spread
+from unipruning_core.search.modes import MODES
 
 if TYPE_CHECKING:
-    import torch
-
     from unipruning_core.backend import Backend
     from unipruning_core.search.settings import Settings
     from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -59,7 +60,37 @@ def check_memory(
         model = loaded_bytes(checkpoint, dtype)
         return [free_there * model // needed for free_there in each]
     several = f"{len(each)} {backend.name} devices" if len(each) > 1 else f"{backend.name} device"
+    smaller = smaller_search(
+        loaded_bytes(checkpoint, dtype) // dtype.itemsize,
+        [target.size for target in targets],
+        settings,
+        [dtype, torch.bfloat16] if dtype.itemsize > torch.bfloat16.itemsize else [dtype],
+        max(free, sum(each)),
+    )
     raise ConfigError(
         f"the search needs {needed / GIB:.1f} GiB besides activations, but only {max(free, sum(each)) / GIB:.1f} GiB "
-        f"is free on the {several}; {settings.memory_remedy}"
+        f"is free on the {several}; {smaller}"
     )
+
+
+def smaller_search(
+    model_weights: int, sizes: Sequence[int], settings: Settings, dtypes: Sequence[torch.dtype], free: int
+) -> str:
+    """Return which mode and dtype would fit into so many bytes, besides activations, or that none would.
+
+    Args:
+        model_weights: elements of the whole model.
+        sizes: elements of each target.
+        dtypes: that of this search, which does not fit, and then those that it could have instead.
+    """
+    words, needed = "", 0
+    for kind in (settings, MODES["feedback"](), MODES["frozen"]()):
+        for dtype in dtypes:
+            mode = f"--mode {kind.mode}" if kind.mode != settings.mode else ""
+            other = f"--dtype {str(dtype).removeprefix('torch.')}" if dtype != dtypes[0] else ""
+            words = f"{mode} {other}".strip()
+            needed = sum(held_parts(model_weights, sizes, kind, dtype.itemsize).values())
+            if needed <= free:
+                return f"{words} needs {needed / GIB:.1f} GiB"
+    least = f"even {words} needs" if words else "nothing needs less than"
+    return f"{least} {needed / GIB:.1f} GiB, so {LARGER_DEVICE}"

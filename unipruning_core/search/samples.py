@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import DataError, OutputError, RunError
 from unipruning_core.models.passes import pass_errors
+from unipruning_core.search.fitting import memory_errors_explained
 from unipruning_core.search.intervals import SAVE_EVERY, Interval, Pace
 from unipruning_core.search.nonfinite import (
     CHECK_EVERY,
     FLAG,
     SKIPPED,
     Skipped,
+    of_sample,
     sample_error,
     state_error,
 )
@@ -54,6 +56,7 @@ def run_samples(
     """Process every sample in order, from the last saved state on.
 
     Raises:
+        ConfigError: memory ran out.
         DataError: a number of the search is not finite.
         RunError: the saved state is another search's.
         Stopped: a signal arrived; the state is saved.
@@ -83,8 +86,11 @@ def run_samples(
         for first in range(start, len(batches), run.batch_size):
             samples = range(first, min(first + run.batch_size, len(batches)))
             number = (first - skipped.samples) // run.batch_size
-            with pass_errors(run.model):
-                made = run.process(number, [batches[sample].to(device) for sample in samples])
+            batch = [batches[sample].to(device) for sample in samples]
+            where = of_sample(first, len(batches), origins)
+            explained = memory_errors_explained(run, number, batch, where, lambda: keeper.sentence)
+            with explained, pass_errors(run.model):
+                made = run.process(number, batch)
             tokens += sum(batches[sample].numel() for sample in samples)
             while run.notes:
                 progress.note(run.notes.pop(0))

@@ -154,7 +154,6 @@ class Settings(ABC):
     follows_loss: ClassVar[bool]  # whether a sample needs a backward pass
     moves_weights: ClassVar[bool] = False  # whether it changes the weights of its model
     over_ranks: ClassVar[bool] = False  # whether several processes can share a search
-    memory_remedy: ClassVar[str] = "--mode frozen needs less"  # shown if memory is too small
 
     metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)
     seed: int = setting(0, "random seed for the order of the text and for random subsets", within=SEED_RANGE)

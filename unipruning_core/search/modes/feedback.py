@@ -34,7 +34,6 @@ class FeedbackSettings(Settings):
     scope: ClassVar[Scope] = "global"
     over_ranks: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = True
-    memory_remedy: ClassVar[str] = "--mode frozen needs a third of the memory"
 
     batch_size: int = setting(1, "samples that form one step, whose gradient is their mean", within="[1, inf)")
     metric: str = setting("wanda", f"local metric: {', '.join(METRICS)}", choices=METRICS)

@@ -28,7 +28,6 @@ class FrozenSettings(QuantileSettings):
     remark: ClassVar[str] = "the cheapest mode; feedback gives better masks"
     over_ranks: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = False
-    memory_remedy: ClassVar[str] = "use a machine with more memory, or --dtype bfloat16"
 
     def start(
         self,
