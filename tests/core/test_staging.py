@@ -10,6 +10,7 @@ from _killed import kills, tree
 
 from unipruning_core.errors import OutputError
 from unipruning_core.storage import outputs
+from unipruning_core.storage.documents import sealed
 from unipruning_core.storage.files import write_json
 from unipruning_core.storage.outputs import check_apart, check_file, check_space, write_whole
 from unipruning_core.storage.ownership import LOCK, MARKER, mark
@@ -190,12 +191,25 @@ def test_a_link_in_the_place_of_our_folder_is_not_followed(tmp_path):
     assert tree(tmp_path) == before
 
 
+def test_a_list_of_old_files_that_was_changed_is_refused(tmp_path):
+    import json
+
+    out = tmp_path / "out"
+    listed = sealed({"files": ["last", "old"]})
+    fill(out / UNFINISHED, {"whole/last": "new", "old.json": json.dumps(listed | {"files": ["last", "mine"]})})
+    mark(out / UNFINISHED, "run")
+    fill(out, {"last": "old", "old": "old", "mine": "years"})
+    with pytest.raises(OutputError, match="its checksum is"), working(out / UNFINISHED, out, "run", last=LAST):
+        pytest.fail("it would delete what is not ours")
+    assert sorted(path.name for path in out.iterdir()) == ["last", "mine", "old", UNFINISHED]
+
+
 @pytest.mark.parametrize("names", [["../theirs"], ["/theirs"], [1], "x", None], ids=str)
 def test_a_list_of_old_files_that_leads_elsewhere_is_refused(names, tmp_path):
     import json
 
     out = tmp_path / "out"
-    fill(out / UNFINISHED, {"whole/last": "new", "old.json": json.dumps({"files": names})})
+    fill(out / UNFINISHED, {"whole/last": "new", "old.json": json.dumps(sealed({"files": names}))})
     mark(out / UNFINISHED, "run")
     fill(tmp_path, {"theirs": "years"})
     with pytest.raises(OutputError, match=r"old\.json' is damaged"), working(out / UNFINISHED, out, "run", last=()):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unipruning_core.errors import OutputError
-from unipruning_core.storage.documents import member, read_object
+from unipruning_core.storage.documents import member, read_object, sealed, unsealed
 from unipruning_core.storage.files import sync, write_json
 from unipruning_core.storage.outputs import listed
 from unipruning_core.storage.ownership import (
@@ -70,7 +70,7 @@ class Work:
             OSError: something has come in its way.
         """
         _sync(self.folder / NEW)
-        write_json(self.folder / OLD, {"files": sorted(old)})
+        write_json(self.folder / OLD, sealed({"files": sorted(old)}))
         (self.folder / NEW).rename(self.folder / WHOLE)
         sync(self.folder)
         self._place()
@@ -188,7 +188,7 @@ def _refuse_strangers(work: Work, kind: Kind) -> None:
 def _old_files(path: Path) -> list[Path]:
     """Return the files that a result replaces, all below its folder."""
     try:
-        found = member(read_object(path), "files", list)
+        found = member(unsealed(read_object(path)), "files", list)
         if not all(isinstance(name, str) for name in found):
             raise ValueError("a file is no name")
         names = [Path(name) for name in found]
