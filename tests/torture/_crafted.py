@@ -32,21 +32,27 @@ class Crafted:
 
 
 def edit(name: str, change: Callable[[Any], object], *, seal: bool = False) -> Preparation:
-    """Change a JSON document, and its own checksum if wanted."""
+    """Change JSON documents, and their own checksum if wanted."""
 
     def prepare(work: Path) -> None:
-        path = next(iter(sorted(work.glob(name))))
-        document = json.loads(path.read_text())
-        sealed = document.pop("checksum", None) if seal and isinstance(document, dict) else None
-        if sealed is not None and sealed != _checksum(document):
-            raise NotImplementedError(f"{path.name} is sealed in another way than this test knows")
-        changed = change(document)
-        document = document if changed is None else changed
-        if sealed is not None:
-            document["checksum"] = _checksum(document)
-        path.write_text(json.dumps(document))
+        paths = sorted(work.glob(name))
+        assert paths, name
+        for path in paths:
+            path.write_text(json.dumps(_changed(path, change, seal)))
 
     return prepare
+
+
+def _changed(path: Path, change: Callable[[Any], object], seal: bool) -> Any:
+    document = json.loads(path.read_text())
+    sealed = document.pop("checksum", None) if seal and isinstance(document, dict) else None
+    if sealed is not None and sealed != _checksum(document):
+        raise NotImplementedError(f"{path.name} is sealed in another way than this test knows")
+    changed = change(document)
+    document = document if changed is None else changed
+    if sealed is not None:
+        document["checksum"] = _checksum(document)
+    return document
 
 
 def _checksum(document: dict[str, Any]) -> str:
@@ -112,7 +118,9 @@ def cut(pattern: str) -> Preparation:
 def attempt(case: Crafted, template: Path, folder: Path, _: random.Random) -> Result:
     """Do one and judge."""
     work = cleared(folder / "work")
-    shutil.copytree(template / case.base, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("state-*", "tmp"))
+    shutil.copytree(
+        template / case.base, work, dirs_exist_ok=True, ignore=shutil.ignore_patterns("state-*", "placing", "tmp")
+    )
     try:
         case.prepare(work)
     except NotImplementedError as error:

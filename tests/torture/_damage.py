@@ -14,7 +14,7 @@ from typing import Any
 
 from _report import Result
 from _server import Command, Ended, cleared
-from _world import MODES, World, differing, must, run, saved_states, tree, unfinished
+from _world import MODES, TEXTS, World, differing, halfway, must, run, saved_states, tree, unfinished
 
 NUMBERS = (0, -1, 1, 7, 10**9, 1 << 63, 0.5, 1e308, 1e-320, float("nan"))
 EXTREMES = (None, True, False, *NUMBERS, "", "x", "0" * 400, [], {}, [[]])
@@ -79,6 +79,7 @@ def make_template(world: World, folder: Path) -> None:
             (shutil.copytree if name == "model" else shutil.copy)(folder / name, state / name)
         unfinished(resumed_words(mode), state)
         shutil.rmtree(state / "tmp", ignore_errors=True)
+    halfway(replacing_words(), folder, ("model", "text.txt", "run"), folder / "placing")
     # what is read alone
     (folder / "texts").mkdir()
     for name in ("text.jsonl", "text.parquet", "text.txt", "budget.json", "bench.json"):
@@ -117,8 +118,11 @@ def kinds_of(template: Path, names: str = "") -> list[Kind]:
         add(f"index, {command[0]}", "sharded/model.safetensors.index.json", command, *needs)
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         add(f"{name}, search", f"model/{name}", search, "model", text)
-    add("config.json, project", "model/config.json", project, "model", "run")
-    for kind in ("text.jsonl", "text.parquet", "text.txt"):
+    for name in ("config.json", "generation_config.json"):
+        add(f"{name}, project", f"model/{name}", project, "model", "run")
+    old, needs = "run/unfinished/old.json", ("model", text, "run")
+    add("files to replace", old, replacing_words(), *needs, sealed=True, output="run", base=template / "placing")
+    for kind in TEXTS:
         add(kind, kind, search_words("model", "frozen", kind, "out"), "model", kind)
     for folder in ("run", "run-frozen"):
         for name in _files(template / folder):
@@ -246,6 +250,10 @@ def search_words(model: str, mode: str, text: str, out: str, samples: str = "2")
 
 def resumed_words(mode: str) -> list[str]:
     return [*search_words("model", mode, "text.txt", "run", "4"), "--save-every", "0"]
+
+
+def replacing_words() -> list[str]:
+    return [*search_words("model", "drift", "text.txt", "run", "3"), "--overwrite"]
 
 
 def project_words(model: str, run_folder: str, sparsity: str, out: str) -> list[str]:

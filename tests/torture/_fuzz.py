@@ -58,7 +58,7 @@ def _run(folder: Path) -> None:
 
 
 def _state(folder: Path) -> None:
-    found = next(folder.rglob("state*.json"))
+    found = max(folder.rglob("state*.json"))
     identity = None
     with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
         identity = json.loads(found.read_bytes())["identity"]
@@ -113,7 +113,7 @@ def main() -> None:
     place = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     folder = place / "folder"
     shutil.copytree(template / source, folder)
-    path = next(iter(sorted(folder.glob(pattern))))
+    path = max(folder.glob(pattern))  # of two saved states the one that is read first
 
     def once(data: bytes) -> None:
         path.write_bytes(_sealed(data) if path.name in ("run.json", "state.json", "unipruning.json") else data)

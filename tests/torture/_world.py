@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import lzma
 import re
 import shutil
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from _changes import Changes
 from _server import Command, Ended
 
 WORDS = [f"word{number}" for number in range(60)]
+TEXTS = ("text.jsonl", "text.txt", "text.csv", "text.jsonl.gz", "text.jsonl.xz", "text.parquet", "ids.parquet")
 MODES = ("feedback", "drift", "frozen", "coupled")
 # what differs between two equal comparisons
 MEASURED = ("seconds", "peak_mib", "checksum", "sha256", "load")
@@ -22,7 +25,7 @@ MEASURED = ("seconds", "peak_mib", "checksum", "sha256", "load")
 
 @dataclass(frozen=True)
 class World:
-    """The folder with ``model``, ``sharded``, ``text.jsonl``, ``text.txt``, ``text.parquet`` and ``budget.json``."""
+    """The folder with ``model``, ``sharded``, ``TEXTS`` and ``budget.json``."""
 
     folder: Path
 
@@ -47,7 +50,12 @@ def make_world(folder: Path) -> World:
     texts = [" ".join(WORDS[pick] for pick in picks[start : start + 40]) for start in range(0, len(picks), 40)]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text, "n": 1}) + "\n" for text in texts))
     (folder / "text.txt").write_text("\n".join(texts))
+    (folder / "text.csv").write_text("".join(f"{line}\n" for line in ["text,n", *(f'"{text}",1' for text in texts)]))
+    (folder / "text.jsonl.gz").write_bytes(gzip.compress((folder / "text.jsonl").read_bytes(), mtime=0))
+    (folder / "text.jsonl.xz").write_bytes(lzma.compress((folder / "text.jsonl").read_bytes()))
     pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "text.parquet")
+    ids = [[1 + pick for pick in picks[start : start + 40]] for start in range(0, len(picks), 40)]
+    pyarrow.parquet.write_table(pyarrow.table({"input_ids": ids}), folder / "ids.parquet")
     budget = {"overall": "60%", "default": "60%", "sparsity": {"*.mlp.*": "50%", "model.layers.0.*": "2:4"}}
     (folder / "budget.json").write_text(json.dumps(budget))
     return World(folder)
@@ -134,6 +142,23 @@ def unfinished(words: Sequence[str], template: Path) -> None:
             shutil.rmtree(trial)
             return
     raise RuntimeError(f"two saved states were not found in {template}")
+
+
+def halfway(words: Sequence[str], template: Path, needs: Sequence[str], folder: Path) -> None:
+    """Leave a command that replaces ``run`` as a kill leaves it just before the old files are removed."""
+    for point in range(1, 1000):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for need in needs:
+            source = template / need
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / need)
+        ended = Command(words, folder, Changes(folder, point).watch).ended()
+        if (folder / "run" / "unfinished" / "whole").is_dir():
+            shutil.rmtree(folder / "tmp", ignore_errors=True)
+            return
+        if ended.done:
+            break
+    raise RuntimeError(f"the command was never about to replace {folder / 'run'}")
 
 
 def saved_states(folder: Path) -> list[Path]:
