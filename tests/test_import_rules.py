@@ -97,6 +97,8 @@ def is_command_line(path: Path) -> bool:
 def room_of(path: Path) -> str:
     """The room of a module of the core; "" for the contract, the modules beside the rooms."""
     inner = path.relative_to(ROOT / "unipruning_core").parts
+    if inner == ("__main__.py",):
+        return "cli"
     return inner[0] if len(inner) > 1 else ""
 
 

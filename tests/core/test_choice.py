@@ -15,7 +15,7 @@ from torch import Tensor
 from unipruning_core.backend import Backend
 from unipruning_core.cli.main import build_parser, main
 from unipruning_core.errors import ConfigError
-from unipruning_core.models.targets import Layer
+from unipruning_core.models.layer import Layer
 from unipruning_core.search.base import Outcome, Search
 from unipruning_core.search.choice import flags, own_settings, settings_of
 from unipruning_core.search.modes import MODES

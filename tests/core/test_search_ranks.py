@@ -15,7 +15,7 @@ from unipruning_core.search.run_folder import Run
 
 FILES = ("dual.safetensors", "run.json")
 RUN = ("--samples", "6", "--seq-len", "16", "--backend", "cpu", "--dtype", "float32")
-LONG = ("--samples", "70", "--seq-len", "8", "--save-every", "2samples")
+LONG = ("--samples", "40", "--seq-len", "8", "--save-every", "4samples")
 FEEDBACK = ("--batch-size", "2", "--ramp-fraction", "1")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unipruning_core.compare.settings import SparseGptSettings
     from unipruning_core.data.calibration import Calibration, DataChoice
     from unipruning_core.jobs.opened import OnDisk
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.storage.checkpoint import Checkpoint, Target
 

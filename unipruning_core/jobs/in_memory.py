@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import DataChoice
     from unipruning_core.data.text import TextChoice
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.search.settings import Settings
     from unipruning_core.sparsity.parse import Sparsity

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 
 @contextmanager

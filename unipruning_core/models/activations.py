@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from unipruning_core.backend import Backend
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 NOTHING = 0  # the row of a layer that saw no token; it stays zero
 

@@ -13,8 +13,8 @@ from unipruning_core.models.choice import REGEX, TargetChoice, compiled
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unipruning_core.models.layer import Layer
     from unipruning_core.models.names import Names
-    from unipruning_core.models.targets import Layer
 
 NOT_INCLUDED = "matches no --include"
 CLOSE, SPREAD, SUGGESTED = 0.6, 0.1, 3  # names that may have been meant: how alike, how much less than the best

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.distributed.world import World
     from unipruning_core.models.home import Home
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
     from unipruning_core.progress import Progress
     from unipruning_core.storage.checkpoint import Checkpoint
 

@@ -23,7 +23,7 @@ from unipruning_core.models.replaced_forward import replaced_forward
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 
 class ExpertLinear(nn.Module):

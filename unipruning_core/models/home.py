@@ -42,7 +42,6 @@ class Home:
         if fetched.data_ptr() != kept.data_ptr() or fetched.device != kept.device:
             kept.copy_(fetched, non_blocking=True)
 
-
     def clear(self) -> None:
         """Give back the room that it takes outside of memory."""
 

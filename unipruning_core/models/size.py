@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 if TYPE_CHECKING:
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 
 @contextmanager

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.distributed.world import World
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 DRAWN = 1 << 18  # scores at least, if there are as many: their quantile is good to a tenth of a percent
 

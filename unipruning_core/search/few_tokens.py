@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.distributed.world import World
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 STRENGTH, ENOUGH = 32.0, 256.0  # tokens: k without any, and t from which on nothing is changed
 OF_INPUTS = 4  # how much weaker the norms are drawn

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unipruning_core.backend import Backend
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 
 class HeldState:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.data.calibration import Calibration
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
     from unipruning_core.search.settings import Settings
 
 

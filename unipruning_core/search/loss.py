@@ -20,7 +20,7 @@ from unipruning_core.search.reach import reach_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
     from unipruning_core.search.reach import Reach
 
 

@@ -11,7 +11,7 @@ from unipruning_core.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
 
 NO_TOKEN = "no token of the calibration reaches it"
 NO_GRADIENT = "the loss of the calibration does not depend on it"

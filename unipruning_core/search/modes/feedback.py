@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
     from unipruning_core.models.home import Home
-    from unipruning_core.models.targets import Layer
+    from unipruning_core.models.layer import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.sparsity.forms import Scope, SemiStructured
     from unipruning_core.storage.checkpoint import Target
