@@ -50,8 +50,8 @@ def kept(folder):
 
 @pytest.mark.parametrize(
     ("ranks", "more"),
-    [(2, ("--mode", "frozen")), (4, ("--mode", "frozen", "--metric", "wanda")), (2, ()), (2, FEEDBACK)],
-    ids=["frozen-2", "wanda-4", "feedback-2", "batch-2"],
+    [(2, ("--mode", "frozen")), (3, ("--mode", "frozen", "--metric", "wanda")), (4, ("--copies", "2")), (2, FEEDBACK)],
+    ids=["frozen", "wanda", "copies", "batch"],
 )
 def test_the_result_is_that_of_one_process_to_the_last_bit(home, tmp_path, ranks, more):
     """Two gradients have one sum in either order."""

@@ -136,6 +136,13 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "fit (default: %(default)s)",
     )
     machine.add_argument(
+        "--copies",
+        type=int,
+        default=1,
+        help="copies of the model over the ranks that torchrun starts, each divided among an equal number of them, "
+        "such as those of one node (default: %(default)s)",
+    )
+    machine.add_argument(
         "--max-memory",
         metavar="SIZE",
         help="most memory of each device to use, such as 22GiB (default: what is free)",
@@ -171,6 +178,7 @@ def _prune(options: argparse.Namespace) -> int:
         mode=settings,
         save_every=options.save_every,
         checkpoint_activations=options.checkpoint_activations,
+        copies=options.copies,
         offload=options.offload,
         max_memory=options.max_memory,
         skip_nonfinite=options.skip_nonfinite,
@@ -199,6 +207,7 @@ def _search(options: argparse.Namespace) -> int:
         mode=settings,
         save_every=options.save_every,
         checkpoint_activations=options.checkpoint_activations,
+        copies=options.copies,
         offload=options.offload,
         max_memory=options.max_memory,
         skip_nonfinite=options.skip_nonfinite,

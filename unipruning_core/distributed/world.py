@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -55,6 +55,16 @@ class World:
         if self.copies == 1:
             return init_device_mesh(kind, (self.size,), mesh_dim_names=("shard",))
         return init_device_mesh(kind, (self.copies, self.shards), mesh_dim_names=("copy", "shard"))
+
+    def with_copies(self, copies: int) -> World:
+        """Return the same ranks, with so many copies of the model, each divided among size / copies of them.
+
+        Raises:
+            ConfigError: the ranks are no multiple of it.
+        """
+        if copies < 1 or self.size % copies:
+            raise ConfigError(f"--copies must divide the number of ranks, {self.size}, not be {copies}")
+        return replace(self, copies=copies)
 
     @property
     def shards(self) -> int:
@@ -171,8 +181,8 @@ class World:
         Raises:
             RanksError: a rank has another value; it is named with what differs.
         """
+        mine = self.from_lead(dict(values))
         for rank, others in enumerate(self.each(dict(values))):
-            mine = self.from_lead(dict(values))
             for name in mine.keys() | others.keys():
                 if mine.get(name) != others.get(name):
                     raise RanksError(
@@ -201,15 +211,11 @@ class World:
 ALONE = World()
 
 
-def join(device_type: str, *, copies: int = 1) -> World:
-    """Meet the other processes that a launcher started; one that is alone stays so.
-
-    Args:
-        device_type: torch's name for the backend's device.
-        copies: of the model; the ranks must be a multiple of it.
+def join(device_type: str) -> World:
+    """Meet the other processes that a launcher started, for a device by torch's name; one that is alone stays so.
 
     Raises:
-        ConfigError: the launcher's variables are incomplete, or the ranks cannot hold so many copies.
+        ConfigError: the launcher's variables are incomplete, or there are fewer devices than processes here.
         RanksError: the others do not come.
     """
     if not launched():
@@ -220,8 +226,6 @@ def join(device_type: str, *, copies: int = 1) -> World:
             "torchrun, or set what torchrun sets"
         )
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if size % copies:
-        raise ConfigError(f"{size} ranks cannot hold {copies} copies of the model; choose a divisor of {size}")
     device = torch.device(device_type)
     if device_type != HOST:
         module = torch.get_device_module(device_type)
@@ -236,7 +240,7 @@ def join(device_type: str, *, copies: int = 1) -> World:
         timeout = timedelta(seconds=float(os.environ.get(TIMEOUT) or DEFAULT_TIMEOUT))
         with as_rank_errors(rank, size):
             dist.init_process_group(_transport(device_type), timeout=timeout, rank=rank, world_size=size)
-    return World(rank, size, device, sharded=True, copies=copies)
+    return World(rank, size, device, sharded=True)
 
 
 def solitary(device_type: str) -> World:

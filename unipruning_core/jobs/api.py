@@ -65,6 +65,7 @@ def prune(
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    copies: int = 1,
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
@@ -99,6 +100,7 @@ def prune(
         save_every: time between saved states of an unfinished search on disk, in seconds or as in "10min", or the
             number of samples, as in "32samples".
         checkpoint_activations: "on" computes activations again, for less memory; "auto" if they seem not to fit.
+        copies: copies of a model on disk over the ranks that a launcher started, each divided among an equal number.
         offload: where weights and state of a model on disk lie: "none", "cpu" or "disk"; "auto" if they do not fit.
         max_memory: most bytes of each device to use, as a number or as in "22GiB" (default: what is free).
         skip_nonfinite: leave out what is NaN or infinite, and say what; without it the first one ends the search.
@@ -136,6 +138,7 @@ def prune(
         folder,
         overwrite=overwrite,
         save_every=save_every,
+        copies=copies,
         offload=offload,
         max_memory=max_memory,
         **how,
@@ -167,6 +170,7 @@ def search(
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    copies: int = 1,
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
@@ -203,6 +207,7 @@ def search(
             Path(out),
             overwrite=overwrite,
             save_every=save_every,
+            copies=copies,
             offload=offload,
             max_memory=max_memory,
             **how,

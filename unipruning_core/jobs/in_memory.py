@@ -29,7 +29,7 @@ from unipruning_core.search.loop import versions
 from unipruning_core.search.memory import smaller_search
 from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.run_document import TARGETS
-from unipruning_core.search.samples import run_samples
+from unipruning_core.search.samples import check_skipping, run_samples
 from unipruning_core.sparsity.parse import check_fits
 from unipruning_core.storage.tensorfile import digest_of
 
@@ -161,6 +161,7 @@ def search_in_memory(
         UnipruningError: what is wrong, before the first sample if possible.
     """
     check_choice(checkpoint_activations, settings)
+    check_skipping(settings, skip_nonfinite=skip_nonfinite)
     model.check((), settings)
     backend, progress = model.backend, model.progress
     model.report_targets()

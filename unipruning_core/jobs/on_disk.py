@@ -21,7 +21,7 @@ from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.search.resume import KEPT, Resume
 from unipruning_core.search.run_folder import Run
-from unipruning_core.search.samples import goes_on
+from unipruning_core.search.samples import check_skipping, goes_on
 from unipruning_core.stopping import explained
 from unipruning_core.storage.outputs import check_space
 from unipruning_core.storage.staging import UNFINISHED
@@ -46,6 +46,7 @@ def search_on_disk(
     reuse: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    copies: int = 1,
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
@@ -61,7 +62,8 @@ def search_on_disk(
     check_offload(offload)
     Interval.of(save_every)
     apart = [*data.text.files(), *model.choice.folders()]
-    world = model.world
+    check_skipping(settings, skip_nonfinite=skip_nonfinite)
+    world = model.world.with_copies(copies)
     with (
         world.watched(),
         world.lead_holds(lambda: claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart)) as claim,
@@ -194,6 +196,7 @@ def prune_on_disk(
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
+    copies: int = 1,
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
@@ -215,6 +218,7 @@ def prune_on_disk(
             reuse=True,
             save_every=save_every,
             checkpoint_activations=checkpoint_activations,
+            copies=copies,
             offload=offload,
             max_memory=max_memory,
             skip_nonfinite=skip_nonfinite,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import DataError, OutputError, RunError
+from unipruning_core.errors import ConfigError, DataError, OutputError, RunError
 from unipruning_core.models.passes import pass_errors
 from unipruning_core.search.fitting import memory_errors_explained
 from unipruning_core.search.intervals import SAVE_EVERY, Interval, Pace
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unipruning_core.progress import Progress
     from unipruning_core.search.base import Search
     from unipruning_core.search.resume import Resume
+    from unipruning_core.search.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,18 @@ def run_samples(
     if skipped:
         progress.note(skipped.note())
     return Processed(losses, list(skipped.entries()), keeper.sentence)
+
+
+def check_skipping(settings: Settings, *, skip_nonfinite: bool) -> None:
+    """Refuse to leave samples out of steps of several.
+
+    Raises:
+        ConfigError: both are asked for.
+    """
+    if skip_nonfinite and getattr(settings, "batch_size", 1) > 1:
+        raise ConfigError(
+            f"{FLAG} leaves out single samples, but --batch-size asks for steps of several; omit one of them"
+        )
 
 
 def goes_on(resume: Resume) -> str:
