@@ -7,6 +7,7 @@ import gzip
 import json
 import lzma
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,6 +153,20 @@ def test_a_config_alone_is_read_or_refused(originals, where, value):
         one_sentence_or_nothing(lambda path: outline(str(path)), path)
     finally:
         path.write_bytes(original)
+
+
+def test_a_saved_data_set_shows_nothing_beyond_its_strings(tmp_path):
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["one fish", "two fish"]}).save_to_disk(tmp_path / "saved")
+    path = next((tmp_path / "saved").glob("*.arrow"))
+    content = path.read_bytes()
+    offsets, beyond = struct.pack("<3i", 0, 8, 16), struct.pack("<3i", 0, 8, 64)
+    assert content.count(offsets) == 1
+    path.unlink()  # it is mapped
+    path.write_bytes(content.replace(offsets, beyond))
+    with pytest.raises(UnipruningError, match="is not a readable data set: .* offset"):
+        load_text(str(tmp_path / "saved"))
 
 
 rows = st.lists(

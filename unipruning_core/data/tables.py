@@ -73,6 +73,9 @@ def documents_of_table(rows: Any, schema: Any, source: str, column: str | None) 
     """Return the documents of a data set of ``datasets`` with this Arrow schema, and what was read of it."""
     form = choose_form(_kinds_of(schema), source, column)
     chosen = rows.select_columns(_columns(form, schema))
+    # a file is mapped as it is, and wrong offsets in it would be followed beyond its end; a stream has no table
+    if (table := getattr(chosen, "data", None)) is not None:
+        table.validate(full=True)
     return form.documents(chosen, source), form
 
 
