@@ -24,7 +24,6 @@ for name in ("torch", "transformers", "datasets", "numpy"):
 with atheris.instrument_imports(include=["unipruning_core"]):
     from unipruning_core.data.text import load_text
     from unipruning_core.errors import UnipruningError
-    from unipruning_core.models.outline import outline
     from unipruning_core.projection.mask_file import read_masks
     from unipruning_core.projection.report import read_report
     from unipruning_core.search.resume import Resume
@@ -32,6 +31,7 @@ with atheris.instrument_imports(include=["unipruning_core"]):
     from unipruning_core.sparsity.budget import Budget
     from unipruning_core.sparsity.parse import parse_sparsity
     from unipruning_core.storage.checkpoint import Checkpoint
+    from unipruning_core.storage.config import check_config, read_config
     from unipruning_core.storage.tensorfile import read_header, read_tensor
     from unipruning_core.tools.bench.report import read_earlier
 
@@ -42,6 +42,11 @@ Reader = Callable[[Path], object]
 def _weights(folder: Path) -> None:
     for info in read_header(folder / "model.safetensors")[0].values():
         read_tensor(info)
+
+
+def _config(folder: Path) -> None:
+    path = folder / "config.json"
+    check_config(path, read_config(path), Checkpoint.open(folder).tensors.values())
 
 
 def _masks(folder: Path) -> None:
@@ -77,7 +82,7 @@ def _sparsity(folder: Path) -> None:
 READERS: dict[str, tuple[str, str, Reader]] = {
     "header": ("model", "model.safetensors", _weights),
     "index": ("sharded", "model.safetensors.index.json", lambda folder: Checkpoint.open(folder).fingerprint()),
-    "config": ("model", "config.json", lambda folder: outline(str(folder))),
+    "config": ("model", "config.json", _config),
     "run": ("run", "run.json", _run),
     "masks": ("pruned", "masks.safetensors", _masks),
     "report": ("pruned", "unipruning.json", read_report),
