@@ -66,7 +66,7 @@ def write_model(folder: Path, layers: int) -> int:
 def run(room: int, *words: object) -> tuple[int, float, str]:
     """Run a command with so much room, 0 for no limit; return its code, its seconds and what it said."""
     began = time.monotonic()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-c", CHILD, str(room), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     return done.returncode, time.monotonic() - began, done.stdout + done.stderr.replace("\r", "\n")
