@@ -244,7 +244,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
         decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights)
         with model.progress.task("pruning", len(scores.targets), "matrix") as task:
             for position, target in enumerate(scores.targets):
-                score = checked_score(scores, target, model.backend)
+                score = checked_score(scores, target).to(model.backend.device_type)
                 (mask,) = masks_of(score, position, target.name, decided, model.backend)
                 layer = by_name[target.name]
                 held = (mask.t() if layer.transposed else mask).cpu()

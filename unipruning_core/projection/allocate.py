@@ -205,7 +205,7 @@ def _row_rules(
     totals = apportion(sizes, Unstructured(ratio).keep(sum(sizes)), [0] * len(sizes), sizes)
     with progress.task("summing rows", len(scores.targets), "matrix") as task:
         for target, total in zip(scores.targets, totals, strict=True):
-            score = checked_score(scores, target, backend)
+            score = checked_score(scores, target).to(backend.device_type)
             masses = _row_sums(score * score, backend).cpu()
             yield target.name, KeptRows(tuple(row_budgets(masses, total, score.shape[1], ratio, spread)))
             task.advance()

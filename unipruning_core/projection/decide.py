@@ -57,8 +57,8 @@ class Decided:
     selection: Selection | None = None  # over all matrices, for a ratio of them together
 
 
-def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  # (out, in), float32
-    """Return the score of one target on the backend's device.
+def checked_score(scores: Scores, target: Target) -> Tensor:  # (out, in), float32, on the host
+    """Return the score of one target.
 
     Raises:
         RunError: its shape, dtype or values are wrong.
@@ -69,8 +69,8 @@ def checked_score(scores: Scores, target: Target, backend: Backend) -> Tensor:  
             f"the score of {target.name!r} should be float32 of shape {target.shape!r}, but is"
             f" {str(score.dtype)!r} of {tuple(score.shape)!r}; search again"
         )
-    score = score.to(backend.device_type)
-    if not bool(score.isfinite().all()):
+    # NaN is both the smallest and the largest
+    if not all(math.isfinite(bound) for bound in score.aminmax()):
         raise RunError(f"the score of {target.name!r} has NaN or infinite values; search again")
     return score
 
@@ -198,7 +198,7 @@ def _global_selections(
 
         def stream() -> Iterator[Tensor]:
             for target in scores.targets:
-                yield checked_score(scores, target, backend)
+                yield checked_score(scores, target).to(backend.device_type)
                 task.advance()
 
         keeps = [sparsity.keep_together(total, model_weights) for sparsity in ratios]
@@ -214,7 +214,7 @@ def _mixed(
     losses: list[list[list[float]]] = [[] for _ in mixes]
     with progress.task("comparing forms", len(scores.targets), "matrix") as task:
         for target in scores.targets:
-            score = checked_score(scores, target, backend)
+            score = checked_score(scores, target).to(backend.device_type)
             loss_of: dict[MatrixSparsity, float] = {
                 cut: _lost(score, cut, backend)
                 for cut in dict.fromkeys(choice for mix in mixes for choice in mix.fitting(target))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from math import comb
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -210,11 +211,7 @@ def _binomials(sparsity: SemiStructured) -> Tensor:
 
 
 def _pack_bits(bits: Tensor) -> Tensor:  # (n,) bool -> (ceil(n / 8),) uint8
-    octets = torch.nn.functional.pad(bits.to(torch.uint8), (0, -len(bits) % 8)).view(-1, 8)
-    packed = octets[:, 0].clone()
-    for place in range(1, 8):
-        packed |= octets[:, place] << place
-    return packed
+    return torch.from_numpy(np.packbits(bits.numpy(), bitorder="little"))
 
 
 def _unpack_bits(packed: Tensor, count: int) -> Tensor:  # (ceil(count / 8),) uint8 -> (count,) bool

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
 
-import torch
 from torch import Tensor
 
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
+from unipruning_core.projection.counts import INTEGERS, PIECE, kept, nonzero
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack
 from unipruning_core.projection.report import FORMAT, MASKS, MODEL, REPORT_FILE
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.documents import sealed
-from unipruning_core.storage.tensorfile import digest_of
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+if TYPE_CHECKING:
+    from unipruning_core.storage.tensorfile import TensorInfo
 
 
 @dataclass(frozen=True)
@@ -100,18 +102,29 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         nonzero_scores: int,
     ) -> None:
         """Overwrite this target's bytes, in every shard that holds it, with zero bits where the mask is False."""
-        # as integers: a product with the mask would leave -0.0, and NaN for weights that are not finite
+        # as integers: a product of floats with the mask would leave -0.0, and NaN for weights that are not finite
         bits = weight.view(INTEGERS[weight.dtype.itemsize])
-        pruned = bits.masked_fill(~(mask.t() if target.transposed else mask), 0)
-        for info in self._checkpoint.infos_of(target):
-            with (self.folder / info.file.name).open("r+b") as file:
-                file.seek(info.start)
-                file.write(pruned.numpy().data)
+        stored = mask.t() if target.transposed else mask
+        rows = max(1, PIECE // bits.shape[1])
+        digest, zeros = hashlib.sha256(), 0
+        with ExitStack() as stack:
+            files = [stack.enter_context(self._opened(info)) for info in self._checkpoint.infos_of(target)]
+            for piece, where in zip(bits.split(rows), stored.split(rows), strict=True):
+                pruned = (piece * where).contiguous()
+                content = pruned.numpy().data.cast("B")
+                for file in files:
+                    file.write(content)
+                digest.update(content)
+                zeros += pruned.numel() - nonzero(pruned.view(weight.dtype))
         self._masks.append(pack(mask, cut := self._cuts[target.name]))
-        kept = int(mask.sum())
-        zeros = pruned.numel() - int(_as_numbers(pruned.view(weight.dtype)).count_nonzero())
-        tied, digest = kept > nonzero_scores, digest_of(pruned)
-        self.layers[target.name] = MatrixReport(cut, kept, mask.numel(), zeros, tied, digest)
+        tied = (count := kept(mask)) > nonzero_scores
+        self.layers[target.name] = MatrixReport(cut, count, mask.numel(), zeros, tied, digest.hexdigest())
+
+    def _opened(self, info: TensorInfo) -> BinaryIO:
+        """Open the file that holds a tensor, at its first byte."""
+        file = (self.folder / info.file.name).open("r+b")
+        file.seek(info.start)
+        return file
 
     @property
     def overall(self) -> MatrixReport:
@@ -142,8 +155,3 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         }
         text = json.dumps(sealed(report), indent=1, ensure_ascii=False, allow_nan=False)
         (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-
-
-def _as_numbers(weight: Tensor) -> Tensor:
-    """Return a tensor in a type that can be counted: floats of eight bits cannot."""
-    return weight.float() if weight.dtype.itemsize == 1 else weight

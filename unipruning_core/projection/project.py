@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.progress import Progress
+from unipruning_core.projection.counts import nonzero
 from unipruning_core.projection.decide import (
+    Decided,
     Scores,
     check_weight,
     checked_score,
@@ -23,13 +26,17 @@ from unipruning_core.projection.decide import (
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, check_room, claimed_output, files_of, size_of, slugs_of
 from unipruning_core.projection.report import REVISION
+from unipruning_core.projection.side_work import one_behind
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_fits
 from unipruning_core.storage.beside import LEADS_OUTSIDE
 from unipruning_core.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from unipruning_core.backend import Backend
+    from unipruning_core.storage.checkpoint import Target
 
 NAMES_SHOWN = 5
 
@@ -117,14 +124,14 @@ def _project(
         with progress.task("copying", size * len(outputs), "B") as task:
             for output in outputs:
                 output.copy(files, task)
-        with progress.task("pruning", len(scores.targets), "matrix") as task:
+        with progress.task("pruning", len(scores.targets), "matrix") as task, one_behind() as behind:
             for position, target in enumerate(scores.targets):
-                score, weight = checked_score(scores, target, backend), checkpoint.read_target(target)
-                check_weight(scores, target, weight)
-                nonzero = int(score.count_nonzero())
-                masks = masks_of(score, position, target.name, decided, backend)
-                for output, mask in zip(outputs, masks, strict=True):
-                    output.prune(target, weight, mask.cpu(), nonzero)
+                # read once, and only after the matrix before is written
+                weight = cache(partial(_searched_weight, scores, checkpoint, target))
+                masks = _counted_masks(scores, position, target, decided, backend)
+                for output, (mask, count) in zip(outputs, masks, strict=True):
+                    behind(partial(_prune, output, target, weight, mask, count))
+                del weight, masks, mask  # which would otherwise be there together with the next ones
                 task.advance()
         for output in outputs:
             output.write_report(**about)
@@ -142,6 +149,27 @@ def _project(
         for slug, output in zip(slugs, outputs, strict=True)
         for overall in [output.overall]
     ]
+
+
+def _counted_masks(
+    scores: Scores, position: int, target: Target, decided: Sequence[Decided], backend: Backend
+) -> Iterator[tuple[Tensor, int]]:
+    """Yield the masks of one matrix, one a sparsity, on the host, with the number of its scores that are not zero."""
+    score = checked_score(scores, target)
+    count = nonzero(score)
+    score = score.to(backend.device_type)
+    for mask in masks_of(score, position, target.name, decided, backend):
+        yield mask.cpu(), count
+
+
+def _searched_weight(scores: Scores, checkpoint: Checkpoint, target: Target) -> Tensor:
+    weight = checkpoint.read_target(target)
+    check_weight(scores, target, weight)
+    return weight
+
+
+def _prune(output: PrunedFolder, target: Target, weight: Callable[[], Tensor], mask: Tensor, count: int) -> None:
+    output.prune(target, weight(), mask, count)
 
 
 def with_scope(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsity:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.forms import Scope
 
 TENSORS_FORMAT = "unipruning-run/1"  # of the tensor files, which have not changed since
+PIECE = 1 << 17  # weights that stay in the caches from one operation to the next
 
 
 def write_run(
@@ -199,7 +200,10 @@ class Run:
 
     def score(self, name: str) -> Tensor:
         """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""
-        return read_tensor(self.tensors[name]).abs_().sub_(self.thresholds[name]).clamp_min_(0.0)
+        score = read_tensor(self.tensors[name])
+        for piece in score.view(-1).split(PIECE):
+            piece.abs_().sub_(self.thresholds[name]).clamp_min_(0.0)
+        return score
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -66,8 +66,9 @@ def kth_largest_many(
     ranks = [rank for _, rank in chosen]
 
     # the last digit completes the value, so its counts say how often the value occurs in each tensor
-    third = list(digit_counts(scores, prefixes, 2, backend))
-    everywhere = peers.total(sum(third, start=_no_counts(len(keeps), 2)))
+    # kept outside torch, whose small aligned blocks would lie between the large ones and leave holes of their sizes
+    third = [counts.numpy().copy() for counts in digit_counts(scores, prefixes, 2, backend)]
+    everywhere = peers.total(sum(map(torch.from_numpy, third), start=_no_counts(len(keeps), 2)))
     chosen = [choose_digit(counts, rank) for counts, rank in zip(everywhere, ranks, strict=True)]
     equals = [[int(counts[i, digit]) for counts in third] for i, (digit, _) in enumerate(chosen)]
     before = peers.before(torch.tensor([sum(here) for here in equals])).tolist()
@@ -93,6 +94,7 @@ def digit_counts(scores: ScoreStream, prefixes: Sequence[int], level: int, backe
         for row, prefix in zip(counts, prefixes, strict=True):
             device_prefix = torch.tensor(prefix, dtype=torch.int32, device=score.device)
             backend.magnitude_histogram(score, device_prefix, level, row)
+        del score  # which would otherwise be there together with the next one
         yield counts.cpu()
 
 

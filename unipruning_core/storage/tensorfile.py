@@ -92,22 +92,19 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
 
 def read_tensor(info: TensorInfo) -> Tensor:
     """Read one tensor in its own dtype, into new memory; the bytes, (nbytes,), of one that torch has no dtype for."""
-    buffer = bytearray(info.nbytes)
+    content = torch.empty(info.nbytes, dtype=torch.uint8)
     try:
         with open_regular(info.file) as file:
             file.seek(info.start)
-            count = file.readinto(buffer)
+            count = file.readinto(content.numpy().data)
     except OSError as error:
         reason = reason_and_remedy(error, "check the disk", info.file)
         raise CheckpointError(f"weights {str(info.file)!r} cannot be read: {reason}") from error
-    if count != len(buffer):
+    if count != info.nbytes:
         raise CheckpointError(
             f"weights {str(info.file)!r} became shorter while in use; leave the file alone and run again"
         )
-    if not buffer:
-        return torch.empty(info.shape, dtype=info.dtype)
-    elements = torch.frombuffer(buffer, dtype=info.dtype)
-    return elements.view(info.shape) if info.type_name in DTYPES else elements
+    return content.view(info.dtype).view(info.shape) if info.type_name in DTYPES else content
 
 
 def is_copy(one: TensorInfo, other: TensorInfo) -> bool:
