@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from unipruning_core.distributed.world import World
 from unipruning_core.selection.ranks import kth_largest_over_ranks
 from unipruning_cpu.backend import CpuBackend
 
@@ -39,13 +40,13 @@ def select(rank: int, world: int, folder: Path) -> None:
                 backend.threshold_mask(score, each.threshold, torch.tensor(ties))
                 for score, ties in zip(scores, each.ties_per_tensor, strict=True)
             ]
-            for each in kth_largest_over_ranks(stream, list(range(100)), backend)
+            for each in kth_largest_over_ranks(stream, list(range(100)), backend, World(rank, world))
         ]
     sent.clear()
     passes.clear()
-    kth_largest_over_ranks(stream, [50], backend)
+    kth_largest_over_ranks(stream, [50], backend, World(rank, world))
     try:
-        kth_largest_over_ranks(stream, [100], backend)
+        kth_largest_over_ranks(stream, [100], backend, World(rank, world))
         refused = None
     except ValueError as error:
         refused = str(error)

@@ -65,7 +65,7 @@ def test_the_masks_of_all_ranks_are_those_of_a_stable_sort(outcomes):
 
 def test_one_selection_reads_the_scores_three_times_and_sends_only_counters(outcomes):
     for outcome in outcomes:
-        assert outcome["sent"][:4] == [*COUNTERS, len(outcomes)]
+        assert outcome["sent"][:4] == ([*COUNTERS, len(outcomes)] if len(outcomes) > 1 else [])
         assert outcome["passes"] == 3 + 1  # and one for the selection that was refused
 
 

@@ -52,9 +52,9 @@ def single(sparsities: list[Sparsity]) -> Sparsity:
     return sparsities[0]
 
 
-def as_scores(scores: Named | Scores) -> Scores:
-    """Open a run folder, or return other scores as they are."""
-    return Run.open(scores) if isinstance(scores, str | os.PathLike) else scores
+def as_scores(scores: Named | Scores, *, compare: bool = True) -> Scores:
+    """Open a run folder, or return other scores as they are; without ``compare`` its checksums are left for later."""
+    return Run.open(scores, compare=compare) if isinstance(scores, str | os.PathLike) else scores
 
 
 def refuse_on_disk_options(

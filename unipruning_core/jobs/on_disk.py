@@ -163,15 +163,16 @@ def project_on_disk(
     out: Path,
     *,
     overwrite: bool = False,
-    output: Output | None = None,
+    output: Output | None = None,  # on the first rank, where the caller has claimed it
+    compare: bool = False,  # whether the checksums of a run are still to be compared
 ) -> list[Projected]:
     """Write pruned checkpoints from scores, such as those of a finished search.
 
     Raises:
-        UnipruningError: what is wrong, before anything is written.
+        UnipruningError: what is wrong, before the output appears.
     """
-    backend = model.backend
-    with memory_errors_as_config_errors(backend, LARGER_DEVICE):
+    backend, world = model.backend, model.world
+    with world.watched(), memory_errors_as_config_errors(backend, LARGER_DEVICE):
         return project(
             model.checkpoint,
             scores,
@@ -182,6 +183,8 @@ def project_on_disk(
             progress=model.progress,
             output=output,
             apart=[("run folder", scores.folder)] if isinstance(scores, Run) else (),
+            world=world,
+            check=scores.compare if compare and isinstance(scores, Run) and world.leads else None,
         )
 
 
@@ -204,10 +207,14 @@ def prune_on_disk(
     """Search, then project; both folders are looked at, and held, before the search begins."""
     Interval.of(save_every)
     apart = [("run folder", run_folder), *data.text.files(), *model.choice.folders()]
-    claimed = claimed_output(
-        model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart
-    )
-    with claimed as output, what_is_kept(run_folder):
+    world = model.world
+
+    def claim() -> AbstractContextManager[Output]:
+        return claimed_output(
+            model.checkpoint, (), sparsities, out, overwrite=overwrite, progress=model.progress, apart=apart
+        )
+
+    with world.watched(), world.lead_holds(claim) as output, what_is_kept(run_folder):
         run = search_on_disk(
             model,
             data,

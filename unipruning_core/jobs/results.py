@@ -86,7 +86,9 @@ def project(
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code, revision)
-    return on_disk.project_on_disk(disk, as_scores(scores), sparsities, Path(out), overwrite=overwrite)
+    found = as_scores(scores, compare=False)
+    named = isinstance(scores, str | os.PathLike)
+    return on_disk.project_on_disk(disk, found, sparsities, Path(out), overwrite=overwrite, compare=named)
 
 
 def perplexity(

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import RunError
+from unipruning_core.projection.parts import Part
 from unipruning_core.selection.radix import Selection, kth_largest, kth_largest_many
+from unipruning_core.selection.ranks import kth_largest_over_ranks
 from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import Dense, Kept, KeptRows, MatrixSparsity, Scope, SemiStructured, Unstructured
 from unipruning_core.sparsity.mix import Mix
@@ -54,7 +57,7 @@ class Decided:
 
     sparsity: Sparsity
     cuts: Mapping[str, MatrixSparsity]  # by target
-    selection: Selection | None = None  # over all matrices, for a ratio of them together
+    selection: Selection | None = None  # over all matrices, for a ratio of them together, with the ties of this rank
 
 
 def checked_score(scores: Scores, target: Target) -> Tensor:  # (out, in), float32, on the host
@@ -96,12 +99,18 @@ def weights_of_model(scores: Scores, checkpoint: Checkpoint) -> int:
 
 
 def decide(
-    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress, model_weights: int
+    scores: Scores,
+    sparsities: Sequence[Sparsity],
+    backend: Backend,
+    progress: Progress,
+    model_weights: int,
+    part: Part | None = None,  # of this rank, which reads no other scores; None for all
 ) -> list[Decided]:
     """Decide the sparsity of each matrix; only global ratios and mixes read scores, since they need all of them."""
+    part = part or Part.of(scores.targets, ALONE)
     mixes = [sparsity for sparsity in sparsities if isinstance(sparsity, Mix)]
-    mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress), strict=True))
-    ranked = _global_selections(scores, sparsities, backend, progress, model_weights)
+    mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress, part), strict=True))
+    ranked = _global_selections(scores, sparsities, backend, progress, model_weights, part)
     decided = []
     for sparsity in sparsities:
         if isinstance(sparsity, Mix):
@@ -116,7 +125,7 @@ def decide(
 
 def masks_of(
     score: Tensor,  # (out, in), float32, on the backend's device
-    position: int,  # of the target among the targets
+    position: int,  # of the target among those of this rank
     name: str,
     decided: Sequence[Decided],
     backend: Backend,
@@ -187,33 +196,39 @@ def _threshold_mask(score: Tensor, selection: Selection, index: int, backend: Ba
 
 
 def _global_selections(
-    scores: Scores, sparsities: Sequence[Sparsity], backend: Backend, progress: Progress, model_weights: int
+    scores: Scores,
+    sparsities: Sequence[Sparsity],
+    backend: Backend,
+    progress: Progress,
+    model_weights: int,
+    part: Part,
 ) -> dict[Sparsity, Selection]:
     """Find one threshold over all matrices for each ratio of them together, or of the model."""
     ratios = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.spans_matrices]
     if not ratios:
         return {}
     total = sum(target.size for target in scores.targets)
-    with progress.task("ranking all weights", 3 * len(scores.targets), "matrix") as task:
+    with progress.task("ranking all weights", 3 * len(part.positions), "matrix") as task:
 
         def stream() -> Iterator[Tensor]:
-            for target in scores.targets:
-                yield checked_score(scores, target).to(backend.device_type)
+            for position in part.positions:
+                yield checked_score(scores, scores.targets[position]).to(backend.device_type)
                 task.advance()
 
         keeps = [sparsity.keep_together(total, model_weights) for sparsity in ratios]
-        return dict(zip(ratios, kth_largest_many(stream, keeps, backend), strict=True))
+        return dict(zip(ratios, kth_largest_over_ranks(stream, keeps, backend, part.world), strict=True))
 
 
 def _mixed(
-    scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress
+    scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress, part: Part
 ) -> Iterator[dict[str, MatrixSparsity]]:
     """Yield the forms that each mix chooses, reading the scores once for all of them."""
     if not mixes:
         return
     losses: list[list[list[float]]] = [[] for _ in mixes]
-    with progress.task("comparing forms", len(scores.targets), "matrix") as task:
-        for target in scores.targets:
+    with progress.task("comparing forms", len(part.positions), "matrix") as task:
+        for position in part.positions:
+            target = scores.targets[position]
             score = checked_score(scores, target).to(backend.device_type)
             loss_of: dict[MatrixSparsity, float] = {
                 cut: _lost(score, cut, backend)
@@ -222,8 +237,9 @@ def _mixed(
             for mix, by_target in zip(mixes, losses, strict=True):
                 by_target.append([loss_of[cut] for cut in mix.fitting(target)])
             task.advance()
-    for mix, by_target in zip(mixes, losses, strict=True):
-        yield mix.choose(scores.targets, by_target)
+    by_rank = part.world.each(losses)
+    for number, mix in enumerate(mixes):
+        yield mix.choose(scores.targets, [lost for of_rank in by_rank for lost in of_rank[number]])
 
 
 def _lost(score: Tensor, cut: MatrixSparsity, backend: Backend) -> float:

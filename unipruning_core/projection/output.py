@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from torch import Tensor
 
+from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
 from unipruning_core.projection.counts import INTEGERS, PIECE, kept, nonzero
-from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack
+from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes
+from unipruning_core.projection.parts import MaskPart, Part, join
 from unipruning_core.projection.report import FORMAT, MASKS, MODEL, REPORT_FILE
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
@@ -27,6 +29,7 @@ from unipruning_core.storage.documents import sealed
 
 if TYPE_CHECKING:
     from unipruning_core.storage.tensorfile import TensorInfo
+    from unipruning_core.storage.tensorstream import TensorStream
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,10 @@ class MatrixReport:
 
 
 class PrunedFolder(AbstractContextManager["PrunedFolder"]):
-    """One output folder, filled in three steps: ``copy``, one ``prune`` per target in order, ``write_report``."""
+    """One output folder, filled in steps: ``copy``, one ``prune`` per target in order, ``write_report``.
+
+    Over ranks each does its part of the first two; then comes ``gather``, and the first rank writes the report.
+    """
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         targets: tuple[Target, ...],
         cuts: Mapping[str, MatrixSparsity],  # by target
         model_weights: int,  # of the whole model
+        part: Part | None = None,  # what this rank does of it; None for everything
     ) -> None:
         self.folder = folder
         self.model_weights = model_weights
@@ -69,14 +76,21 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         self.layers: dict[str, MatrixReport] = {}
         self.names = [MASK_FILE, REPORT_FILE]  # of the files in the folder
         self._checkpoint = checkpoint
-        self._cuts = cuts
+        self._targets, self._cuts, self._part = targets, cuts, part or Part.of(targets, ALONE)
         folder.mkdir(exist_ok=True)
-        self._masks = mask_stream(folder, targets, str(sparsity), cuts)
+        self._masks: TensorStream | MaskPart
+        if self._part.world.leads:
+            self._masks = mask_stream(folder, targets, str(sparsity), cuts)
+        else:
+            self._masks = MaskPart(self._masks_of(self._part.world.rank))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._masks.__exit__(kind, error, trace)
+
+    def _masks_of(self, rank: int) -> Path:
+        return self.folder / f"{MASK_FILE}.{rank}"
 
     def copy(self, files: list[Path], task: Task) -> None:
         """Copy files, given relative to the model folder, byte for byte."""
@@ -126,6 +140,20 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         file.seek(info.start)
         return file
 
+    def gather(self) -> None:
+        """Learn what the other ranks have written, and complete the mask file with theirs."""
+        masks = self._masks
+        if isinstance(masks, MaskPart):
+            masks.__exit__(None, None, None)
+        by_rank = self._part.world.each((self.names, self.layers))
+        self.names = list(dict.fromkeys(name for names, _ in by_rank for name in names))
+        self.layers = {name: layer for _, layers in by_rank for name, layer in layers.items()}
+        if isinstance(masks, MaskPart):
+            return
+        sizes = [packed_bytes(target.shape, self._cuts[target.name]) for target in self._targets]
+        for rank in range(1, self._part.world.size):
+            join(masks, self._masks_of(rank), [sizes[position] for position in self._part.of_rank(rank)])
+
     @property
     def overall(self) -> MatrixReport:
         layers = self.layers.values()
@@ -148,7 +176,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             "format": FORMAT,
             "sparsity": str(self.sparsity),
             **about,
-            MASKS: self._masks.sha256,
+            MASKS: self._masks.sha256,  # type: ignore[union-attr]  # written by the first rank alone
             "overall": {**self.overall.as_json(), MODEL: self._of_model},
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
             "written": sorted(self.names),

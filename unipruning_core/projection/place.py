@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unipruning_core.errors import CheckpointError, OutputError
 from unipruning_core.progress import Progress
@@ -18,6 +19,9 @@ from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.outputs import check_apart, check_space, errors_as_output_errors, listed
 from unipruning_core.storage.ownership import BOOKKEEPING, is_ours
 from unipruning_core.storage.staging import UNFINISHED, Work, working
+
+if TYPE_CHECKING:
+    from unipruning_core.distributed.world import World
 
 # without them nothing loads the folder, or takes it for ours, so they come last
 LAST = ("config.json", REPORT_FILE)
@@ -41,11 +45,8 @@ class Output:
         """
         with errors_as_output_errors(self.folder):
             folder = self.work.start()
-        try:
+        with disk_errors_as_output_errors(self.folder):
             yield folder
-        except OSError as error:
-            with errors_as_output_errors(self.folder):
-                raise error
         with errors_as_output_errors(self.folder):
             self.work.publish(self.old)
 
@@ -59,6 +60,36 @@ class Output:
             report = found_report(folder) or {}
             if not any(report.items() >= json.loads(json.dumps(part)).items() for part in about):
                 raise _not_empty(self.folder)
+
+
+@contextmanager
+def disk_errors_as_output_errors(out: Path) -> Iterator[None]:
+    """Turn what the file system refuses into one sentence, and nothing else."""
+    try:
+        yield
+    except OSError as error:
+        with errors_as_output_errors(out):
+            raise error
+
+
+@contextmanager
+def filled_by_all(place: Output | None, world: World) -> Iterator[tuple[Path, Path]]:
+    """Yield the empty folder that all ranks fill, and the output that it becomes; the first rank alone has a place.
+
+    Raises:
+        OutputError: as ``Output.filling``.
+    """
+    with world.lead_holds(lambda: _of_lead(place).filling()) as filled:
+        folder, out = world.from_lead((filled or Path(), place.folder if place else Path()))
+        with nullcontext() if world.leads else disk_errors_as_output_errors(out):
+            yield folder, out
+    world.from_lead(None)  # all wait for the result to be there
+
+
+def _of_lead(place: Output | None) -> Output:
+    if place is None:
+        raise ValueError("only the first rank has an output")
+    return place
 
 
 @contextmanager

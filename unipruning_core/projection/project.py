@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.counts import nonzero
@@ -24,18 +26,30 @@ from unipruning_core.projection.decide import (
     weights_of_model,
 )
 from unipruning_core.projection.output import PrunedFolder
-from unipruning_core.projection.place import Output, check_room, claimed_output, files_of, size_of, slugs_of
+from unipruning_core.projection.parts import Part
+from unipruning_core.projection.place import (
+    Output,
+    check_room,
+    claimed_output,
+    files_of,
+    filled_by_all,
+    size_of,
+    slugs_of,
+)
 from unipruning_core.projection.report import REVISION
-from unipruning_core.projection.side_work import one_behind
+from unipruning_core.projection.side_work import meanwhile, one_behind
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_fits
 from unipruning_core.storage.beside import LEADS_OUTSIDE
 from unipruning_core.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from torch import Tensor
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
     from unipruning_core.storage.checkpoint import Target
 
 NAMES_SHOWN = 5
@@ -64,6 +78,8 @@ def project(
     progress: Progress | None = None,
     output: Output | None = None,  # where the caller has claimed it already
     apart: Iterable[tuple[str, Path]] = (),  # what else is read, and must not overlap
+    world: World = ALONE,  # the ranks, which see the same folders; of each what follows is the same
+    check: Callable[[Event], None] | None = None,  # of what is read, made in a thread meanwhile; it stops at the event
 ) -> list[Projected]:
     """Write one pruned checkpoint per sparsity: ``out`` itself for one, ``out/<slug>`` for several.
 
@@ -75,25 +91,32 @@ def project(
         RunError: the scores belong to another model or other weights, or have a wrong shape, dtype or value.
         CheckpointError: a target is of a type that cannot be pruned, or cannot be read.
         OutputError: the output folder is in use, or does not fit on its disk.
+        RanksError: another rank failed, or has been given other scores or sparsities.
     """
     progress = progress or Progress()
     _check_scores(checkpoint, scores)
     for sparsity in sparsities:
         check_fits(sparsity, scores.targets, weights_of_model(scores, checkpoint))
-    claim = claimed_output(
-        checkpoint, scores.targets, sparsities, Path(out), overwrite=overwrite, progress=progress, apart=apart
-    )
-    with nullcontext(output) if output else claim as place:
-        return _project(checkpoint, scores, sparsities, place, backend, progress)
+    _agree(scores, sparsities, world)
+
+    def claim() -> AbstractContextManager[Output]:
+        return claimed_output(
+            checkpoint, scores.targets, sparsities, Path(out), overwrite=overwrite, progress=progress, apart=apart
+        )
+
+    with world.lead_holds(lambda: nullcontext(output) if output else claim()) as place, meanwhile(check) as look:
+        return _project(checkpoint, scores, sparsities, place, backend, progress, world, look)
 
 
 def _project(
     checkpoint: Checkpoint,
     scores: Scores,
     sparsities: Sequence[Sparsity],
-    place: Output,
+    place: Output | None,
     backend: Backend,
     progress: Progress,
+    world: World,
+    look: Callable[[], None],
 ) -> list[Projected]:
     slugs = slugs_of(sparsities)
     sparsities = [with_scope(sparsity, scores, progress) for sparsity in sparsities]
@@ -101,8 +124,6 @@ def _project(
     if links := [name for name, reason in left_out.items() if reason == LEADS_OUTSIDE]:
         more = f" and {len(links) - 1} more" if len(links) > 1 else ""
         progress.note(f"not copied: {links[0]}{more} ({LEADS_OUTSIDE})")
-    size = size_of(checkpoint, files)
-    check_room(place.folder, checkpoint, files, scores.targets, len(sparsities))
     about: dict[str, object] = {
         "backend": backend.name,
         "model_fingerprint": scores.fingerprint,
@@ -110,36 +131,52 @@ def _project(
         "provenance": scores.provenance,
         "left_out": left_out,
     }
-    place.check_same([{"sparsity": str(sparsity), **about} for sparsity in sparsities])
-    model_weights = weights_of_model(scores, checkpoint)
-    decided = decide(scores, sparsities, backend, progress, model_weights)
 
-    with place.filling() as folder, ExitStack() as stack:
+    def check_place() -> None:
+        if place is not None:
+            check_room(place.folder, checkpoint, files, scores.targets, len(sparsities))
+            place.check_same([{"sparsity": str(sparsity), **about} for sparsity in sparsities])
+
+    world.lead_does(check_place)
+    part = Part.of(scores.targets, world)
+    model_weights = weights_of_model(scores, checkpoint)
+    decided = decide(scores, sparsities, backend, progress, model_weights, part)
+
+    with filled_by_all(place, world) as (folder, out), ExitStack() as stack:
         outputs = [
             stack.enter_context(
-                PrunedFolder(folder / slug, decision.sparsity, checkpoint, scores.targets, decision.cuts, model_weights)
+                PrunedFolder(
+                    *(folder / slug, decision.sparsity, checkpoint, scores.targets, decision.cuts, model_weights, part)
+                )
             )
             for slug, decision in zip(slugs, decided, strict=True)
         ]
-        with progress.task("copying", size * len(outputs), "B") as task:
+        copied = part.files(files)
+        with progress.task("copying", size_of(checkpoint, copied) * len(outputs), "B") as task:
             for output in outputs:
-                output.copy(files, task)
-        with progress.task("pruning", len(scores.targets), "matrix") as task, one_behind() as behind:
-            for position, target in enumerate(scores.targets):
+                output.copy(copied, task)
+        world.each(None)  # each rank writes into what others have copied
+        with progress.task("pruning", len(part.positions), "matrix") as task, one_behind() as behind:
+            for number, position in enumerate(part.positions):
+                look()
+                target = scores.targets[position]
                 # read once, and only after the matrix before is written
                 weight = cache(partial(_searched_weight, scores, checkpoint, target))
-                masks = _counted_masks(scores, position, target, decided, backend)
+                masks = _counted_masks(scores, number, target, decided, backend)
                 for output, (mask, count) in zip(outputs, masks, strict=True):
                     behind(partial(_prune, output, target, weight, mask, count))
                 del weight, masks, mask  # which would otherwise be there together with the next ones
                 task.advance()
+        part.sync(folder)
         for output in outputs:
-            output.write_report(**about)
+            output.gather()
+            if world.leads:
+                output.write_report(**about)
     for output in outputs:
         _note_ties(output, progress)
     return [
         Projected(
-            place.folder / slug,
+            out / slug,
             output.sparsity,
             overall.total - overall.kept,
             overall.total,
@@ -149,6 +186,17 @@ def _project(
         for slug, output in zip(slugs, outputs, strict=True)
         for overall in [output.overall]
     ]
+
+
+def _agree(scores: Scores, sparsities: Sequence[Sparsity], world: World) -> None:
+    """Refuse to go on where ranks have been given different things.
+
+    Raises:
+        RanksError: they have.
+    """
+    found = json.dumps(scores.provenance, sort_keys=True), repr(sparsities)
+    digests = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in found]
+    world.agree({"model": scores.fingerprint[:12], "search": digests[0], "sparsity": digests[1]})
 
 
 def _counted_masks(

@@ -39,6 +39,8 @@ from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_ten
 from unipruning_core.storage.tensorstream import TensorStream
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from torch import Tensor
 
     from unipruning_core.search.base import Outcome
@@ -111,8 +113,8 @@ class Run:
     tensors: dict[str, TensorInfo]
 
     @classmethod
-    def open(cls, folder: str | PathLike[str]) -> Run:
-        """Read and verify a run folder, checksum included.
+    def open(cls, folder: str | PathLike[str], *, compare: bool = True) -> Run:
+        """Read and verify a run folder; checksums too, unless the caller does that later.
 
         Raises:
             RunError: the folder is not a run folder, is unfinished, has another format, or is damaged.
@@ -120,14 +122,26 @@ class Run:
         folder = Path(folder)
         check_finished(folder)
         description = read_description(folder)
+        if compare:
+            cls(folder, description, {}).compare()
         with _faults_as_run_errors(folder):
-            for name, written in description["files"].items():
-                _compare(folder / name, sha256(folder / name), written)
             run = cls(folder, description, read_header(folder / DUAL_FILE)[0])
             check_tensors(run.tensors, {target.name: target.shape for target in run.targets}, DUAL_FILE)
             if INPUTS_FILE in description["files"]:
                 check_tensors(run._input_tensors, run._input_shapes, INPUTS_FILE)
         return run
+
+    def compare(self, stop: Event | None = None) -> None:
+        """Compare the tensor files with their checksums, until the event is set.
+
+        Raises:
+            RunError: they differ.
+        """
+        with _faults_as_run_errors(self.folder):
+            for name, written in self.description["files"].items():
+                actual = sha256(self.folder / name, stop)
+                if not (stop and stop.is_set()):
+                    _compare(self.folder / name, actual, written)
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:

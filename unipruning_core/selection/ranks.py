@@ -11,47 +11,40 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from unipruning_core.selection.radix import Peers, ScoreStream, Selection, kth_largest_many
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
-
-HOST = "cpu"
+    from unipruning_core.distributed.world import World
 
 
 class Ranks(Peers):
-    """The ranks of a process group, in order."""
+    """The ranks of a command, in order."""
 
-    def __init__(self, device: str, group: dist.ProcessGroup | None = None) -> None:
-        # a group that cannot reduce host tensors, such as an accelerator's, gets its counters on the device
-        serves = {part.partition(":")[0] for part in dist.get_backend_config(group).split(",")}
-        self.device, self.group = HOST if HOST in serves else device, group
+    def __init__(self, world: World) -> None:
+        self.world = world
 
     def total(self, counts: Tensor) -> Tensor:
         # a copy, since the caller may use its counts again
-        summed = counts.to(self.device, copy=True)
-        dist.all_reduce(summed, group=self.group)
-        return summed.cpu()
+        return self.world.total(counts.clone())
 
     def before(self, counts: Tensor) -> Tensor:
-        rank = dist.get_rank(self.group)
-        table = torch.zeros(dist.get_world_size(self.group), *counts.shape, dtype=counts.dtype)
-        table[rank] = counts
-        return self.total(table)[:rank].sum(dim=0)
+        table = torch.zeros(self.world.size, *counts.shape, dtype=counts.dtype)
+        table[self.world.rank] = counts
+        return self.total(table)[: self.world.rank].sum(dim=0)
 
 
 def kth_largest_over_ranks(
     scores: ScoreStream,  # this rank's tensors, (out, in) float32, in one order; a rank may have none
     keeps: Sequence[int],  # the same on every rank: how many of all ranks' elements to keep
     backend: Backend,
-    group: dist.ProcessGroup | None = None,  # None for all ranks
+    world: World,
 ) -> list[Selection]:
     """Return for each of ``keeps`` what ``threshold_mask`` needs to keep exactly that many over all ranks.
 
-    Every rank of the group must call it.  Ties go to the lower rank, then the earlier tensor, then the lower index, as
-    in a stable sort of all tensors laid end to end.
+    Every rank must call it.  Ties go to the lower rank, then the earlier tensor, then the lower index, as in a stable
+    sort of all tensors laid end to end.
     """
-    return kth_largest_many(scores, keeps, backend, Ranks(backend.device_type, group))
+    return kth_largest_many(scores, keeps, backend, Ranks(world))

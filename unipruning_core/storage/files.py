@@ -10,7 +10,10 @@ import stat
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from threading import Event
 
 BLOCK_BYTES = 1 << 20
 
@@ -74,11 +77,11 @@ def read_bytes(path: Path, largest: int) -> bytes:
     return content
 
 
-def sha256(path: Path) -> str:
-    """Return the checksum of a regular file of any size."""
+def sha256(path: Path, stop: Event | None = None) -> str:
+    """Return the checksum of a regular file of any size, or of what was read of it when the event was set."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
-        while block := file.read(BLOCK_BYTES):
+        while not (stop and stop.is_set()) and (block := file.read(BLOCK_BYTES)):
             digest.update(block)
     return digest.hexdigest()
 
