@@ -114,9 +114,12 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    from unipruning_core.distributed.launched import only_the_first_speaks
+    from unipruning_core.distributed.launched import launched, only_the_first_speaks
+    from unipruning_core.errors import ConfigError
     from unipruning_core.stopping import signals_as_exceptions
 
+    if launched() and not options.over_ranks:
+        raise ConfigError(f"{options.name} runs in one process; start it without torchrun")
     with signals_as_exceptions(), only_the_first_speaks():
         return int(options.run(options))
 
@@ -157,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
         )
         # after the command too, where one adds it to a command that has failed
         sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, name=name, over_ranks=False)
         return sub
 
     for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets):

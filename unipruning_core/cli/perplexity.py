@@ -23,6 +23,7 @@ DETAILS = """\
 The field's standard protocol: the text as one string, tokenised once, in windows that do not overlap; the exponential
 of the mean negative log-likelihood over windows.  Figures compare only for the same text, tokenizer and --seq-len.
 Several models are measured one after the other, which is faster than one command for each: a line a model.
+Under torchrun every process loads the model and takes some of the windows; the figure is the same.
 
 examples
   unipruning perplexity pruned/60-row --data wikitext2 --seq-len 2048
@@ -39,6 +40,7 @@ def add_commands(command: Command) -> None:
     parser.add_argument("--seq-len", type=int, help=f"tokens per window ({SEQ_LEN_HELP})")
     parser.add_argument("--windows", type=int, help="number of windows, from the start (default: the whole text)")
     add_backend(parser)
+    parser.set_defaults(over_ranks=True)
     parser.add_argument("--json", action="store_true", help="print JSON, a line a model, with the loss of each window")
 
 

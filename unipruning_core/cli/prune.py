@@ -53,6 +53,7 @@ PROJECT_DETAILS = """\
 Reads checkpoint and run folder as files: no model is built, and only one matrix is in memory at a time.  With one
 sparsity DIR is the pruned checkpoint; with several, each goes to its own folder in DIR: 50, 60-row, 70-global, 40-model
 or 2-4.  Each is a complete checkpoint that from_pretrained loads, with its masks and unipruning.json beside it.
+Under torchrun each process prunes some of the matrices; the result is the same to the byte.
 
 example
   unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
@@ -86,6 +87,8 @@ def add_commands(command: Command) -> None:
     _sparsity_and_out(project)
     add_backend(project)
     project.add_argument("--overwrite", action="store_true", help=OVERWRITE_HELP)
+    for parser in (prune, search, project):
+        parser.set_defaults(over_ranks=True)
 
 
 def _search_details(examples: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from unipruning_core.data.encoding import joined_ids
 from unipruning_core.data.text import SEPARATOR, Text
 from unipruning_core.data.token_ids import id_tensor
+from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.models.decoder import text_model
 from unipruning_core.models.loading import dtype_name, dtype_remedy
@@ -23,6 +24,8 @@ from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from unipruning_core.distributed.world import World
 
 LOGITS_AT_ONCE = 2**25  # 128 MiB of fp32, whatever the vocabulary
 PROBE_TOKENS = 8
@@ -104,10 +107,13 @@ def perplexity(
     return measured(model, made, progress)
 
 
-def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None = None) -> Perplexity:
+def measured(
+    model: PreTrainedModel, windows: Windows, progress: Progress | None = None, world: World = ALONE
+) -> Perplexity:
     r"""Return exp of the mean negative log-likelihood of the text, over windows that do not overlap.
 
-    The model is put into evaluation mode.
+    The model is put into evaluation mode.  Of several ranks, which all have the model, each takes every nth window; the
+    losses are added in the order of the windows, however many ranks there are.
 
     .. math:: \exp \frac{1}{K} \sum_{k=1}^{K} \frac{1}{L-1} \sum_{t=2}^{L} -\log p(x_{k,t} \mid x_{k,1..t-1})
 
@@ -118,17 +124,24 @@ def measured(model: PreTrainedModel, windows: Windows, progress: Progress | None
     count, _, seq_len = windows.ids.shape
     model.eval()
     text = text_model(model)
-    losses: list[float] = []
-    with pass_errors(model), torch.inference_mode(), progress.task("perplexity", count, "windows") as task:
+    mine: list[float] = []  # up to the first that is not finite
+    own = windows.ids[world.rank :: world.size]
+    with pass_errors(model), torch.inference_mode(), progress.task("perplexity", len(own), "windows") as task:
         head = _separable_head(text, windows.ids[0, :, :PROBE_TOKENS])
-        for number, window in enumerate(windows.ids, 1):
-            losses.append(_window_nll(text, head, window.to(text.device)))
-            if not math.isfinite(losses[-1]):
-                raise DataError(
-                    f"the loss of window {number} of {count} of {windows.source!r} is {losses[-1]}, so there is no "
-                    f"perplexity; {dtype_remedy(model.dtype) or 'use a model whose outputs are finite'}"
-                )
-            task.advance(1, perplexity=_exp(sum(losses) / len(losses)))
+        for window in own:
+            mine.append(_window_nll(text, head, window.to(text.device)))
+            if not math.isfinite(mine[-1]):
+                break
+            task.advance(1, perplexity=_exp(sum(mine) / len(mine)))
+    by_rank = world.each(mine)
+    losses: list[float] = []
+    for number in range(count):
+        losses.append(by_rank[number % world.size][number // world.size])
+        if not math.isfinite(losses[-1]):
+            raise DataError(
+                f"the loss of window {number + 1} of {count} of {windows.source!r} is {losses[-1]}, so there is no "
+                f"perplexity; {dtype_remedy(model.dtype) or 'use a model whose outputs are finite'}"
+            )
     nll = sum(losses) / count
     return Perplexity(
         _exp(nll),

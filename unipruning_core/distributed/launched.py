@@ -19,6 +19,11 @@ def launched_rank() -> int:
     return _number("RANK", 0) if launched() else 0
 
 
+def processes_here() -> int:
+    """Return how many processes of the command run on this machine, all of them if the launcher does not say."""
+    return _number("LOCAL_WORLD_SIZE", _number("WORLD_SIZE", 1)) if launched() else 1
+
+
 def speaks_for_its_machine() -> bool:
     """Return whether this process is the first on its machine, and so tells what is wrong there."""
     return not launched() or _number("LOCAL_RANK", 0) == 0

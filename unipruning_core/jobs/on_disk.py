@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, measured
+from unipruning_core.distributed.launched import processes_here
 from unipruning_core.errors import ConfigError, RunError
 from unipruning_core.jobs.layout import chosen_layout
 from unipruning_core.models.layout import check_offload, size_of
-from unipruning_core.models.memory import LARGER_DEVICE, memory_errors_as_config_errors
+from unipruning_core.models.memory import LARGER_DEVICE, check_model_fits, memory_errors_as_config_errors
 from unipruning_core.projection.place import Output, claimed_output
 from unipruning_core.projection.project import Projected, project
 from unipruning_core.search.activation_memory import check_choice
@@ -243,6 +244,10 @@ def perplexity_on_disk(
     Raises:
         UnipruningError: what is wrong, before the model is loaded if possible.
     """
-    made = model.windows(text, seq_len, windows)
-    with memory_errors_as_config_errors(model.backend, f"{LARGER_DEVICE}, or a shorter --seq-len"):
-        return measured(model.load(), made, model.progress)
+    made, world = model.windows(text, seq_len, windows), model.world
+    with world.watched(), memory_errors_as_config_errors(model.backend, f"{LARGER_DEVICE}, or a shorter --seq-len"):
+        if world.size > 1:  # before any of them has taken memory
+            check_model_fits(model.checkpoint, model.dtype, model.backend, processes_here())
+        given = {"text": made.data_sha256, "windows": tuple(made.ids.shape), "dtype": str(model.dtype)}
+        world.agree({"model": model.checkpoint.fingerprint(), **given})
+        return measured(model.load(), made, model.progress, world)

@@ -99,15 +99,23 @@ def memory_errors_as_config_errors(backend: Backend, remedy: str = SEARCH_REMEDY
         raise ConfigError(f"the {backend.name} device ran out of memory ({exhausted(error)}); {remedy}") from error
 
 
-def check_model_fits(checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend) -> None:
+def check_model_fits(checkpoint: Checkpoint, dtype: torch.dtype, backend: Backend, processes: int = 1) -> None:
     """Refuse to load a model whose weights alone exceed the device's free memory.
+
+    Args:
+        processes: that each load it on this machine, and share the memory of the host.
 
     Raises:
         ConfigError: they do.
     """
+    import torch
+
     needed, free = loaded_bytes(checkpoint, dtype), free_bytes(backend.device_type)
-    if free is not None and needed > free:
+    copies = 1 if hasattr(torch.get_device_module(backend.device_type), "mem_get_info") else processes
+    if free is not None and copies * needed > free:
+        each = f" in each of {copies} processes" if copies > 1 else ""
+        fewer = ", or fewer processes" if copies > 1 else ""
         raise ConfigError(
-            f"the model's weights need {needed / GIB:.1f} GiB, but only {free / GIB:.1f} GiB is free on the "
-            f"{backend.name} device; use a device with more memory, or --dtype bfloat16"
+            f"the model's weights need {needed / GIB:.1f} GiB{each}, but only {free / GIB:.1f} GiB is free on the "
+            f"{backend.name} device; use a device with more memory, or --dtype bfloat16{fewer}"
         )
