@@ -1,4 +1,4 @@
-"""A search and a projection in a process that may take a quarter of the checkpoint's size beyond what torch itself takes.
+"""A search and a projection in a process that may take a quarter of the checkpoint beyond what torch takes.
 
     python benchmarks/capped.py [--layers 48] [--mode feedback]
 

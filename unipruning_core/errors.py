@@ -22,7 +22,8 @@ REMEDIES = {
     errno.EIO: "check the disk",
     errno.EBUSY: "wait until nothing else uses it, or choose another place",
 }
-NO_THREAD = ("can't start new thread", "ThreadPoolBuildError")  # in the words of Python, and of libraries in Rust
+# in the words of Python, of libraries in Rust and of those in C++
+NO_THREAD = ("can't start new thread", "ThreadPoolBuildError", "Resource temporarily unavailable")
 
 
 class UnipruningError(Exception):

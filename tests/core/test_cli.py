@@ -222,10 +222,34 @@ def test_code_that_comes_with_a_model_is_not_run_unless_asked(home, search_words
 
 
 def test_a_search_that_cannot_fit_says_the_numbers(search_words, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("unipruning_core.search.memory.free_bytes", lambda _: 1000)
-    refused(
-        ["search", *search_words, "--out", str(tmp_path / "run")], "GiB is free on the cpu device", tmp_path, capsys
-    )
+    monkeypatch.setattr("unipruning_core.search.memory.free_bytes", lambda *_: 1000)
+    words = ["search", *search_words, "--out", str(tmp_path / "run"), "--offload", "none"]
+    refused(words, "GiB is free on the cpu device", tmp_path, capsys)
+
+
+@pytest.mark.parametrize("mode", ["feedback", "frozen"])
+def test_a_search_that_does_not_fit_the_memory_lies_in_files(search_words, tmp_path, capsys, monkeypatch, mode):
+    words = ["search", *search_words, "--mode", mode]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr("unipruning_core.search.memory.free_bytes", lambda *_: 1000)
+    assert main([*words, "--out", str(tmp_path / "run"), "--max-memory", "1KB"]) == 0
+    assert "weights and state lie in files in the run folder" in capsys.readouterr().err
+    for name in ("dual.safetensors", "run.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--max-memory", "22 parrots"], "--max-memory must be a size such as 22GiB or 500MB, not '22 parrots'"),
+        (["--offload", "cpu"], "--offload cpu moves nothing where the backend computes in the host's memory; use disk"),
+        (["--offload", "disk", "--mode", "drift"], "--offload is for the modes feedback, frozen; omit it with --mode"),
+        (["--copies", "2"], "--copies must divide the number of ranks, 1, not be 2"),
+        (["--skip-nonfinite", "--batch-size", "2"], "leaves out single samples, but --batch-size asks for steps of"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(search_words, tmp_path, capsys, more, said):
+    refused(["search", *search_words, "--out", str(tmp_path / "run"), *more], said, tmp_path, capsys)
 
 
 def test_several_models_are_measured_in_one_command_a_line_each(home, tmp_path, capsys):

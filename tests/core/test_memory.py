@@ -34,7 +34,7 @@ def checked(model: Checkpoint, monkeypatch: pytest.MonkeyPatch, fractions: list[
     """Check a search on devices that have these fractions of what it holds free."""
     task = model, targets_of(model), MODES["feedback"](), torch.bfloat16
     each = [int(fraction * held_bytes(*task)) for fraction in fractions]
-    monkeypatch.setattr(memory, "free_bytes", lambda _: each[0])
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: each[0])
     monkeypatch.setattr(memory, "free_bytes_each", lambda _: each)
     return check_memory(*task, BACKEND)
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from unipruning_core.data.calibration import Calibration
 from unipruning_core.errors import CheckpointError, OutputError, RunError
 from unipruning_core.progress import Progress
-from unipruning_core.search import resume, run_folder
+from unipruning_core.search import parts, resume, run_folder
 from unipruning_core.search.claim import claimed_run
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.loop import SearchTask, search
@@ -193,11 +193,11 @@ class Full:
         self.monkeypatch = monkeypatch
 
     def fill(self):
-        class Stream(resume.TensorStream):
+        class Stream(parts.TensorStream):
             def append(self, tensor):
                 raise OSError(28, "No space left on device")
 
-        for module in (resume, run_folder):
+        for module in (parts, run_folder):
             self.monkeypatch.setattr(module, "TensorStream", Stream)
 
 
