@@ -114,6 +114,24 @@ def test_the_first_tensor_that_is_not_finite_is_named(dtype, copy):
         checkpoint.check_finite(["good", "bad"])
 
 
+def test_a_large_tensor_is_looked_at_in_pieces(copy, monkeypatch):
+    sizes, real = [], torch.isfinite
+
+    def isfinite(tensor):
+        sizes.append(tensor.numel())
+        return real(tensor)
+
+    monkeypatch.setattr("unipruning_core.storage.checkpoint.PIECE", 8)
+    monkeypatch.setattr(torch, "isfinite", isfinite)
+    values = torch.ones(4, 5)
+    save_file({"good": values, "last": values.index_fill(1, torch.tensor([4]), torch.nan)}, copy / "model.safetensors")
+    checkpoint = Checkpoint.open(copy)
+    checkpoint.check_finite(["good"])
+    assert sizes == [8, 8, 4]
+    with pytest.raises(CheckpointError, match="'last' holds 4 values of 20 .* in 4 of its 4 rows"):
+        checkpoint.check_finite(["last"])
+
+
 def test_infinity_is_not_finite(copy):
     save_file({"w": torch.tensor([1.0, -torch.inf])}, copy / "model.safetensors")
     with pytest.raises(CheckpointError, match="'w' holds 1 values of 2"):

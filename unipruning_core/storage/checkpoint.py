@@ -24,6 +24,8 @@ from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE,
 from unipruning_core.storage.paths import is_plain_name, path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
+PIECE = 1 << 22  # elements that are looked at together
+
 
 @dataclass(frozen=True)
 class Target:
@@ -195,7 +197,9 @@ class Checkpoint:
                     digests[target.name] = digest_of(tensor.flatten()[target.start : target.start + target.size])
                 if tensor.dtype.itemsize == 1:
                     tensor = tensor.float()  # isfinite does not support 8-bit floats
-                if bad := tensor.numel() - int(torch.isfinite(tensor).sum()):
+                # what isfinite makes on its way is several times the size of its argument
+                finite = sum(int(torch.isfinite(piece).sum()) for piece in tensor.flatten().split(PIECE))
+                if bad := tensor.numel() - finite:
                     rows = int((~tensor.isfinite()).any(-1).sum()) if tensor.dim() == 2 else 0
                     raise CheckpointError(
                         f"tensor {name!r} holds {bad} values of {tensor.numel()} that are NaN or infinite"
