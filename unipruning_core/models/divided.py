@@ -44,13 +44,16 @@ def parameters_without_values() -> Iterator[None]:
         yield
 
 
-def runs(model: PreTrainedModel, layers: Sequence[Layer], *, loss: bool) -> PreTrainedModel:
-    """Return the part of a model that a search runs: with its output layer, unless there is no loss or target in it."""
+def runs(model: PreTrainedModel, targets: Iterable[str], *, loss: bool) -> PreTrainedModel:
+    """Return the part of a model that a search runs: with its output layer, unless there is no loss or target in it.
+
+    ``targets`` are parameters by their names in the model.
+    """
     if loss:
         return text_model(model)
     decoder = bare_decoder(model)
     path = next(f"{name}." if name else "" for name, part in model.named_modules() if part is decoder)
-    return decoder if all(layer.name_in_model.startswith(path) for layer in layers) else text_model(model)
+    return decoder if all(name.startswith(path) for name in targets) else text_model(model)
 
 
 def divided(
@@ -131,19 +134,19 @@ class _Loader:
         self.checkpoint, self.names, self.world, self.home = checkpoint, names, world, home
         self.layers = {id(layer.parameter): layer for layer in layers}
         self.precise = _kept_in_float32(model)
-        # by the id of the parameter that had no values, which is kept so that the id stays its own
-        self.filled: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}
+        self.without_values: list[nn.Parameter] = []  # kept so that their ids stay their own
         self.paths = {id(module): name for name, module in model.named_modules()}
 
     def fill(self, unit: nn.Module) -> None:
-        """Load every parameter of a unit that has no values yet."""
+        """Load every parameter of a unit that has no values yet; nothing here refers to them afterwards."""
+        filled: dict[int, nn.Parameter] = {}  # by the id of the parameter that had no values
         for module in unit.modules():
             for leaf, parameter in list(module.named_parameters(recurse=False)):
                 if parameter.device.type == "meta":
-                    if id(parameter) not in self.filled:
-                        loaded = self._loaded(f"{self.paths[id(module)]}.{leaf}", parameter)
-                        self.filled[id(parameter)] = parameter, loaded
-                    module._parameters[leaf] = self.filled[id(parameter)][1]
+                    if id(parameter) not in filled:
+                        filled[id(parameter)] = self._loaded(f"{self.paths[id(module)]}.{leaf}", parameter)
+                        self.without_values.append(parameter)
+                    module._parameters[leaf] = filled[id(parameter)]
             for leaf, buffer in list(module.named_buffers(recurse=False)):
                 if leaf not in module._non_persistent_buffers_set:
                     self._fill_buffer(f"{self.paths[id(module)]}.{leaf}", buffer)

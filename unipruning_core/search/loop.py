@@ -220,7 +220,7 @@ def _over_ranks(
     for pattern in task.settings.patterns():
         check_divisible(layers, pattern.m, world.shards)
     names = Names.of(model, task.checkpoint)
-    part = runs(model, layers, loss=task.settings.follows_loss)
+    part = runs(model, [layer.name_in_model for layer in layers], loss=task.settings.follows_loss)
     stack.enter_context(apart(layers))
     return divided(model, part, layers, task.checkpoint, names, world, home, progress)
 
