@@ -73,6 +73,8 @@ def test_what_is_misspelt_is_refused_before_anything_heavy_is_imported(home, tmp
         "'half' is neither a ratio": ["project", model, run, "--sparsity", "half", *out],
         "'5O%' is neither a ratio": ["compare", model, "--methods", "wanda", "--sparsity", "5O%", *out],
         "'2:4x' is neither a ratio": ["plan", "smollm2-135m", "--sparsity", "2:4x"],
+        "not '80 apples'": ["plan", "smollm2-135m", "--device-memory", "80 apples"],
+        "--ranks 6 cannot be": ["plan", "smollm2-135m", "--ranks", "6", "--nodes", "4"],
         "'none.json' cannot be read": ["prune", model, "--sparsity", "@none.json", *out, *data],
         "not 'frozn'": ["search", model, *out, "--mode", "frozn"],
         "'wonda'": ["compare", model, "--methods", "wonda", *half, *out],

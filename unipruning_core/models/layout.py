@@ -13,8 +13,8 @@ UNITS = {f"{prefix}B": 1000**power for power, prefix in enumerate(PREFIXES)}
 UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate(PREFIXES)}
 
 
-def size_of(text: str | int | None) -> int | None:
-    """Return a size in bytes, as it is or from text such as "22GiB".
+def size_of(text: str | int | None, flag: str = "--max-memory") -> int | None:
+    """Return a size in bytes, as it is or from text such as "22GiB"; ``flag`` is its name in messages.
 
     Raises:
         ConfigError: it is no size, or none at all.
@@ -24,7 +24,7 @@ def size_of(text: str | int | None) -> int | None:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) *([KMGT]I?B)?", str(text).strip(), re.IGNORECASE)
     size = int(float(found[1]) * UNITS[(found[2] or "B").upper()]) if found else 0
     if size <= 0:
-        raise ConfigError(f"--max-memory must be a size such as 22GiB or 500MB, not {quoted(text)}")
+        raise ConfigError(f"{flag} must be a size such as 22GiB or 500MB, not {quoted(text)}")
     return size
 
 

@@ -67,7 +67,7 @@ class LanguageLoss:
         return known
 
     def _is_long(self, input_ids: Tensor) -> bool:
-        return bool(input_ids.numel() * self._vocabulary > WHOLE)
+        return not fits_whole(input_ids.numel(), self._vocabulary)
 
     def _of_output(self, output: Any, input_ids: Tensor) -> Tensor:
         """Return the loss, 0-D float32, from all logits of a sample.
@@ -161,8 +161,12 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
 
 def logits_held(tokens: int, vocabulary: int) -> int:
     """Return how many logits are in memory at a time, for a sample."""
-    whole = tokens * vocabulary
-    return whole if whole <= WHOLE else LOGITS
+    return tokens * vocabulary if fits_whole(tokens, vocabulary) else LOGITS
+
+
+def fits_whole(tokens: int, vocabulary: int) -> bool:
+    """Return whether a sample's logits may all be in memory at once."""
+    return tokens * vocabulary <= WHOLE
 
 
 class _Known(torch.autograd.Function):

@@ -98,6 +98,9 @@ class FeedbackSettings(Settings):
         one = max(2 * width, 4) * max(sizes)
         return parts | {"masks": total // 8, "gradient and masked weight, or score, of one matrix": one}
 
+    def steps(self, samples: int) -> int:
+        return -(-samples // self.batch_size)
+
     def step_bytes(self, targets: Sequence[Target], width: int) -> dict[str, float]:
         """Return the traffic: W, v and U are read for the masked weight, W and U once more for the backward pass.
 

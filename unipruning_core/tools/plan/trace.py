@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,12 +18,27 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.borders import library_errors_as
-from unipruning_core.models.decoder import bare_decoder
+from unipruning_core.models.decoder import bare_decoder, decoder_blocks, text_model
 from unipruning_core.search.language_loss import LanguageLoss, logits_held
 from unipruning_core.tools.plan.mixtures import flops_of_experts, gradients_of_experts, traceable_experts
 
 if TYPE_CHECKING:
     from unipruning_core.models.outline import Outline
+
+
+# through the blocks; to the loss and on to its gradient by the logits; when that is there; to the last hidden states;
+# and back through the blocks
+FORWARD, LOGITS, TURN, HEAD, BACKWARD = PHASES = ("forward", "logits", "turn", "head", "backward")
+
+
+@dataclass(frozen=True)
+class Blockwise:
+    """The decoder blocks of a sample's forward pass."""
+
+    number: int
+    kept: int  # bytes that each keeps for its backward pass
+    output: int  # bytes of its hidden states
+    flops: int  # of all but the first, about what is done again where activations are
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,17 @@ class Trace:
 
     flops: int  # of matrix products and attention; a multiply-add counts as two
     activations: int  # peak bytes besides parameters and their gradients
+    phases: Mapping[str, int]  # the peak in each of ``PHASES`` that a sample has
+    blockwise: Blockwise
+
+    def recomputing(self) -> Trace:
+        """Return the cost where the backward pass computes the activations inside a block again."""
+        blocks = self.blockwise
+        spared = blocks.number * max(0, blocks.kept - blocks.output)
+        phases = {phase: max(0, peak - spared) for phase, peak in self.phases.items()}
+        for phase in {FORWARD, BACKWARD} & phases.keys():  # one block has all of its own
+            phases[phase] += blocks.kept
+        return replace(self, flops=self.flops + blocks.flops, activations=max(phases.values()), phases=phases)
 
 
 class UntraceableError(ConfigError):
@@ -66,12 +92,56 @@ def trace_sample(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
         ids = torch.zeros(1, seq_len, dtype=torch.int64)
         flops = FlopCounterMode(display=False, custom_mapping=_host_attention() | flops_of_experts())
         memory = LiveMemory(list(model.parameters()))
+        _, blocks = decoder_blocks(model)
+        ends = _watch(memory, text_model(model), list(blocks), flops)
         with nullcontext() if backward else torch.no_grad(), flops, memory:
             if backward:
                 loss(ids).backward()
             else:
                 bare_decoder(model)(input_ids=ids, use_cache=False)
-    return Trace(flops.get_total_flops(), memory.peak)
+    return Trace(flops.get_total_flops(), memory.peak, memory.peaks, _blockwise(ends))
+
+
+def _blockwise(ends: Sequence[_End]) -> Blockwise:
+    if not ends:  # a model that runs the parts of its blocks by itself
+        return Blockwise(0, 0, 0, 0)
+    first, last = ends[0], ends[-1]
+    kept = (last.live - first.live) // (len(ends) - 1) if len(ends) > 1 else last.live
+    return Blockwise(len(ends), max(0, kept), last.output, last.flops - first.flops)
+
+
+@dataclass(frozen=True)
+class _End:
+    """The end of a block's forward pass."""
+
+    live: int  # bytes
+    output: int  # bytes of the hidden states
+    flops: int  # so far
+
+
+def _watch(memory: LiveMemory, model: nn.Module, blocks: Sequence[nn.Module], flops: FlopCounterMode) -> list[_End]:
+    """Have the memory told which phase a sample is in, and return what will be known of the blocks."""
+    ends: list[_End] = []
+
+    def at_gradient(made: Any, act: Callable[[], None]) -> None:
+        if isinstance(made, Tensor) and made.requires_grad:
+            made.register_hook(lambda _: act())
+
+    def turn() -> None:
+        memory.enter(TURN)
+        memory.enter(HEAD)
+
+    def after_block(block: nn.Module, _: Any, output: Any) -> None:
+        hidden = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+        ends.append(_End(memory.live, hidden.nbytes, flops.get_total_flops()))
+        if block is blocks[-1]:
+            memory.enter(LOGITS)
+            at_gradient(hidden, lambda: memory.enter(BACKWARD))
+
+    for block in blocks:
+        block.register_forward_hook(after_block)
+    model.register_forward_hook(lambda _, __, output: at_gradient(getattr(output, "logits", None), turn))
+    return ends
 
 
 def by_formula(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
@@ -84,7 +154,15 @@ def by_formula(outline: Outline, seq_len: int, *, backward: bool) -> Trace:
     values = seq_len * (sum(sides) if backward else max(sides))
     vocabulary = getattr(outline.config.get_text_config(), "vocab_size", 0)
     logits = 4 * 4 * logits_held(seq_len, vocabulary) if backward else 0
-    return Trace((6 if backward else 2) * outline.parameters * seq_len, outline.dtype.itemsize * values + logits)
+    kept, forward = outline.dtype.itemsize * values, 2 * outline.parameters * seq_len
+    phases = {FORWARD: kept} | ({LOGITS: kept + logits, HEAD: kept + logits // 2, BACKWARD: kept} if backward else {})
+    config = outline.config.get_text_config()
+    number = getattr(config, "num_hidden_layers", None) or 1
+    hidden = (
+        outline.dtype.itemsize * seq_len * (getattr(config, "hidden_size", None) or min(map(min, outline.shapes())))
+    )
+    blockwise = Blockwise(number, kept // number if backward else 0, hidden, forward)
+    return Trace((3 if backward else 1) * forward, kept + logits, phases, blockwise)
 
 
 def _make_fake(model: nn.Module) -> None:
@@ -117,7 +195,8 @@ class LiveMemory(TorchDispatchMode):
 
     def __init__(self, known: list[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
+        self.live = 0
+        self.peaks = {FORWARD: 0}  # by phase, in their order
         self._known = {tensor.untyped_storage()._cdata for tensor in known}
 
     def __torch_dispatch__(
@@ -132,9 +211,23 @@ class LiveMemory(TorchDispatchMode):
             if storage._cdata not in self._known:
                 self._known.add(storage._cdata)
                 self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
+                self._note()
                 weakref.finalize(storage, self._freed, storage._cdata, storage.nbytes())
         return result
+
+    @property
+    def peak(self) -> int:
+        """The most bytes at once."""
+        return max(self.peaks.values())
+
+    def enter(self, phase: str) -> None:
+        """Count from here on for a phase, which may have been entered before."""
+        self.peaks[phase] = self.peaks.pop(phase, 0)
+        self._note()
+
+    def _note(self) -> None:
+        phase = next(reversed(self.peaks))
+        self.peaks[phase] = max(self.peaks[phase], self.live)
 
     def _freed(self, key: int, nbytes: int) -> None:
         self._known.discard(key)
