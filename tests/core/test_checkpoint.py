@@ -128,7 +128,7 @@ def test_a_large_tensor_is_looked_at_in_pieces(copy, monkeypatch):
     checkpoint = Checkpoint.open(copy)
     checkpoint.check_finite(["good"])
     assert sizes == [8, 8, 4]
-    with pytest.raises(CheckpointError, match="'last' holds 4 values of 20 .* in 4 of its 4 rows"):
+    with pytest.raises(CheckpointError, match=r"'last' holds 4 values of 20 .* in 4 of its 4 rows"):
         checkpoint.check_finite(["last"])
 
 

@@ -24,7 +24,7 @@ from unipruning_core.storage.layout import CONFIG_FILE, INDEX_FILE, SINGLE_FILE,
 from unipruning_core.storage.paths import is_plain_name, path_errors_as
 from unipruning_core.storage.tensorfile import TensorInfo, digest_of, is_copy, read_header, read_tensor
 
-PIECE = 1 << 22  # elements that are looked at together
+PIECE = 1 << 20  # elements that are looked at together
 
 
 @dataclass(frozen=True)
