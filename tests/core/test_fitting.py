@@ -62,13 +62,13 @@ class Small:
         self.room = {False: kept, True: recomputed}
         self.held = []
         loaded.model.norm.register_forward_hook(self.allocate)
-        real = kind.step
+        real = kind.process
 
-        def step(search, sample, input_ids):
-            self.limit = TOKENS if sample < 2 else self.room[search.recomputes]
-            return real(search, sample, input_ids)
+        def process(search, number, batch):
+            self.limit = TOKENS if number < 2 else self.room[search.recomputes]
+            return real(search, number, batch)
 
-        monkeypatch.setattr(kind, "step", step)
+        monkeypatch.setattr(kind, "process", process)
 
     def allocate(self, _, inputs, *output):
         assert [held for held in self.held if held() is not None] == [], "a failed step still holds its activations"

@@ -82,7 +82,7 @@ def test_a_saved_state_is_always_finite(folder, tmp_path, monkeypatch):
         def last_sample(self):
             return saved[-1] if saved else None
 
-        def save(self, sample, tensors, losses):
+        def save(self, sample, tensors, losses, parts):
             assert first_unfinite(tensors) is None
             saved.append(sample)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.distributed.world import HOST, World, solitary
 from unipruning_core.errors import ConfigError
+from unipruning_core.models.host_memory import return_freed_memory
 from unipruning_core.models.memory import GIB, free_bytes, free_bytes_each, limit_device, loaded_bytes
 from unipruning_core.search.memory import check_memory, held_bytes
 from unipruning_core.search.modes import MODES
@@ -68,6 +69,8 @@ def _place(model: OnDisk, settings: Settings, kind: str) -> str:
 
 def _offloaded(model: OnDisk, world: World, offload: str) -> Layout:
     where = {"cpu": "pinned memory of the host", "disk": "files in the run folder"}[offload]
+    if offload == "disk":
+        return_freed_memory()  # what is kept for later use would take the room that is short
     model.progress.note(
         f"weights and state lie in {where}, and pass through the device block by block; "
         f"{loaded_bytes(model.checkpoint, model.dtype) / GIB:.1f} GiB of weights"

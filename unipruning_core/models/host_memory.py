@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's numbers for mallopt
+FREED = 1 << 18  # bytes from which on memory is given back
 # of a control group, by version: the file of the limit, that of the use, and what of the use is cache that can be freed
 GROUP_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
     2: ("memory.max", "memory.current", ("active_file", "inactive_file")),
 }
+
+
+def return_freed_memory() -> None:
+    """Let glibc give memory back to the system as soon as it is freed, whatever a backend has set before."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 1 << 16)
+        mallopt(M_MMAP_THRESHOLD, FREED)
+        mallopt(M_TRIM_THRESHOLD, FREED)
 
 
 def free_host_bytes(root: Path = Path("/")) -> int | None:
