@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 
 import torch.distributed as dist
 
-from unipruning_core.errors import RanksError, chain, first_line
+from unipruning_core.errors import RanksError, UnipruningError, chain, first_line
 
 GRACE = 5.0  # seconds in which ranks that are alive notice that an exchange has failed
 # how gloo, NCCL and HCCL say so where they raise only a RuntimeError
@@ -58,19 +58,26 @@ def as_rank_errors(rank: int, size: int) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if not is_failed_exchange(error):
+    # of a layer's pass, in which FSDP exchanges too, a sentence may have been made already
+    except (RuntimeError, UnipruningError) as error:
+        if isinstance(error, RanksError) or (exchange := _failed_exchange(error)) is None:
             raise
-        raise RanksError(f"rank {rank} stops, since {_blame(rank, size)} ({first_line(error)[:120]})") from error
+        raise RanksError(f"rank {rank} stops, since {_blame(rank, size)} ({first_line(exchange)[:120]})") from error
 
 
 def is_failed_exchange(error: BaseException) -> bool:
     """Return whether an error is that of an exchange between ranks."""
-    return any(
-        isinstance(cause, dist.DistError)
-        or (isinstance(cause, RuntimeError) and FAILED.search(str(cause).partition("\n")[0]) is not None)
-        for cause in chain(error)
-    )
+    return _failed_exchange(error) is not None
+
+
+def _failed_exchange(error: BaseException) -> BaseException | None:
+    """Return the error of an exchange that led to an error, if one did."""
+    for cause in chain(error):
+        if isinstance(cause, dist.DistError):
+            return cause
+        if isinstance(cause, RuntimeError) and FAILED.search(str(cause).partition("\n")[0]) is not None:
+            return cause
+    return None
 
 
 def _blame(rank: int, size: int) -> str:

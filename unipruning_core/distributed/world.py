@@ -18,7 +18,8 @@ import torch
 import torch.distributed as dist
 
 from unipruning_core.distributed.launched import VARIABLES, launched
-from unipruning_core.distributed.peers import as_rank_errors, report_failure
+from unipruning_core.distributed.meeting import launcher_store, meet
+from unipruning_core.distributed.peers import as_rank_errors, is_failed_exchange, report_failure
 from unipruning_core.errors import ConfigError, OutputError, RanksError, UnipruningError
 
 if TYPE_CHECKING:
@@ -204,7 +205,8 @@ class World:
             try:
                 yield
             except (UnipruningError, KeyboardInterrupt) as error:
-                report_failure(self.rank, str(error))
+                if not is_failed_exchange(error):
+                    report_failure(self.rank, str(error))
                 raise
 
 
@@ -239,7 +241,8 @@ def join(device_type: str) -> World:
     if not dist.is_initialized():
         timeout = timedelta(seconds=float(os.environ.get(TIMEOUT) or DEFAULT_TIMEOUT))
         with as_rank_errors(rank, size):
-            dist.init_process_group(_transport(device_type), timeout=timeout, rank=rank, world_size=size)
+            store = meet(launcher_store(rank, size, timeout), rank, size, timeout)
+            dist.init_process_group(_transport(device_type), store=store, timeout=timeout, rank=rank, world_size=size)
     return World(rank, size, device, sharded=True)
 
 
