@@ -45,7 +45,8 @@ examples
 """
 SEARCH_EXAMPLES = """\
 search HuggingFaceTB/SmolLM2-135M --out run
-  unipruning search ./model --out run --mode frozen --metric wanda --data calibration.jsonl"""
+  unipruning search ./model --out run --mode frozen --metric wanda --data calibration.jsonl
+  torchrun --nproc-per-node 8 -m unipruning_core search ./model --out run --batch-size 8      # docs/distributed.md"""
 PRUNE_EXAMPLES = """\
 prune HuggingFaceTB/SmolLM2-135M --sparsity 60% --out pruned
   unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""

@@ -160,7 +160,9 @@ def search(
         if not world.sharded:
             run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
         else:
-            run.recomputes = checkpoint_activations == "on"
+            # where weights and state do not fit, activations are the most of what is left
+            needed = checkpoint_activations == "on" or (checkpoint_activations == "auto" and offload != "none")
+            run.recomputes = needed and task.settings.follows_loss
         resume = Resume(folder / UNFINISHED, task.identity(backend), world)
         if overwrite:
             resume.discard_others(len(batches), progress)
