@@ -23,13 +23,14 @@ from _damage import damage, kinds_of, make_template
 from _fuzzing import fuzz, readers
 from _kills import jobs_of, kill, stop
 from _pairs import pairs_of, race
+from _ranks import kill_ranks, rank_jobs_of
 from _report import Result, shortened, table, write
 from _server import Command, cleared, prepare
 from _world import World, make_world
 
 # a case is a function of a folder of its own and of its own source of chance
 Case = Callable[[Path, random.Random], Result]
-COUNTS = {"kills": 400, "signals": 40, "damage": 1000, "pairs": 50}
+COUNTS = {"kills": 400, "signals": 40, "damage": 1000, "pairs": 50, "ranks": 60}
 ATTACKS = [*COUNTS, "crafted", "fuzz"]
 
 
@@ -103,6 +104,9 @@ def _cases(name: str, world: World, folder: Path, options: argparse.Namespace) -
     if name == "pairs":
         pairs = _prepared(pairs_of(world, options.only), count, folder)
         return [partial(race, pairs[index % len(pairs)]) for index in range(count)]
+    if name == "ranks":
+        over_ranks = _prepared(rank_jobs_of(world, options.only), count, folder)
+        return [partial(kill_ranks, over_ranks[index % len(over_ranks)]) for index in range(count)]
     jobs = jobs_of(world, options.only)
     if name == "signals":
         jobs = [job for job in jobs if "compare" not in job.name and "demo" not in job.name]

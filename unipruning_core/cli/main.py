@@ -93,7 +93,8 @@ def _tell(told: str) -> None:
             told = told if told.startswith("rank ") else f"rank {rank}: {told}"
             print(f"error: {told}", file=sys.stderr)
             return
-    if speaks_for_its_machine():
+    # what is wrong between ranks may be seen by one alone
+    if speaks_for_its_machine() or told.startswith("rank "):
         print(f"error: {told}", file=sys.stderr)
 
 

@@ -184,7 +184,7 @@ class World:
         """
         mine = self.from_lead(dict(values))
         for rank, others in enumerate(self.each(dict(values))):
-            for name in mine.keys() | others.keys():
+            for name in sorted(mine.keys() | others.keys()):
                 if mine.get(name) != others.get(name):
                     raise RanksError(
                         f"rank {rank} has another {name} than rank 0 ({others.get(name)!r}, not {mine.get(name)!r}); "
