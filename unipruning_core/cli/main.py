@@ -96,6 +96,10 @@ def _tell(told: str) -> None:
     # what is wrong between ranks may be seen by one alone
     if speaks_for_its_machine() or told.startswith("rank "):
         print(f"error: {told}", file=sys.stderr)
+    if "unipruning_core.distributed.peers" in sys.modules:
+        from unipruning_core.distributed.peers import wait_to_be_heard
+
+        wait_to_be_heard()
 
 
 def _end_at_an_interruption() -> None:

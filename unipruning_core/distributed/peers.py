@@ -21,7 +21,7 @@ FAILED = re.compile(
     r"Connection (closed|reset|refused)|Timed out|timed out|[Tt]imeout|Broken pipe|gloo|NCCL|HCCL|process group|"
     r"Socket|recv|Process group",
 )
-FAILURE, ALIVE = "unipruning/failure", "unipruning/alive"
+FAILURE, ALIVE, HEARD = "unipruning/failure", "unipruning/alive", "unipruning/heard"
 
 
 def report_failure(rank: int, sentence: str) -> None:
@@ -44,9 +44,23 @@ def is_told(sentence: str) -> bool:
         store = dist.distributed_c10d._get_default_store()
         while time.monotonic() < until:
             if store.check([f"{FAILURE}/0"]):
-                return bool(store.get(f"{FAILURE}/0").decode() == sentence)
+                said = store.get(f"{FAILURE}/0").decode()
+                store.set(f"{HEARD}/{dist.get_rank()}", "")
+                return bool(said == sentence)
             time.sleep(0.1)
     return False
+
+
+def wait_to_be_heard() -> None:
+    """Let the other ranks read why the first one stops, before the store that may be in its process is gone."""
+    if not is_joined():
+        return
+    until = time.monotonic() + GRACE / 2
+    with suppress(RuntimeError, ValueError):
+        store = dist.distributed_c10d._get_default_store()
+        keys = [f"{HEARD}/{rank}" for rank in range(1, dist.get_world_size())]
+        while not all(store.check([key]) for key in keys) and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 @contextmanager
