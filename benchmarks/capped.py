@@ -1,6 +1,6 @@
 """A search and a projection in a process that may take a quarter of the checkpoint beyond what torch takes.
 
-    python benchmarks/capped.py [--layers 48] [--mode feedback]
+    python benchmarks/capped.py [--layers 96] [--mode feedback]
 
 Writes a random Llama in float32 to a temporary folder, and limits the data of the process (RLIMIT_DATA, which counts
 all private memory that can be written) before the first sample; pages of mapped files are the system's to keep or drop.
@@ -74,7 +74,7 @@ def run(room: int, *words: object) -> tuple[int, float, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=48)
+    parser.add_argument("--layers", type=int, default=96)
     parser.add_argument("--mode", default="feedback")
     options = parser.parse_args()
     failed = 0

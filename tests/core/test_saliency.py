@@ -115,8 +115,10 @@ def test_rows_and_columns_of_zeros_have_no_saliency_and_no_nan(metric, kind):
 
 
 def one_of(kind, metric, weight, norm):
-    saliency = kind(METRICS[metric], [weight], [0], BACKEND, 0)
-    factors = saliency.factors(norm) if kind is FixedSaliency else saliency.of_sample(norm, 0)
+    if kind is FixedSaliency:
+        factors = fixed_saliency(METRICS[metric], [weight], [0]).factors(norm)
+    else:
+        factors = Saliency(METRICS[metric], [weight], [0], BACKEND, 2).of_sample(norm, 0)
     return factors.r[0], factors.p[0], factors.q[0]
 
 
