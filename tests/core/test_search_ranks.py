@@ -49,13 +49,19 @@ def kept(folder):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "more"),
-    [(2, ("--mode", "frozen")), (3, ("--mode", "frozen", "--metric", "wanda")), (4, ("--copies", "2")), (2, FEEDBACK)],
-    ids=["frozen", "wanda", "copies", "batch"],
+    ("ranks", "more", "layout"),
+    [
+        (2, ("--mode", "frozen"), ()),
+        (3, ("--mode", "frozen", "--metric", "wanda"), ()),
+        (4, (), ("--copies", "2")),
+        (2, FEEDBACK, ()),
+        (2, (), ("--offload", "disk")),
+    ],
+    ids=["frozen", "wanda", "copies", "batch", "offload"],
 )
-def test_the_result_is_that_of_one_process_to_the_last_bit(home, tmp_path, ranks, more):
+def test_the_result_is_that_of_one_process_to_the_last_bit(home, tmp_path, ranks, more, layout):
     """Two gradients have one sum in either order."""
-    assert same(alone(home, tmp_path / "one", *more), over(ranks, home, tmp_path / "several", *more))
+    assert same(alone(home, tmp_path / "one", *more), over(ranks, home, tmp_path / "several", *more, *layout))
 
 
 def test_sums_of_more_gradients_differ_in_their_last_bits(home, tmp_path):
