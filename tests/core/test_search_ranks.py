@@ -64,6 +64,25 @@ def test_the_result_is_that_of_one_process_to_the_last_bit(home, tmp_path, ranks
     assert same(alone(home, tmp_path / "one", *more), over(ranks, home, tmp_path / "several", *more, *layout))
 
 
+@pytest.mark.parametrize(
+    ("ranks", "more", "layout"),
+    [
+        (2, ("--mode", "drift", "--prox-strength", "0.1", "--quantile", "0.2"), ()),
+        (4, ("--mode", "drift", "--metric", "wanda", "--max-grad-norm", "0"), ("--copies", "2")),
+        (3, ("--mode", "coupled", "--metric", "ria"), ()),
+    ],
+    ids=["drift", "drift-copies", "coupled"],
+)
+def test_where_the_weights_move_their_sums_are_of_parts(home, tmp_path, ranks, more, layout):
+    """The mean of S is the sum of sums over each rank's rows, which rounds otherwise."""
+    one, several = alone(home, tmp_path / "one", *more), tmp_path / "several"
+    over(ranks, home, several, *more, *layout)
+    assert (kept(one) != kept(several)).float().mean() <= 0.002
+    scores = [load_file(folder / FILES[0]) for folder in (one, several)]
+    for name, dual in scores[0].items():
+        torch.testing.assert_close(scores[1][name], dual, rtol=1e-3, atol=1e-6)
+
+
 def test_sums_of_more_gradients_differ_in_their_last_bits(home, tmp_path):
     one, several = alone(home, tmp_path / "one", "--batch-size", "6"), tmp_path / "several"
     over(3, home, several, "--batch-size", "6")
@@ -129,7 +148,6 @@ def test_a_rank_that_would_do_something_else_is_named_before_the_first_step(home
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--mode", "drift"), "--mode drift runs in one process; use --mode feedback or frozen with torchrun"),
         (("--skip-nonfinite",), "--skip-nonfinite runs in one process"),
         (("--dtype", "int3"), "--dtype must be"),
     ],

@@ -45,7 +45,7 @@ def chosen_layout(model: OnDisk, settings: Settings, world: World, offload: str,
     try:
         each = check_memory(model.checkpoint, model.targets, settings, model.dtype, model.backend, limit)
     except ConfigError:
-        if offload == "none" or not settings.over_ranks:
+        if offload == "none" or not settings.offloads:
             raise
         return _offloaded(model, world, _place(model, settings, kind))
     free = sum(free_bytes_each(kind)) if len(each) > 1 else free_bytes(kind, limit)
@@ -54,8 +54,8 @@ def chosen_layout(model: OnDisk, settings: Settings, world: World, offload: str,
 
 
 def _check_offload(settings: Settings, offload: str, kind: str) -> None:
-    if not settings.over_ranks:
-        modes = ", ".join(name for name, mode in MODES.items() if mode.over_ranks)
+    if not settings.offloads:
+        modes = ", ".join(name for name, mode in MODES.items() if mode.offloads)
         raise ConfigError(f"--offload is for the modes {modes}; omit it with --mode {settings.mode}")
     if offload == "cpu" and kind == HOST:
         raise ConfigError("--offload cpu moves nothing where the backend computes in the host's memory; use disk")

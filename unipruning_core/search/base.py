@@ -217,6 +217,11 @@ def zero_dual(layer: Layer, device: torch.device | None = None) -> tuple[Tensor,
     return torch.zeros(layer.target.shape, device=device), torch.zeros((), device=device)
 
 
+def held_dual(layer: Layer) -> tuple[Tensor, Tensor]:
+    """Return the same, V for the part of the layer that is held here."""
+    return torch.zeros(layer.weight.shape, device=layer.device), torch.zeros((), device=layer.device)
+
+
 def by_device(layers: Sequence[Layer]) -> list[list[int]]:
     """Return the positions of the layers on each device, devices in the order of their first layer."""
     positions: dict[torch.device, list[int]] = {}

@@ -40,9 +40,9 @@ class CoupledSearch(DualSearch):
         if not self._usable(position):
             return
         layer, factors = self.layers[position], self.factors[position]
-        gradient = layer.parameter.grad
+        gradient = layer.gradient
         layer.parameter.grad = None
-        if factors is None or gradient is None:
+        if factors is None or gradient is None or not gradient.numel():
             return
         weight, dual, threshold = layer.weight, self.duals[position], self.thresholds[position]
         gradient = gradient.t() if layer.transposed else gradient

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from unipruning_core.models.held import gathered
 from unipruning_core.search.adamw import AdamW
 from unipruning_core.search.dual import DualSearch, mirror_step
 
@@ -27,8 +28,8 @@ class DriftSearch(DualSearch):
     def prepare(self) -> None:
         super().prepare()
         rate = self.settings.learning_rate
-        parameters = [layer.parameter for layer in self.layers]
-        self.unclipped = torch.ones((), device=self.layers[0].weight.device)
+        parameters = [layer.held for layer in self.layers]
+        self.unclipped = torch.ones((), device=self.layers[0].device)
         # no moments if the weights are fixed
         self.adamw = AdamW(parameters, rate, self.samples, self.backend) if rate else None
 
@@ -36,7 +37,8 @@ class DriftSearch(DualSearch):
         if not self.settings.max_grad_norm:
             self._backward(loss, lambda position: self._step_if_usable(position, sample))
         else:
-            loss.backward()
+            with gathered(self.language_loss.model):
+                loss.backward()
             self._note_gradients([layer.parameter.grad is not None for layer in self.layers])
             usable = [position for position in range(len(self.layers)) if self._usable(position)]
             scale = self._clipping_factor() if usable else self.unclipped
@@ -44,11 +46,14 @@ class DriftSearch(DualSearch):
                 self._step(position, sample, scale)
 
     def _clipping_factor(self) -> Tensor:
-        gradients = [layer.parameter.grad for layer in self.layers if layer.parameter.grad is not None]
+        gradients = [gradient for layer in self.layers if (gradient := layer.gradient) is not None]
         norms = torch.stack(
             [torch.linalg.vector_norm(g, dtype=torch.float32).to(gradients[0].device) for g in gradients]
         )
-        scale: Tensor = self.settings.max_grad_norm / (torch.linalg.vector_norm(norms) + 1e-6)
+        norm = torch.linalg.vector_norm(norms)
+        if self.world.sharded:
+            norm = (self.world.total(norm.square()) / self.world.copies).sqrt()
+        scale: Tensor = self.settings.max_grad_norm / (norm + 1e-6)
         return scale.clamp(max=1.0)
 
     def _step_if_usable(self, position: int, sample: int) -> None:
@@ -60,12 +65,13 @@ class DriftSearch(DualSearch):
         layer, settings = self.layers[position], self.settings
         if (factors := self.factors[position]) is not None:
             dual, threshold = self.duals[position], self.thresholds[position]
-            mirror_step(self.backend, settings, layer.weight, factors, dual, threshold)
-        if (gradient := layer.parameter.grad) is not None:
-            if self.adamw:
-                self.adamw.step(position, layer.parameter.detach(), gradient, sample, scale)
+            numel = layer.target.size
+            mirror_step(self.backend, settings, layer.weight, factors, dual, threshold, self.world, numel)
+        if (gradient := layer.gradient) is not None:
+            if self.adamw and gradient.numel():
+                self.adamw.step(position, layer.held, gradient, sample, scale)
             layer.parameter.grad = None
-        if settings.prox_strength:
+        if settings.prox_strength and layer.held.numel():
             pattern = settings.regulariser
             self.backend.nm_prox(layer.weight, settings.prox_strength, pattern.n, pattern.m)
 

@@ -74,6 +74,20 @@ class Shapes:
         return ones.expand(steps, width), ones.expand(steps, height)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Matrices of which each rank has some rows: their sums are those of all ranks."""
+
+    shapes: Sequence[tuple[int, int]]  # of the whole matrices
+    spans: Sequence[tuple[slice, slice]]  # the rows and columns that are here
+    world: World
+
+    @property
+    def counts(self) -> bool:
+        """Whether this rank's sums count: of several copies of the model those of the first."""
+        return self.world.rank < self.world.shards
+
+
 class Saliency(Shapes):
     """The factors of some matrices of one device, for any input norms."""
 
@@ -84,9 +98,11 @@ class Saliency(Shapes):
         streams: Sequence[int],  # of random numbers, one a matrix
         backend: Backend,
         seed: int,
+        parts: Parts | None = None,  # of matrices that are divided among ranks
     ) -> None:
-        super().__init__(metric, [(len(w), w.shape[1]) for w in weights], streams, seed, weights[0].device)
-        self.weights, self.backend = weights, backend
+        shapes = [(len(w), w.shape[1]) for w in weights] if parts is None else parts.shapes
+        super().__init__(metric, shapes, streams, seed, weights[0].device)
+        self.weights, self.backend, self.parts = weights, backend, parts
 
     def of_sample(self, norm: Tensor, sample: int) -> Factors:
         """Return the factors of the weights as they are now, with one pass over each.
@@ -104,9 +120,14 @@ class Saliency(Shapes):
             feature.new_zeros(*of.shape[:2], to.shape[1]) for of, to in ((along, outputs), (across, inputs))
         )
         for position, weight in enumerate(self.weights):
-            height, width = weight.shape
-            sums = self.backend.abs_sums(weight, along[position, :, :width], across[position, :, :height])
-            rows[position, :, :height], columns[position, :, :width] = sums
+            height, width = slice(weight.shape[0]), slice(weight.shape[1])
+            if self.parts is not None:
+                height, width = self.parts.spans[position]
+            if weight.numel() and (self.parts is None or self.parts.counts):
+                sums = self.backend.abs_sums(weight, along[position, :, width], across[position, :, height])
+                rows[position, :, height], columns[position, :, width] = sums
+        if self.parts is not None:
+            rows, columns = self.parts.world.total(rows), self.parts.world.total(columns)
         return self._factors(feature, rows, columns, outputs, self.sizes)
 
     def of_steps(self, position: int, norm: Tensor, steps: int) -> Factors:

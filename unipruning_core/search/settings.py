@@ -152,6 +152,7 @@ class Settings(ABC):
     follows_loss: ClassVar[bool]  # whether a sample needs a backward pass
     moves_weights: ClassVar[bool] = False  # whether it changes the weights of its model
     over_ranks: ClassVar[bool] = False  # whether several processes can share a search
+    offloads: ClassVar[bool] = False  # whether what it holds may lie elsewhere than on the device
 
     metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)
     seed: int = setting(0, "random seed for the order of the text and for random subsets", within=SEED_RANGE)

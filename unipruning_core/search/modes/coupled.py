@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.layer import Layer
     from unipruning_core.search.coupled import CoupledSearch
     from unipruning_core.storage.checkpoint import Target
@@ -26,15 +28,24 @@ class CoupledSettings(DualSettings):
     remark: ClassVar[str] = "feedback gives better masks"
     follows_loss: ClassVar[bool] = True
     moves_weights: ClassVar[bool] = True
+    over_ranks: ClassVar[bool] = True
 
     learning_rate: float = setting(1e-4, "step size of the weights, α·κ", within="[0, inf)")
     coupling: float = setting(1e-5, "ρ, strength of the pull between weights and Γ", within="[0, inf)")
     soft_threshold: float = setting(0.001, "λ, soft threshold on |V|", within="[0, inf)")
 
-    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> CoupledSearch:
+    def start(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
+        home: Home | None = None,
+    ) -> CoupledSearch:
         from unipruning_core.search.coupled import CoupledSearch
 
-        return CoupledSearch(model, layers, self, backend, samples)
+        return CoupledSearch(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual": 4 * sum(sizes), "gradient and step of one matrix": 2 * width * max(sizes)}

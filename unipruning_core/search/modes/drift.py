@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.layer import Layer
     from unipruning_core.search.drift import DriftSearch
     from unipruning_core.sparsity.forms import SemiStructured
@@ -29,6 +31,7 @@ class DriftSettings(QuantileSettings):
     remark: ClassVar[str] = "feedback gives better masks at the same cost"
     follows_loss: ClassVar[bool] = True
     moves_weights: ClassVar[bool] = True
+    over_ranks: ClassVar[bool] = True
 
     learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights fixed", within="[0, inf)")
     max_grad_norm: float = setting(
@@ -49,10 +52,18 @@ class DriftSettings(QuantileSettings):
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.regulariser,) if self.prox_strength else ()
 
-    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> DriftSearch:
+    def start(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
+        home: Home | None = None,
+    ) -> DriftSearch:
         from unipruning_core.search.drift import DriftSearch
 
-        return DriftSearch(model, layers, self, backend, samples)
+        return DriftSearch(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return V, both moments, and the gradient if clipping keeps it: 2 w + 8 bytes per weight, or w + 8 without."""

@@ -33,6 +33,7 @@ class FeedbackSettings(Settings):
     # the scores have the unit of the loss, so they are comparable between matrices
     scope: ClassVar[Scope] = "global"
     over_ranks: ClassVar[bool] = True
+    offloads: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = True
 
     batch_size: int = setting(1, "samples that form one step, whose gradient is their mean", within="[1, inf)")
