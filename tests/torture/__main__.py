@@ -23,7 +23,7 @@ from _damage import damage, kinds_of, make_template
 from _fuzzing import fuzz, readers
 from _kills import jobs_of, kill, stop
 from _pairs import pairs_of, race
-from _ranks import kill_ranks, rank_jobs_of
+from _rank_kills import kill_ranks, rank_jobs_of
 from _report import Result, shortened, table, write
 from _server import Command, cleared, prepare
 from _world import World, make_world
