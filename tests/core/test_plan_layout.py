@@ -207,7 +207,7 @@ def test_the_command_that_is_printed_can_be_typed(folder, tmp_path, capsys, word
         (["--ranks", "0"], "--ranks must be from 1 to 65536, not 0"),
         (["--nodes", "-1"], "--nodes must be from 1 to 65536, not -1"),
         (["--ranks", "6", "--nodes", "4"], "--ranks 6 cannot be the same number on each of 4 nodes"),
-        (["--mode", "drift", "--ranks", "2"], "--mode drift runs in one process"),
+        (["--mode", "drift", "--ranks", "2"], "the state of --mode drift is planned for one process"),
         (["--mode", "drift", "--offload", "disk"], "use --mode feedback or frozen with --offload"),
         (
             ["--backend", "cpu", "--offload", "cpu"],

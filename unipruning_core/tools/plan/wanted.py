@@ -49,10 +49,10 @@ class Wanted:
             "--nodes": self.nodes > 1,
             "--offload": self.offload in (IN_HOST, ON_DISK),
         }
-        if not self.settings.over_ranks and (flags := [flag for flag, given in asked.items() if given]):
-            modes = " or ".join(name for name, kind in MODES.items() if kind.over_ranks)
+        if not self.settings.offloads and (flags := [flag for flag, given in asked.items() if given]):
+            modes = " or ".join(name for name, kind in MODES.items() if kind.offloads)
             raise ConfigError(
-                f"--mode {self.settings.mode} runs in one process with all of its state on the device; use --mode "
+                f"the state of --mode {self.settings.mode} is planned for one process, on the device; use --mode "
                 f"{modes} with {' and '.join(flags)}"
             )
 
@@ -61,7 +61,7 @@ class Wanted:
         """The numbers of ranks to choose from, the smallest first."""
         if self.ranks is not None:
             return [self.ranks]
-        if self.memory is None or not self.settings.over_ranks:
+        if self.memory is None or not self.settings.offloads:
             return [self.nodes]
         return [self.nodes * on_each for on_each in A_NODE]
 
@@ -70,7 +70,7 @@ class Wanted:
         """The places of weights and state to choose from, the fastest first."""
         if self.offload != AUTO:
             return [self.offload]
-        if self.memory is None or not self.settings.over_ranks:
+        if self.memory is None or not self.settings.offloads:
             return [ON_DEVICE]
         return [ON_DEVICE, ON_DISK if self.on_host else IN_HOST]
 
