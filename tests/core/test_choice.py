@@ -12,10 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unipruning_core.backend import Backend
 from unipruning_core.cli.main import build_parser, main
 from unipruning_core.errors import ConfigError
-from unipruning_core.models.layer import Layer
 from unipruning_core.search.base import Outcome, Search
 from unipruning_core.search.choice import flags, own_settings, settings_of
 from unipruning_core.search.modes import MODES
@@ -127,8 +125,8 @@ class ToySettings(Settings):
 
     power: float = setting(2.0, "exponent of the weight", within="(0, 8]")
 
-    def start(self, model: Any, layers: Sequence[Layer], backend: Backend, samples: int) -> ToySearch:
-        return ToySearch(model, layers, self, backend, samples)
+    def search(self) -> type[ToySearch]:
+        return ToySearch
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"the toy's": 7}

@@ -9,8 +9,8 @@ import pytest
 import torch.distributed as dist
 
 from unipruning_core.distributed.meeting import meet
-from unipruning_core.distributed.world import World
-from unipruning_core.errors import CheckpointError, RanksError
+from unipruning_core.distributed.world import World, join
+from unipruning_core.errors import CheckpointError, ConfigError, RanksError
 
 LONG, SHORT = timedelta(seconds=30), timedelta(seconds=0.2)
 
@@ -57,3 +57,19 @@ def test_an_exchange_that_fails_in_a_pass_is_not_the_fault_of_the_model():
 def test_what_is_the_fault_of_the_model_stays_so():
     with pytest.raises(CheckpointError, match=r"failed in 'layers\.0'"), World(1, 2).watched():
         raise_as_of_a_model("mat1 and mat2 shapes cannot be multiplied")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RANK", "one", "RANK must be a whole number, not 'one'"),
+        ("UNIPRUNING_RANK_TIMEOUT", "soon", "UNIPRUNING_RANK_TIMEOUT must be a whole number, not 'soon'"),
+        ("MASTER_PORT", "", "MASTER_PORT not set"),
+    ],
+)
+def test_variables_that_no_launcher_sets_are_one_sentence(monkeypatch, name, value, said):
+    given = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for variable, text in {**given, name: value}.items():
+        monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError, match=said):
+        join("cpu")

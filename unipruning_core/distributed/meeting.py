@@ -1,8 +1,8 @@
 """The store through which the processes of a command find each other, empty for each attempt of a launcher.
 
 torchrun starts processes that have failed anew with the store of the first attempt, in which the addresses of dead
-processes remain.  Its number of restarts is each node's own, so the attempt is named here: every
-rank says a word that it made up, and goes on under the name with which the first rank repeats that word.
+processes remain.  Its number of restarts is each node's own, so the attempt is named here: every rank says a word that
+it made up, and goes on under the name with which the first rank repeats that word.
 """
 
 from __future__ import annotations

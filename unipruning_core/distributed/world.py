@@ -117,12 +117,8 @@ class World:
 
     def lead_does(self, work: Callable[[], Result]) -> Result:
         """Do something on the first rank alone, and return its result, a small object, or raise its error, on all."""
-        return self._shared(work)[0]
-
-    def _shared(self, work: Callable[[], Result]) -> tuple[Result]:
-        """Return what the first rank's work gave, on all ranks."""
         if self.size == 1:
-            return (work(),)
+            return work()
         outcome: tuple[bool, Any] = (False, None)
         if self.leads:
             try:
@@ -132,7 +128,8 @@ class World:
         done, result = self.from_lead(outcome)
         if not done:
             raise result
-        return (result,)
+        found: Result = result
+        return found
 
     def all_do(self, work: Callable[[], None]) -> None:
         """Do something on every rank; where it fails on one, it fails on all.
@@ -227,7 +224,7 @@ def join(device_type: str) -> World:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(lacking)} not set; start the command with "
             "torchrun, or set what torchrun sets"
         )
-    rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, size, local = (int(_numeric(name)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     device = torch.device(device_type)
     if device_type != HOST:
         module = torch.get_device_module(device_type)
@@ -239,11 +236,19 @@ def join(device_type: str) -> World:
         device = torch.device(device_type, local)
         module.set_device(device)
     if not dist.is_initialized():
-        timeout = timedelta(seconds=float(os.environ.get(TIMEOUT) or DEFAULT_TIMEOUT))
+        timeout = timedelta(seconds=float(_numeric(TIMEOUT) if os.environ.get(TIMEOUT) else DEFAULT_TIMEOUT))
         with as_rank_errors(rank, size):
             store = meet(launcher_store(rank, size, timeout), rank, size, timeout)
             dist.init_process_group(_transport(device_type), store=store, timeout=timeout, rank=rank, world_size=size)
     return World(rank, size, device, sharded=True)
+
+
+def _numeric(name: str) -> str:
+    """Return a variable that must be a whole number."""
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise ConfigError(f"{name} must be a whole number, not {text!r}; start the command with torchrun")
+    return text
 
 
 def solitary(device_type: str) -> World:

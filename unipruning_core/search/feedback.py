@@ -25,6 +25,9 @@ U is how far the weights drift.  lambda_t rises from 0 to 1 over the first tenth
 **Where.**  r, p and q are the vectors of the local metric (``saliency.py``), from sums over W0 and the input norms over
 all samples so far.  |W0 + eta U| (r p + q) is a product of what is there, so it needs no dual of its own.
 
+**Several samples a step.**  With ``batch_size`` b, g_t is the mean of b gradients, v follows as far as b steps would
+take it, 1 - (1 - gamma)^b, and U moves by b^(1/2), as far as b independent steps would on average.
+
 **What is held.**  U in float16 and v in bfloat16, 4 bytes per weight besides the model's own.  U is in units of the
 learning rate, so its increments are about one and float16 holds them; those of v are a twentieth of it.
 

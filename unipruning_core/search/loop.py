@@ -156,8 +156,7 @@ def search(
             check_values(layers, task.checkpoint, progress)
             stack.enter_context(apart(layers))
         batches = task.calibration.batches
-        where: dict[str, Any] = {"world": world, "home": home} if task.settings.over_ranks else {}
-        run = task.settings.start(model, layers, backend, len(batches), **where)
+        run = task.settings.start(model, layers, backend, len(batches), world, home)
         if not world.sharded:
             run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
         else:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.distributed.world import World
+    from unipruning_core.models.home import Home
     from unipruning_core.models.layer import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.storage.checkpoint import Target
@@ -166,8 +168,20 @@ class Settings(ABC):
         return f"mode {self.mode}, metric {self.metric}: {'; '.join(filter(None, (self.summary, self.remark)))}"
 
     @abstractmethod
-    def start(self, model: PreTrainedModel, layers: Sequence[Layer], backend: Backend, samples: int) -> Search:
-        """Return the search, ready for its first sample; a mode ``over_ranks`` takes the ranks and the home too."""
+    def search(self) -> type[Search]:
+        """Return the class of the mode's search, which is imported no earlier."""
+
+    def start(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[Layer],
+        backend: Backend,
+        samples: int,
+        world: World | None = None,
+        home: Home | None = None,
+    ) -> Search:
+        """Return the search, ready for its first sample; over ranks, with what this one holds of the layers."""
+        return self.search()(model, layers, self, backend, samples, world, home)
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return the bytes held from the first sample to the last, by kind, besides the model and activations.

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from unipruning_core.search.settings import DualSettings, setting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from unipruning_core.backend import Backend
-    from unipruning_core.distributed.world import World
-    from unipruning_core.models.home import Home
-    from unipruning_core.models.layer import Layer
-    from unipruning_core.search.coupled import CoupledSearch
+    from unipruning_core.search.base import Search
     from unipruning_core.storage.checkpoint import Target
 
 
@@ -34,18 +28,10 @@ class CoupledSettings(DualSettings):
     coupling: float = setting(1e-5, "ρ, strength of the pull between weights and Γ", within="[0, inf)")
     soft_threshold: float = setting(0.001, "λ, soft threshold on |V|", within="[0, inf)")
 
-    def start(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        backend: Backend,
-        samples: int,
-        world: World | None = None,
-        home: Home | None = None,
-    ) -> CoupledSearch:
+    def search(self) -> type[Search]:
         from unipruning_core.search.coupled import CoupledSearch
 
-        return CoupledSearch(model, layers, self, backend, samples, world, home)
+        return CoupledSearch
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual": 4 * sum(sizes), "gradient and step of one matrix": 2 * width * max(sizes)}

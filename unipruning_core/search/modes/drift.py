@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from unipruning_core.search.settings import QuantileSettings, pattern_of, setting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from unipruning_core.backend import Backend
-    from unipruning_core.distributed.world import World
-    from unipruning_core.models.home import Home
-    from unipruning_core.models.layer import Layer
-    from unipruning_core.search.drift import DriftSearch
+    from unipruning_core.search.base import Search
     from unipruning_core.sparsity.forms import SemiStructured
     from unipruning_core.storage.checkpoint import Target
 
@@ -52,18 +46,10 @@ class DriftSettings(QuantileSettings):
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.regulariser,) if self.prox_strength else ()
 
-    def start(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        backend: Backend,
-        samples: int,
-        world: World | None = None,
-        home: Home | None = None,
-    ) -> DriftSearch:
+    def search(self) -> type[Search]:
         from unipruning_core.search.drift import DriftSearch
 
-        return DriftSearch(model, layers, self, backend, samples, world, home)
+        return DriftSearch
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return V, both moments, and the gradient if clipping keeps it: 2 w + 8 bytes per weight, or w + 8 without."""

@@ -10,12 +10,6 @@ from unipruning_core.search.metrics import METRICS
 from unipruning_core.search.settings import Settings, pattern_of, setting
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from unipruning_core.backend import Backend
-    from unipruning_core.distributed.world import World
-    from unipruning_core.models.home import Home
-    from unipruning_core.models.layer import Layer
     from unipruning_core.search.base import Search
     from unipruning_core.sparsity.forms import Scope, SemiStructured
     from unipruning_core.storage.checkpoint import Target
@@ -74,18 +68,10 @@ class FeedbackSettings(Settings):
     def patterns(self) -> tuple[SemiStructured, ...]:
         return (self.ramp_pattern,) if self.ramp_pattern else ()
 
-    def start(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        backend: Backend,
-        samples: int,
-        world: World | None = None,
-        home: Home | None = None,
-    ) -> Search:
+    def search(self) -> type[Search]:
         from unipruning_core.search.feedback import FeedbackSearch
 
-        return FeedbackSearch(model, layers, self, backend, samples, world, home)
+        return FeedbackSearch
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         """Return v and U, 4 bytes per weight, or 2 without drift; the masks; and one matrix more, twice.

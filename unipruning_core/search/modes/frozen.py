@@ -10,13 +10,7 @@ from unipruning_core.search.metrics import METRICS
 from unipruning_core.search.settings import QuantileSettings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from unipruning_core.backend import Backend
-    from unipruning_core.distributed.world import World
-    from unipruning_core.models.home import Home
-    from unipruning_core.models.layer import Layer
-    from unipruning_core.search.frozen import FrozenSearch
+    from unipruning_core.search.base import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +24,10 @@ class FrozenSettings(QuantileSettings):
     offloads: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = False
 
-    def start(
-        self,
-        model: PreTrainedModel,
-        layers: Sequence[Layer],
-        backend: Backend,
-        samples: int,
-        world: World | None = None,
-        home: Home | None = None,
-    ) -> FrozenSearch:
+    def search(self) -> type[Search]:
         from unipruning_core.search.frozen import FrozenSearch
 
-        return FrozenSearch(model, layers, self, backend, samples, world, home)
+        return FrozenSearch
 
     def held_bytes(self, sizes: Sequence[int], width: int) -> dict[str, int]:
         return {"dual of one matrix": 4 * max(sizes)}
