@@ -16,7 +16,6 @@ import yaml
 from _commands import in_manifests, in_markdown, in_shell, instructions, options_of
 from packaging.requirements import Requirement
 
-from unipruning_core.cli.arguments import settings_from
 from unipruning_core.cli.main import main
 from unipruning_core.cli.prune import SEARCH_EXAMPLES
 
@@ -45,7 +44,7 @@ FILES = ("dual.safetensors", "run.json")
 def test_every_command_is_understood(words):
     _, options = options_of(words)
     if words[0] == "torchrun":
-        assert settings_from(options).over_ranks if "mode" in options else options.over_ranks
+        assert options.over_ranks
 
 
 def test_a_command_is_found_wherever_there_is_one():

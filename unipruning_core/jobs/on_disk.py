@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.distributed.launched import processes_here
-from unipruning_core.errors import ConfigError, RunError
+from unipruning_core.errors import RunError
 from unipruning_core.jobs.layout import chosen_layout
 from unipruning_core.models.layout import check_offload, size_of
 from unipruning_core.models.memory import LARGER_DEVICE, check_model_fits, memory_errors_as_config_errors
@@ -22,7 +22,7 @@ from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.search.resume import KEPT, Resume
 from unipruning_core.search.run_folder import Run
-from unipruning_core.search.samples import check_skipping, goes_on
+from unipruning_core.search.samples import check_skipping, check_skipping_over_ranks, goes_on
 from unipruning_core.stopping import explained
 from unipruning_core.storage.outputs import check_space
 from unipruning_core.storage.staging import UNFINISHED
@@ -70,7 +70,8 @@ def search_on_disk(
         world.lead_holds(lambda: claimed_run(out, overwrite=overwrite, finished_ok=reuse, apart=apart)) as claim,
     ):
         backend, progress = model.backend, model.progress
-        _check_ranks(model, settings, skip_nonfinite=skip_nonfinite)
+        if model.world.sharded:
+            check_skipping_over_ranks(skip_nonfinite=skip_nonfinite)
         model.check_apart(out)
         model.check(sparsities, settings)
         if claim is not None:
@@ -111,20 +112,6 @@ def search_on_disk(
                 room=layout.room,
                 progress=progress,
             )
-
-
-def _check_ranks(model: OnDisk, settings: Settings, *, skip_nonfinite: bool) -> None:
-    """Refuse what a search over ranks cannot do, before text is read.
-
-    Raises:
-        ConfigError: a mode or option that needs one process.
-    """
-    if not model.world.sharded:
-        return
-    if not settings.over_ranks:
-        raise ConfigError(f"--mode {settings.mode} runs in one process; use --mode feedback or frozen with torchrun")
-    if skip_nonfinite:
-        raise ConfigError("--skip-nonfinite runs in one process, since a step over ranks has several samples; omit it")
 
 
 def _is_reusable(task: SearchTask, claim: ClaimedRun, model: OnDisk, *, overwrite: bool) -> bool:

@@ -133,6 +133,16 @@ def check_skipping(settings: Settings, *, skip_nonfinite: bool) -> None:
         )
 
 
+def check_skipping_over_ranks(*, skip_nonfinite: bool) -> None:
+    """Refuse to leave samples out where processes share a search.
+
+    Raises:
+        ConfigError: that is asked for.
+    """
+    if skip_nonfinite:
+        raise ConfigError(f"{FLAG} runs in one process, since a step over ranks has several samples; omit it")
+
+
 def goes_on(resume: Resume) -> str:
     """Return the rest of a sentence about an end before the next state was saved."""
     if (last := resume.last_sample()) is None:

@@ -153,7 +153,6 @@ class Settings(ABC):
     scope: ClassVar[Scope] = "matrix"  # of a bare percentage; "global" if scores are comparable between matrices
     follows_loss: ClassVar[bool]  # whether a sample needs a backward pass
     moves_weights: ClassVar[bool] = False  # whether it changes the weights of its model
-    over_ranks: ClassVar[bool] = False  # whether several processes can share a search
     offloads: ClassVar[bool] = False  # whether what it holds may lie elsewhere than on the device
 
     metric: str = setting("stochria", f"local metric: {', '.join(METRICS)}", choices=METRICS)

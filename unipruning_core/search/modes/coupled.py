@@ -22,7 +22,6 @@ class CoupledSettings(DualSettings):
     remark: ClassVar[str] = "feedback gives better masks"
     follows_loss: ClassVar[bool] = True
     moves_weights: ClassVar[bool] = True
-    over_ranks: ClassVar[bool] = True
 
     learning_rate: float = setting(1e-4, "step size of the weights, α·κ", within="[0, inf)")
     coupling: float = setting(1e-5, "ρ, strength of the pull between weights and Γ", within="[0, inf)")

@@ -25,7 +25,6 @@ class DriftSettings(QuantileSettings):
     remark: ClassVar[str] = "feedback gives better masks at the same cost"
     follows_loss: ClassVar[bool] = True
     moves_weights: ClassVar[bool] = True
-    over_ranks: ClassVar[bool] = True
 
     learning_rate: float = setting(1e-4, "learning rate of AdamW; 0 keeps the weights fixed", within="[0, inf)")
     max_grad_norm: float = setting(

@@ -26,7 +26,6 @@ class FeedbackSettings(Settings):
     )
     # the scores have the unit of the loss, so they are comparable between matrices
     scope: ClassVar[Scope] = "global"
-    over_ranks: ClassVar[bool] = True
     offloads: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = True
 

@@ -20,7 +20,6 @@ class FrozenSettings(QuantileSettings):
     mode: ClassVar[str] = "frozen"
     summary: ClassVar[str] = "forward passes only, fixed weights: Wanda, RIA or averaged stochRIA; 2 bytes per weight"
     remark: ClassVar[str] = "the cheapest mode; feedback gives better masks"
-    over_ranks: ClassVar[bool] = True
     offloads: ClassVar[bool] = True
     follows_loss: ClassVar[bool] = False
 
