@@ -80,12 +80,17 @@ def commands(monkeypatch):
     class Commands(list):
         stop_before = None
 
+        def __init__(self):
+            super().__init__()
+            self.ranks = []
+
     seen = Commands()
 
-    def run(words, progress, keep_open=()):
+    def run(words, progress, keep_open=(), *, ranks=1):
         if len(seen) == seen.stop_before:
             raise KeyboardInterrupt
         seen.append(words[0])
+        seen.ranks.append(ranks)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             assert main(words) == 0

@@ -271,9 +271,9 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
 def test_every_search_and_nothing_else_is_told_to_skip_what_is_not_finite(words, commands, monkeypatch):
     run, told = compare_run.run_command, {}
 
-    def watched(arguments, *rest):
+    def watched(arguments, *rest, **more):
         told[arguments[0]] = "--skip-nonfinite" in arguments
-        return run(arguments, *rest)
+        return run(arguments, *rest, **more)
 
     monkeypatch.setattr(compare_run, "run_command", watched)
     assert main([*words, "--methods", "magnitude", "--sparsity", "50%", "--skip-nonfinite"]) == 0

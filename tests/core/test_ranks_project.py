@@ -108,11 +108,17 @@ def test_a_perplexity_over_ranks_is_the_same_number(searched, capsys):
     assert found[1].out == ""
 
 
-@pytest.mark.parametrize("command", ["compare", "plan", "demo", "targets"])
-def test_other_commands_run_in_one_process(searched, monkeypatch, capsys, command):
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("compare", "compare starts ranks itself: give it --ranks, and start it without torchrun"),
+        *((name, f"{name} runs in one process; start it without torchrun") for name in ("plan", "demo", "targets")),
+    ],
+)
+def test_other_commands_run_in_one_process(searched, monkeypatch, capsys, command, said):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     model = [] if command == "demo" else [str(searched / "model")]
     more = ["--sparsity", "60%", "--out", "out"] if command == "compare" else []
     assert main([command, *model, *more]) == 2
-    assert capsys.readouterr().err == f"error: {command} runs in one process; start it without torchrun\n"
+    assert capsys.readouterr().err == f"error: {said}\n"

@@ -91,6 +91,14 @@ def _add_compare(command: Command) -> None:
     machine = parser.add_argument_group("machine")
     add_backend(machine)
     machine.add_argument(
+        "--ranks",
+        type=int,
+        default=1,
+        metavar="N",
+        help="processes of this machine that share each search, projection and evaluation, started by torchrun "
+        "(default: %(default)s)",
+    )
+    machine.add_argument(
         "--keep",
         choices=KEEPS,
         default="runs",
@@ -131,7 +139,7 @@ def _compare(options: argparse.Namespace) -> int:
         from unipruning_core.compare.job import compare
 
     measured = ("eval_data", "eval_split", "eval_text_column", "windows", "eval_seq_len")
-    names = (*measured, "keep", "skip_nonfinite", "plot", "out")
+    names = (*measured, "keep", "ranks", "skip_nonfinite", "plot", "out")
     table = compare(
         options.model,
         methods=options.methods,

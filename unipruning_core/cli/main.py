@@ -124,7 +124,8 @@ def _run(argv: list[str]) -> int:
     from unipruning_core.stopping import signals_as_exceptions
 
     if launched() and not options.over_ranks:
-        raise ConfigError(f"{options.name} runs in one process; start it without torchrun")
+        own = "starts ranks itself: give it --ranks, and" if options.name == "compare" else "runs in one process;"
+        raise ConfigError(f"{options.name} {own} start it without torchrun")
     with signals_as_exceptions(), only_the_first_speaks():
         return int(options.run(options))
 

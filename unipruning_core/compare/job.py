@@ -20,6 +20,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.progress import Progress, as_progress
+from unipruning_core.search.samples import check_skipping_over_ranks
 from unipruning_core.search.settings import check_seeds
 from unipruning_core.stopping import explained
 from unipruning_core.tools.bench.plot import check_drawer
@@ -70,6 +71,7 @@ def compare(
     trust_remote_code: bool = False,
     revision: str | None = None,
     keep: str = "runs",
+    ranks: int = 1,
     skip_nonfinite: bool = False,
     plot: bool = False,
     progress: bool | Progress = True,
@@ -85,6 +87,7 @@ def compare(
         seeds: seeds of the order of the text and of random subsets; the table shows the median over them.
         eval_data: the text to measure perplexity on, with its own split, text column and window length.
         keep: "results", "runs" or "checkpoints", each including those before it.
+        ranks: processes of this machine that share each search, projection and evaluation; SparseGPT takes one.
         skip_nonfinite: as for ``search``; SparseGPT does not know it.
         plot: also draw ``out``/perplexity.png.
 
@@ -124,8 +127,13 @@ def compare(
         eval_seq_len=eval_seq_len,
         out=Path(out),
         keep=keep,
+        ranks=ranks,
         skip_nonfinite=skip_nonfinite,
     )
+    if type(ranks) is not int or ranks < 1:
+        raise ConfigError(f"--ranks must be a whole number from 1, not {ranks!r}")
+    if ranks > 1:
+        check_skipping_over_ranks(skip_nonfinite=skip_nonfinite)
     if plot:
         check_drawer()
     if not seeds or len(set(seeds)) < len(seeds):

@@ -36,6 +36,7 @@ class CompareChoice:
     eval_seq_len: int | None
     out: Path
     keep: str = "runs"  # "results", "runs" or "checkpoints", each including those before it
+    ranks: int = 1  # processes that share each search, projection and evaluation
     skip_nonfinite: bool = False  # in searches
 
 
@@ -125,6 +126,8 @@ def _plan(choice: CompareChoice) -> ComparisonPlan:
     if choice.model.tokenizer is not None:
         common["tokenizer"] = choice.model.tokenizer
     # named only where there is a choice, so that results of before there was one count
+    if choice.ranks > 1:
+        common["ranks"] = choice.ranks  # sums are added in another order
     if choice.model.targets:
         common["targets"] = choice.model.targets.to_json()
     weights = {

@@ -194,7 +194,8 @@ class ComparisonRunner:
         if not (run / RUN_FILE).is_file():
             folder.mkdir(exist_ok=True)
             arguments = self._search_arguments(search) + ["--skip-nonfinite"] * self.choice.skip_nonfinite
-            stage = self._command("search", self.choice.model.name, "--out", str(run), *arguments, *self._loading)
+            words = ["search", self.choice.model.name, "--out", str(run), *arguments, *self._loading]
+            stage = self._command(*words, shared=True)
         tokens = read_description(run)["data"]["tokens"]
         # the total time of a search that resumed after another process is unknown
         timed_whole = stage is not None and not begun_before
@@ -222,7 +223,8 @@ class ComparisonRunner:
                 content["search"]["tokens"] = report["provenance"]["data"]["tokens"]
         loading = self._loading if cell.search is None else self._measuring
         arguments = ["--seq-len", str(self.plan.eval_seq_len), "--windows", str(self.plan.windows), "--json"]
-        stage = self._command("perplexity", checkpoint, *text_words(self.choice.eval_text), *arguments, *loading)
+        text = text_words(self.choice.eval_text)
+        stage = self._command("perplexity", checkpoint, *text, *arguments, *loading, shared=True)
         measured = json.loads(stage.output)
         # before there is an evaluation, after which nobody would look for it again
         if cell.search is not None and self.choice.keep != "checkpoints":
@@ -246,7 +248,7 @@ class ComparisonRunner:
             allocation += [*sparsity_arguments, "--out", str(budget), "--overwrite"]
             cost = cost_of(self._command("allocate", model, str(budget_run), *allocation, *self._reading))
             sparsity_arguments = ["--sparsity", f"@{budget}"]
-        stage = self._command("project", model, str(run), *sparsity_arguments, *arguments, *self._reading)
+        stage = self._command("project", model, str(run), *sparsity_arguments, *arguments, *self._reading, shared=True)
         return {"project": added(cost, cost_of(stage))}
 
     def _search_arguments(self, search: SearchJob) -> list[str]:
@@ -257,8 +259,10 @@ class ComparisonRunner:
         arguments += [f"--{name}={pattern}" for name, given in patterns for pattern in given]
         return arguments + text_words(self.choice.data.text)
 
-    def _command(self, *arguments: str) -> Stage:
-        return run_command([*arguments, *self._backend], self.progress, (self.lock,))
+    def _command(self, *arguments: str, shared: bool = False) -> Stage:
+        """Run one command; where it can be shared, in as many processes as were asked for."""
+        ranks = self.choice.ranks if shared else 1
+        return run_command([*arguments, *self._backend], self.progress, (self.lock,), ranks=ranks)
 
 
 def text_words(text: TextChoice) -> list[str]:
