@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from _kills import ATTEMPTS, Job, leftovers
+from _kills import Job, leftovers
 from _report import Result
 from _server import Command, Ended
 from _world import World, differing, tree
@@ -37,7 +37,7 @@ def rank_jobs_of(world: World, names: str = "") -> list[Job]:
 
 
 def kill_ranks(job: Job, folder: Path, chance: random.Random) -> Result:
-    """Kill one rank, or both, at a random moment, and give the command again until it ends."""
+    """Kill one rank, or both, at a random moment, and give the command again."""
     work = job.start(folder / "work")
     victims = chance.choice(((0,), (1,), (0, 1)))
     delay = chance.uniform(0.0, 2.5 * job.seconds)
@@ -48,29 +48,29 @@ def kill_ranks(job: Job, folder: Path, chance: random.Random) -> Result:
     where = f"rank {' and '.join(map(str, victims))} after {delay:.2f} s"
     fault = None
     for rank, ended in enumerate([command.ended() for command in commands]):
-        if rank not in victims and not ended.done and (ended.fault or "rank 1 stops, since" not in _other(ended, rank)):
+        if rank not in victims and not ended.done and (ended.fault or not _names(ended, rank, victims)):
             fault = f"rank {rank} ended with {ended.fault or ended.status}: {ended.last}"
     return Result("rank kill", job.name, where, fault or _goes_on(job, work, chance))
 
 
-def _other(ended: Ended, rank: int) -> str:
-    """Return what a rank that was not killed said, as rank 1 would have said it."""
-    return ended.text.replace(f"rank {rank} stops, since", "rank 1 stops, since")
+def _names(ended: Ended, rank: int, victims: Sequence[int]) -> bool:
+    """Return whether a rank that was not killed says why it ends, or which one never came."""
+    never = (f"rank {victim} did not come" in ended.text for victim in victims)
+    return f"rank {rank} stops, since" in ended.text or any(never)
 
 
 def _goes_on(job: Job, work: Path, chance: random.Random) -> str | None:
-    for _ in range(ATTEMPTS):
-        over_ranks = chance.random() < 0.7
-        commands = _started(job.words, work) if over_ranks else [Command(job.words, work)]
-        found = [command.ended() for command in commands]
-        if faults := [f"{ended.fault}: {ended.last}" for ended in found if ended.fault]:
-            return faults[0]
-        if all(ended.done for ended in found):
-            break
+    over_ranks = chance.random() < 0.7
+    commands = _started(job.words, work) if over_ranks else [Command(job.words, work)]
+    found = [command.ended() for command in commands]
     assert job.wanted is not None
     wrong = differing(tree(work), job.wanted) or leftovers(work)
-    said = next((ended.last for ended in found if not ended.done), None)
-    return f"cannot be given again: {said} ({wrong})" if said and wrong else wrong
+    # refused where the first had finished; one rank tells of it for all
+    refused = any(ended.refused for ended in found) and all(ended.silent or not ended.fault for ended in found)
+    if wrong or not (refused or all(ended.done for ended in found)):
+        ends = "; ".join(f"{ended.fault or ended.status}: {ended.last}" for ended in found)
+        return f"given again: {ends} ({wrong})"
+    return None
 
 
 def _started(words: Sequence[str], work: Path) -> list[Command]:

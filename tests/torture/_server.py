@@ -72,6 +72,11 @@ class Ended:
         return self.status == 2 and not self.hung and "error: " in self.text and "Traceback (most" not in self.text
 
     @property
+    def silent(self) -> bool:
+        """Whether it ended as one that was refused, and left the sentence to another process."""
+        return self.status == 2 and not self.hung and not self.text.strip()
+
+    @property
     def fault(self) -> str | None:
         """What no input may cause."""
         if self.hung:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
+SILENCE = 5.0  # seconds that a process leaves to the one that tells of the same error
 EARLIER_NAMES = {"reference-sparsegpt": "compare-sparsegpt"}  # of commands, accepted but not shown
 DESCRIPTION = """\
 Prune a large language model: one search over a little text yields a saliency for every weight, from which masks
@@ -96,6 +97,11 @@ def _tell(told: str) -> None:
     # what is wrong between ranks may be seen by one alone
     if speaks_for_its_machine() or told.startswith("rank "):
         print(f"error: {told}", file=sys.stderr)
+    else:
+        import time
+
+        # a launcher ends the others with the first that ends, even before one has spoken
+        time.sleep(SILENCE)
     if "unipruning_core.distributed.peers" in sys.modules:
         from unipruning_core.distributed.peers import wait_to_be_heard
 
