@@ -18,7 +18,7 @@ from unipruning_core.errors import RanksError, UnipruningError, chain, first_lin
 GRACE = 5.0  # seconds in which ranks that are alive notice that an exchange has failed
 # how gloo, NCCL and HCCL say so where they raise only a RuntimeError
 FAILED = re.compile(
-    r"Connection (closed|reset|refused)|Timed out|timed out|[Tt]imeout|Broken pipe|gloo|NCCL|HCCL|process group|"
+    r"Connection (closed|reset|refused)|Timed out|timed out|[Tt]imeout|Broken pipe|gloo|NCCL|HCCL|Hccl|process group|"
     r"Socket|recv|Process group",
 )
 FAILURE, ALIVE, HEARD = "unipruning/failure", "unipruning/alive", "unipruning/heard"
