@@ -34,7 +34,7 @@ HIDDEN, INNER, HEADS, VOCABULARY = 512, 1408, 8, 8192
 TEXT = "it was not in the way that he had been there before and she could not have known of it. " * 400
 
 
-def save_model(folder: Path, dtype: str, blocks: int) -> None:
+def save_model(folder: Path, dtype: str, blocks: int, hidden: int = HIDDEN) -> None:
     """Write a random Llama, with the tokenizer of the demo."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -43,8 +43,8 @@ def save_model(folder: Path, dtype: str, blocks: int) -> None:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(demo_model())
     config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INNER,
+        hidden_size=hidden,
+        intermediate_size=hidden * INNER // HIDDEN,
         num_hidden_layers=blocks,
         num_attention_heads=HEADS,
         num_key_value_heads=HEADS,

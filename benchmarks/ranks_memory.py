@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from _ranks_memory import MB, MIB, measure, predicted, save_model
+from _ranks_memory import HIDDEN, MB, MIB, measure, predicted, save_model
 
 from unipruning_core.tools.plan.layout import Layout
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--modes", default="feedback,frozen", help="comma-separated modes (default: %(default)s)")
     parser.add_argument("--dtypes", default="bfloat16,float32", help="comma-separated dtypes (default: %(default)s)")
     parser.add_argument("--blocks", type=int, default=17, help="decoder blocks of the model (default: %(default)s)")
+    parser.add_argument("--hidden", type=int, default=HIDDEN, help="its width (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, default=256, help="tokens per sample (default: %(default)s)")
     parser.add_argument("--checkpoint-activations", choices=("on", "off"), default="off")
     parser.add_argument("--offload", choices=("none", "disk"), default="none")
@@ -57,7 +58,7 @@ def main() -> None:
     for dtype in options.dtypes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             for name, blocks in (("small", 1), ("model", options.blocks)):
-                save_model(Path(folder, name), dtype, blocks)
+                save_model(Path(folder, name), dtype, blocks, options.hidden)
             for mode in options.modes.split(","):
                 for ranks in map(int, options.ranks.split(",")):
                     row = _run(Path(folder), ranks, mode, dtype, options)

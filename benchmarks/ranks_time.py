@@ -2,6 +2,7 @@
 
     python benchmarks/ranks_time.py scaling     # seconds a step of the search, and of a bare step, on 1 and 2 ranks
     python benchmarks/ranks_time.py growth      # one process: seconds a sample and peak memory by parameters
+    python benchmarks/ranks_time.py growth --plot docs/growth.svg               # and draw them (needs matplotlib)
 
 A rank has the same samples whatever their number, and one thread.  The bare step is a forward pass, a backward pass and
 AdamW over the same matrices, under ``fully_shard`` with the same units where there are two ranks.
@@ -32,13 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("scaling", "growth", "child"))
     parser.add_argument("task", nargs="?")
+    parser.add_argument("--plot", type=Path, help="draw the growth to this file")
     options = parser.parse_args()
     if options.what == "child":
         _child(json.loads(options.task))
     elif options.what == "scaling":
         _scaling()
     else:
-        _growth()
+        _growth(options.plot)
 
 
 def _scaling() -> None:
@@ -54,7 +56,8 @@ def _scaling() -> None:
     print(f"of the bare step's: {efficiency['search'] / efficiency['bare']:.3f}")
 
 
-def _growth() -> None:
+def _growth(plot: Path | None) -> None:
+    rows = []
     print(f"{'parameters':>12} {'s a sample':>12} {'peak MiB':>10} {'s per M':>10} {'MiB per M':>10}")
     for blocks in GROWTH:
         with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +67,23 @@ def _growth() -> None:
         seconds, peak = found["seconds"], found["peak"]
         cells = f"{seconds:12.2f} {peak:10.0f} {seconds / millions:10.4f} {peak / millions:10.2f}"
         print(f"{millions:10.1f} M {cells}", flush=True)
+        rows.append((millions, seconds, peak))
+    if plot:
+        draw(rows, plot)
+
+
+def draw(rows: list[tuple[float, float, float]], path: Path) -> None:
+    """Draw seconds and MiB by millions of parameters, each beside a straight line through the origin and the last."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    largest = rows[-1]
+    for column, title in ((1, "seconds a sample"), (2, "peak, MiB")):
+        axes = figure.add_subplot(1, 2, column)
+        axes.plot([0, largest[0]], [0, largest[column]], color="grey", linewidth=0.8, linestyle=":")
+        axes.plot([row[0] for row in rows], [row[column] for row in rows], marker="o", markersize=4)
+        axes.set(xlabel="million parameters", ylabel=title, xlim=0, ylim=0)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _measured(folder: str, kind: str, ranks: int) -> dict[str, Any]:
