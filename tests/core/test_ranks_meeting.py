@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 import torch.distributed as dist
 
-from unipruning_core.distributed.meeting import meet
+from unipruning_core.distributed.meeting import launcher_store, meet
 from unipruning_core.distributed.world import World, join
 from unipruning_core.errors import CheckpointError, ConfigError, RanksError
 
@@ -36,6 +38,18 @@ def test_a_rank_that_does_not_come_is_named(rank, named):
     met(launchers, 3)
     with pytest.raises(RanksError, match=f"^{named} did not come within 0 seconds; look at what it printed last"):
         meet(launchers, rank, 3, SHORT)
+
+
+def test_a_rank_that_finds_nobody_says_so_after_the_time_it_was_given(monkeypatch):
+    with socket.socket() as taken:  # bound and never listened to
+        taken.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "1", "WORLD_SIZE": "2"}
+        for name, value in where.items():
+            monkeypatch.setenv(name, value)
+        began = time.monotonic()
+        with pytest.raises(RanksError, match=rf"^rank 1 found no rank 0 at 127\.0\.0\.1:{where['MASTER_PORT']} within"):
+            launcher_store(1, 2, timedelta(seconds=8))
+    assert 3 < time.monotonic() - began < 14
 
 
 def raise_as_of_a_model(message):

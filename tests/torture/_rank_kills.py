@@ -56,7 +56,8 @@ def kill_ranks(job: Job, folder: Path, chance: random.Random) -> Result:
 def _names(ended: Ended, rank: int, victims: Sequence[int]) -> bool:
     """Return whether a rank that was not killed says why it ends, or which one never came."""
     never = (f"rank {victim} did not come" in ended.text for victim in victims)
-    return f"rank {rank} stops, since" in ended.text or any(never)
+    told = (f"rank {rank} {what}" in ended.text for what in ("stops, since", "found no rank 0"))
+    return any((*told, *never))
 
 
 def _goes_on(job: Job, work: Path, chance: random.Random) -> str | None:

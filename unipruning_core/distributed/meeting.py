@@ -8,6 +8,7 @@ it made up, and goes on under the name with which the first rank repeats that wo
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import time
 from datetime import timedelta
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from unipruning_core.errors import RanksError
+from unipruning_core.errors import RanksError, first_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +32,18 @@ def launcher_store(rank: int, size: int, timeout: timedelta) -> Store:
     """Return the store of the launcher.
 
     Raises:
-        RuntimeError: it cannot be reached.
+        RanksError: it cannot be reached in time.
     """
-    store: Store = next(iter(rendezvous("env://", rank, size, timeout=timeout)))[0]
+    began = time.monotonic()
+    try:
+        # torch tries twice, each time for as long as it is given
+        store: Store = next(iter(rendezvous("env://", rank, size, timeout=timeout / 2)))[0]
+    except RuntimeError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise RanksError(
+            f"rank {rank} found no rank 0 at {where} within {time.monotonic() - began:.0f} seconds; look at what that "
+            f"printed last, and start the same command on every node ({first_line(error)[:120]})"
+        ) from error
     store.set_timeout(timeout)
     return store
 
