@@ -191,7 +191,7 @@ def train(model: Any, tokens: Tensor, options: argparse.Namespace) -> list[dict[
     curve: list[dict[str, float]] = []
     losses: list[float] = []
     model.train()
-    with Bars().task("training", steps, "step") as task:
+    with Bars().task("training", steps, "steps") as task:
         for step in range(1, steps + 1):
             ids = torch.stack([next(source) for _ in range(options.batch)])
             output = model(input_ids=ids, output_router_logits=True)

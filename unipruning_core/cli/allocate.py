@@ -7,10 +7,9 @@ import os
 from functools import partial
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype
+from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype, progress_from
 from unipruning_core.cli.early import check_first
 from unipruning_core.errors import ConfigError, OutputError
-from unipruning_core.progress import Bars
 from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
@@ -86,7 +85,7 @@ def _allocate(options: argparse.Namespace) -> int:
         from unipruning_core.search.run_folder import Run
 
     choice = ModelChoice(options.model, trust_remote_code=options.trust_remote_code, revision=options.revision)
-    model = OnDisk(choice, options.backend, Bars())
+    model = OnDisk(choice, options.backend, progress_from(options))
     model.check_apart(options.out)
     backend, checkpoint, run = model.backend, model.checkpoint, Run.open(options.run_folder)
     scheme = partial(owl, multiple=options.outlier_multiple) if options.scheme == "owl" else fisher_rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.data.sources import parse_weighted
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.choice import TargetChoice
-from unipruning_core.progress import Bars
+from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.choice import Flag, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
 
@@ -56,10 +56,17 @@ def add_revision(parser: Arguments) -> None:
     )
 
 
+def progress_from(options: argparse.Namespace) -> Progress:
+    """Return where progress and notes go: to standard error, or nowhere."""
+    return as_progress(not options.quiet)
+
+
 def note_unused_dtype(options: argparse.Namespace) -> None:
     """Say that a ``--dtype`` of a command that loads no weights does nothing."""
     if hasattr(options, "dtype"):
-        Bars().note("--dtype has no effect here: weights are read as they are stored, and none are loaded")
+        progress_from(options).note(
+            "--dtype has no effect here: weights are read as they are stored, and none are loaded"
+        )
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
@@ -196,8 +203,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def loading_from(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options for loading a model and computing, as keywords of the Python functions."""
-    return {name: getattr(options, name) for name in ("dtype", "trust_remote_code", "revision", "backend")}
+    """Return the options for loading a model and computing, as keywords of the Python functions, and what is shown."""
+    names = ("dtype", "trust_remote_code", "revision", "backend")
+    return {name: getattr(options, name) for name in names} | {"progress": progress_from(options)}
 
 
 def calibration_from(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from unipruning_core.cli.arguments import (
     calibration_from,
     given,
     loading_from,
+    progress_from,
     targets_from,
 )
 from unipruning_core.cli.early import check_first
@@ -24,7 +25,6 @@ from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS, parse_methods
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.choice import TargetChoice
-from unipruning_core.progress import Bars
 from unipruning_core.search.choice import built, flags
 from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.startup import collector_at_rest
@@ -172,7 +172,7 @@ def _sparsegpt(options: argparse.Namespace) -> int:
         options.model, options.dtype, options.trust_remote_code, options.tokenizer, targets, options.revision
     )
     done = run_sparsegpt(
-        OnDisk(choice, options.backend, Bars()),
+        OnDisk(choice, options.backend, progress_from(options)),
         DataChoice(text, options.samples, options.seq_len, options.packing),
         settings,
         sparsity,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend, add_revision
+from unipruning_core.cli.arguments import Command, add_backend, add_revision, progress_from
 from unipruning_core.cli.early import check_first
 from unipruning_core.errors import ConfigError
-from unipruning_core.progress import Bars
 from unipruning_core.search.choice import settings_of
 from unipruning_core.search.modes import DEFAULT_MODE
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
@@ -64,5 +63,5 @@ def _demo(options: argparse.Namespace) -> int:
         out=options.out,
         backend=options.backend,
     )
-    print(run_demo(choice, Bars()))
+    print(run_demo(choice, progress_from(options)))
     return 0

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_model_files, note_unused_dtype
+from unipruning_core.cli.arguments import Command, add_model_files, note_unused_dtype, progress_from
 from unipruning_core.cli.early import check_first
-from unipruning_core.progress import Bars
 from unipruning_core.startup import collector_at_rest
 
 DETAILS = """\
@@ -41,7 +40,7 @@ def write(options: argparse.Namespace, out: Path) -> Path:
         from unipruning_core.storage.checkpoint import Checkpoint
 
     folder = resolve_model(options.model, trust_remote_code=options.trust_remote_code, revision=options.revision)
-    return dequantize(options.model, Checkpoint.open(folder), out, Bars())
+    return dequantize(options.model, Checkpoint.open(folder), out, progress_from(options))
 
 
 def model_of(options: argparse.Namespace) -> str:

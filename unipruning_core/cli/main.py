@@ -122,7 +122,7 @@ def _run(argv: list[str]) -> int:
         argv[command] = EARLIER_NAMES.get(argv[command], argv[command])
     options = build_parser().parse_args(argv)
     os.getcwd()  # libraries end the process, or find nothing, in a folder that is gone
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from unipruning_core.distributed.launched import launched, only_the_first_speaks
@@ -172,6 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
         )
         # after the command too, where one adds it to a command that has failed
         sub.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        sub.add_argument(
+            "-q", "--quiet", action="store_true", help="no progress and no notes: results and errors alone"
+        )
         sub.set_defaults(run=run, name=name, over_ranks=False)
         return sub
 

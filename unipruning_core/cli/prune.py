@@ -20,12 +20,14 @@ from unipruning_core.cli.arguments import (
     calibration_from,
     loading_from,
     note_unused_dtype,
+    progress_from,
     settings_from,
     targets_from,
 )
 from unipruning_core.cli.dequantize import model_of
 from unipruning_core.cli.early import check_first
 from unipruning_core.models.layout import OFFLOADS, size_of
+from unipruning_core.progress import size_text
 from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION
@@ -192,7 +194,10 @@ def _prune(options: argparse.Namespace) -> int:
         **loading_from(options),
     )
     _print_projected(projected)
-    print(f"other sparsities from the same search: unipruning project {options.model} {run_folder} --sparsity ...")
+    print(
+        f"other sparsities from the same search, kept in {_sized(run_folder)}: "
+        f"unipruning project {options.model} {run_folder} --sparsity ..."
+    )
     return 0
 
 
@@ -222,7 +227,7 @@ def _search(options: argparse.Namespace) -> int:
     )
     weights = sum(target.size for target in run.targets)
     of_model = f", {weights / run.model_weights:.1%} of the model" if run.model_weights else ""
-    print(f"run folder {run.folder}: Γ of {len(run.targets)} layers with {weights} weights{of_model}")
+    print(f"run folder {_sized(run.folder)}: Γ of {len(run.targets)} layers with {weights} weights{of_model}")
     print(f"next: unipruning project {options.model} {run.folder} --sparsity 60% --out DIR")
     return 0
 
@@ -243,6 +248,7 @@ def _project(options: argparse.Namespace) -> int:
         trust_remote_code=options.trust_remote_code,
         revision=options.revision,
         overwrite=options.overwrite,
+        progress=progress_from(options),
     )
     _print_projected(projected)
     return 0
@@ -254,10 +260,15 @@ def _sparsities(options: argparse.Namespace) -> list[Any]:
     return parsed
 
 
+def _sized(folder: Path) -> str:
+    """Return the name of a folder with what it takes on disk."""
+    return f"{folder} ({size_text(sum(path.stat().st_size for path in folder.iterdir()))})"
+
+
 def _print_projected(projected: Sequence[Any]) -> None:
     for result in projected:
         ratio, of_model = result.pruned / result.total, result.pruned / result.model_weights
         print(
-            f"{result.sparsity!s:>12}  {result.path}  pruned {result.pruned} of {result.total} target weights "
+            f"{result.sparsity!s:>12}  {_sized(result.path)}  pruned {result.pruned} of {result.total} target weights "
             f"({ratio:.4%}), {of_model:.4%} of the model's {result.model_weights}; zeros {result.zero_fraction:.4%}"
         )

@@ -146,11 +146,11 @@ def prune_model(
     blocks = list(decoder_blocks(model)[1])
     masks: dict[str, Tensor] = {}
     samples = []
-    with progress.task("recording block inputs", len(calibration.batches), "sample") as task:
+    with progress.task("recording block inputs", len(calibration.batches), "samples") as task:
         for batch in calibration.batches:
             samples.append(enter(model, blocks, batch.to(model.device)))
             task.advance()
-    with progress.task("sparsegpt", len(blocks), "block") as task:
+    with progress.task("sparsegpt", len(blocks), "blocks") as task:
         for number, (block, block_layers) in enumerate(zip(blocks, layers_by_block(layers, blocks), strict=True)):
             with hessians(block_layers) as hessian_of:
                 for sample in samples:
@@ -195,7 +195,7 @@ def write_changed(
     with output.filling() as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts, model_weights) as pruned:
         with progress.task("copying", checkpoint.total_bytes, "B") as task:
             pruned.copy(files, task)
-        with progress.task("writing", len(layers), "matrix") as task:
+        with progress.task("writing", len(layers), "matrices") as task:
             for layer in layers:
                 stored = checkpoint.tensors[layer.target.tensor].dtype
                 weight = layer.as_stored(layer.weight).to("cpu", stored).contiguous()

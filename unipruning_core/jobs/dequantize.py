@@ -58,7 +58,7 @@ def _write_tensors(checkpoint: Checkpoint, tensors: Sequence[Plain], folder: Pat
     shards: dict[str, list[Plain]] = {}
     for tensor in tensors:
         shards.setdefault(checkpoint.tensors[tensor.source].file.name, []).append(tensor)
-    with progress.task("dequantizing", len(tensors), "tensor") as task:
+    with progress.task("dequantizing", len(tensors), "tensors") as task:
         for file, inside in shards.items():
             contents = {tensor.name: (tensor.dtype, tensor.shape) for tensor in inside}
             with TensorStream(folder / file, contents, {"format": "pt"}) as stream:

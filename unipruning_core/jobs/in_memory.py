@@ -242,7 +242,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
     masks: dict[str, Tensor] = {}
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
         decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights)
-        with model.progress.task("pruning", len(scores.targets), "matrix") as task:
+        with model.progress.task("pruning", len(scores.targets), "matrices") as task:
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target).to(model.backend.device_type)
                 (mask,) = masks_of(score, position, target.name, decided, model.backend)

@@ -82,7 +82,7 @@ def divided(
     _, blocks = decoder_blocks(model)
     units: list[nn.Module] = [*blocks, part]
     moved: set[int] = set()
-    with progress.task("loading", len(units), "part") as task:
+    with progress.task("loading", len(units), "parts") as task:
         for unit in units:
             loader.fill(unit)
             fully_shard(unit, mesh=world.mesh, reshard_after_forward=True)

@@ -78,7 +78,7 @@ def check_values(layers: Sequence[Layer], checkpoint: Checkpoint, progress: Prog
     moved = [layer for layer in layers if layer.moved]
     if not moved:
         return
-    with progress.task("comparing names", len(moved), "matrix") as task:
+    with progress.task("comparing names", len(moved), "matrices") as task:
         for layer in moved:
             stored = checkpoint.values_of(layer.target)
             held = layer.as_stored(layer.weight)

@@ -96,7 +96,7 @@ def outlier_ratios(
         RunError: a weight is not the one that was ``searched``.
     """
     ratios = {}
-    with (progress or Progress()).task("counting outliers", 2 * len(targets), "matrix") as task:
+    with (progress or Progress()).task("counting outliers", 2 * len(targets), "matrices") as task:
 
         def scores(block: Block) -> Iterator[Tensor]:
             for target in block.targets:
@@ -203,7 +203,7 @@ def _row_rules(
 ) -> Iterator[tuple[str, MatrixSparsity]]:
     sizes = [target.size for target in scores.targets]
     totals = apportion(sizes, Unstructured(ratio).keep(sum(sizes)), [0] * len(sizes), sizes)
-    with progress.task("summing rows", len(scores.targets), "matrix") as task:
+    with progress.task("summing rows", len(scores.targets), "matrices") as task:
         for target, total in zip(scores.targets, totals, strict=True):
             score = checked_score(scores, target).to(backend.device_type)
             masses = _row_sums(score * score, backend).cpu()

@@ -208,7 +208,7 @@ def _global_selections(
     if not ratios:
         return {}
     total = sum(target.size for target in scores.targets)
-    with progress.task("ranking all weights", 3 * len(part.positions), "matrix") as task:
+    with progress.task("ranking all weights", 3 * len(part.positions), "matrices") as task:
 
         def stream() -> Iterator[Tensor]:
             for position in part.positions:
@@ -226,7 +226,7 @@ def _mixed(
     if not mixes:
         return
     losses: list[list[list[float]]] = [[] for _ in mixes]
-    with progress.task("comparing forms", len(part.positions), "matrix") as task:
+    with progress.task("comparing forms", len(part.positions), "matrices") as task:
         for position in part.positions:
             target = scores.targets[position]
             score = checked_score(scores, target).to(backend.device_type)

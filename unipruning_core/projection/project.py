@@ -156,7 +156,7 @@ def _project(
             for output in outputs:
                 output.copy(copied, task)
         world.each(None)  # each rank writes into what others have copied
-        with progress.task("pruning", len(part.positions), "matrix") as task, one_behind() as behind:
+        with progress.task("pruning", len(part.positions), "matrices") as task, one_behind() as behind:
             for number, position in enumerate(part.positions):
                 look()
                 target = scores.targets[position]

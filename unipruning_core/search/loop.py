@@ -188,7 +188,7 @@ def search(
             if reach.siblings:
                 content |= {"by_siblings": [layers[position].name for position in reach.siblings]}
             targets = [layers[position].target for position in reach.kept]
-            with progress.task("writing", len(targets), "matrix") as bar, _unwritten_explained(folder, resume):
+            with progress.task("writing", len(targets), "matrices") as bar, _unwritten_explained(folder, resume):
                 if claim is not None:
                     outcomes = checked(run.outcomes(), processed.kept)
                     write_run(claim.start(), targets, _counted(outcomes, bar), content, task.digests)

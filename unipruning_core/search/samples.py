@@ -83,7 +83,7 @@ def run_samples(
     device = run.layers[0].device
     began = time.monotonic()
     tokens = 0
-    with progress.task(run.settings.mode, len(batches), "sample", done=start) as bar:
+    with progress.task(run.settings.mode, len(batches), "samples", done=start) as bar:
         for first in range(start, len(batches), run.batch_size):
             samples = range(first, min(first + run.batch_size, len(batches)))
             number = (first - skipped.samples) // run.batch_size

@@ -190,7 +190,8 @@ class Checkpoint:
         for target in digested:
             inside.setdefault(target.tensor, []).append(target)
         pending = list(names)
-        with (progress or Progress()).task("checking weights", len(pending), "tensor") as task:
+        size = sum(self.tensors[name].nbytes for name in pending)
+        with (progress or Progress()).task("checking weights", size, "B") as task:
             for name in pending:
                 tensor = self.read(name)
                 for target in inside.get(name, ()):
@@ -206,7 +207,7 @@ class Checkpoint:
                         f"{f', in {rows} of its {len(tensor)} rows' if rows else ''};"
                         " use a checkpoint whose weights are finite"
                     )
-                task.advance()
+                task.advance(self.tensors[name].nbytes)
         return digests
 
     def files_to_copy(self) -> tuple[list[Path], dict[str, str]]:
