@@ -12,8 +12,7 @@ from _mixtures import save_mixture
 
 from unipruning_core.cli.main import main
 from unipruning_core.compare import job as compare
-from unipruning_core.compare import runner as compare_run
-from unipruning_core.tools.processes import Stage
+from unipruning_core.tools.processes import Commands, Stage
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +76,16 @@ def search_words(home):
 def commands(monkeypatch):
     """Every command that a comparison runs, run in this process; ``stop_before`` ends it like a kill would."""
 
-    class Commands(list):
+    class Seen(list):
         stop_before = None
 
         def __init__(self):
             super().__init__()
             self.ranks = []
 
-    seen = Commands()
+    seen = Seen()
 
-    def run(words, progress, keep_open=(), *, ranks=1):
+    def run(self, words, *, ranks=1):
         if len(seen) == seen.stop_before:
             raise KeyboardInterrupt
         seen.append(words[0])
@@ -96,7 +95,7 @@ def commands(monkeypatch):
             assert main(words) == 0
         return Stage(printed.getvalue(), 1.5, 64.0)
 
-    monkeypatch.setattr(compare_run, "run_command", run)
+    monkeypatch.setattr(Commands, "run", run)
     monkeypatch.setattr(compare, "run_in_subprocess", lambda work: work())
     return seen
 

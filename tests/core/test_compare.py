@@ -8,10 +8,10 @@ import pytest
 from _killed import tree
 
 from unipruning_core.cli.main import main
-from unipruning_core.compare import runner as compare_run
 from unipruning_core.compare.folder import held
 from unipruning_core.storage.documents import sealed
 from unipruning_core.storage.ownership import MARKER, mark
+from unipruning_core.tools.processes import Commands
 
 MATRICES, WEIGHTS, EMBEDDINGS = 8064, 10488, 2304  # of the model that is compared: targets, all, and in embeddings
 
@@ -269,13 +269,13 @@ def test_a_broken_model_has_an_infinite_perplexity_and_no_ratio_that_lies(words,
 
 
 def test_every_search_and_nothing_else_is_told_to_skip_what_is_not_finite(words, commands, monkeypatch):
-    run, told = compare_run.run_command, {}
+    run, told = Commands.run, {}
 
-    def watched(arguments, *rest, **more):
+    def watched(self, arguments, **more):
         told[arguments[0]] = "--skip-nonfinite" in arguments
-        return run(arguments, *rest, **more)
+        return run(self, arguments, **more)
 
-    monkeypatch.setattr(compare_run, "run_command", watched)
+    monkeypatch.setattr(Commands, "run", watched)
     assert main([*words, "--methods", "magnitude", "--sparsity", "50%", "--skip-nonfinite"]) == 0
     assert told == {"search": True, "project": False, "perplexity": False}
 

@@ -9,7 +9,7 @@ import pytest
 from unipruning_core.cli.main import main
 from unipruning_core.errors import UnipruningError
 from unipruning_core.progress import Progress
-from unipruning_core.tools.processes import run_command
+from unipruning_core.tools.processes import Commands
 
 METHODS = ["--methods", "wanda/global,feedback,sparsegpt", "--sparsity", "50%", "2:4"]
 
@@ -45,8 +45,9 @@ def test_every_shared_command_is_told_how_many(words, commands, monkeypatch):
 
 def test_the_reason_is_that_of_the_command_and_not_of_its_launcher(home):
     words = ["perplexity", str(home / "nowhere"), "--data", str(home / "text.txt")]
-    with pytest.raises(UnipruningError, match=r"'unipruning perplexity' failed with exit code 1; .*does not exist"):
-        run_command(words, Progress(), ranks=2)
+    said = r"'unipruning perplexity' failed with exit code 1; .*does not exist"
+    with Commands(Progress()) as commands, pytest.raises(UnipruningError, match=said):
+        commands.run(words, ranks=2)
 
 
 @pytest.mark.parametrize(

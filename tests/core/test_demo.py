@@ -11,7 +11,7 @@ from _killed import tree
 from unipruning_core.cli.main import main
 from unipruning_core.storage.ownership import LOCK, MARKER, locked, mark
 from unipruning_core.tools.demo import demo
-from unipruning_core.tools.processes import Stage
+from unipruning_core.tools.processes import Commands, Stage
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def stop_before(monkeypatch, tmp_path):
     """Every command of the demonstration, run in this process; the one to stop before, as a kill would."""
     stop, seen = [0], []
 
-    def run(words, progress, keep_open=()):
-        assert keep_open, "the lock is not passed on"
+    def run(self, words):
+        assert self._keep_open, "the lock is not passed on"
         seen.append(words[0])
         if len(seen) == stop[0]:
             raise KeyboardInterrupt
@@ -29,7 +29,7 @@ def stop_before(monkeypatch, tmp_path):
             assert main(words) == 0
         return Stage(printed.getvalue(), 1.5, 64.0)
 
-    monkeypatch.setattr(demo, "run_command", run)
+    monkeypatch.setattr(Commands, "run", run)
     monkeypatch.setattr(demo, "EVALUATION_WINDOW", 32)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))

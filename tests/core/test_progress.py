@@ -53,9 +53,14 @@ def test_bytes_are_written_as_people_write_them(monkeypatch, clock):
 
 def test_a_task_that_fails_is_not_called_done(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with pytest.raises(ValueError, match="broken"), Bars().task("work", 3, "samples") as task:
-        task.advance()
-        raise ValueError("broken")
+
+    def broken():
+        with Bars().task("work", 3, "samples") as task:
+            task.advance()
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        broken()
     assert sys.stderr.getvalue() == ""
 
 

@@ -9,7 +9,6 @@ from _checkpoints import changed, save_llama, save_text, save_tokenizer
 from _folders import SEARCH, succeed
 
 import unipruning
-from unipruning_core.compare import runner
 from unipruning_core.errors import UnipruningError
 from unipruning_core.models.hub import check_revision, resolve_model
 from unipruning_core.models.outline import outline
@@ -133,7 +132,6 @@ def test_a_comparison_pins_one_revision_for_all_its_commands(text, tmp_path, com
 
 
 def test_a_demonstration_pins_the_revision_in_all_its_commands(text, commands, monkeypatch):
-    monkeypatch.setattr(demo, "run_command", runner.run_command)
     monkeypatch.setattr(demo, "EVALUATION_WINDOW", 16)
     sizes = ("--samples", "2", "--seq-len", "16", "--windows", "2", "--sparsity", "50%")
     succeed("demo", "--model", NAME, "--revision", "v1", *text, "--eval-data", text[1], *sizes)

@@ -24,7 +24,7 @@ from unipruning_core.search.samples import check_skipping_over_ranks
 from unipruning_core.search.settings import check_seeds
 from unipruning_core.stopping import explained
 from unipruning_core.tools.bench.plot import check_drawer
-from unipruning_core.tools.processes import run_in_subprocess
+from unipruning_core.tools.processes import Commands, run_in_subprocess
 
 if TYPE_CHECKING:
     from unipruning_core.data.calibration import Packing
@@ -141,11 +141,11 @@ def compare(
     check_seeds(seeds)
     shown = as_progress(progress)
     apart = [*choice.data.text.files(), *choice.eval_text.files(), *choice.model.folders()]
-    with held(choice.out, apart) as lock:
+    with held(choice.out, apart) as lock, Commands(shown, (lock,)) as commands:
         shown.note("checking model, texts and methods")
         plan = run_in_subprocess(partial(make_plan, choice))
         lines = lines_of(choice, plan)
-        runner = ComparisonRunner(choice, plan, lock, shown)
+        runner = ComparisonRunner(choice, plan, commands, shown)
         with explained(lambda: "; finished searches and evaluations are kept, and the same command goes on from them"):
             runner.run_missing(lines)
         rows = rows_of(lines, [[runner.result(cell) for cell in line.cells] for line in lines])
@@ -182,6 +182,7 @@ def _footnotes(choice: CompareChoice, plan: ComparisonPlan) -> list[str]:
         f"{weights['targets'] / weights['outside_embeddings']:.1%} of those outside embeddings.",
         f"Perplexity: {seeds}; {plan.windows} windows of {plan.eval_seq_len} tokens of {choice.eval_text.source}.",
         "Intervals: 95 % bootstrap over windows; ratio: to the first row of each sparsity on the same windows.",
-        "Seconds and memory: of whole commands; one search serves all its sparsities.",
+        "Seconds and memory: of each command, in a process that has imported what it needs; one search serves all its "
+        "sparsities.",
         f"Files: {CSV_FILE} and {JSON_FILE} in {choice.out}.",
     ]

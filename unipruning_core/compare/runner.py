@@ -2,7 +2,7 @@
 
 ``FOLDER/searches/<slug>/run`` is a run folder, with its cost in ``search.json`` beside it; ``FOLDER/evaluations`` holds
 one JSON file per measured checkpoint.  A slug ends in a hash of everything that decides the result, so that existing
-results are recognised, and a changed option adds new ones beside them.  Every stage is a command in its own process.
+results are recognised, and a changed option adds new ones beside them.  Every stage is a command in another process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unipruning_core.search.claim import discard_run, is_under_way
 from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.run_folder import read_description
 from unipruning_core.sparsity.parse import Sparsity
-from unipruning_core.tools.processes import Stage, run_command
+from unipruning_core.tools.processes import Commands, Stage
 
 if TYPE_CHECKING:
     from unipruning_core.data.text import TextChoice
@@ -117,8 +117,8 @@ def _search(choice: CompareChoice, plan: ComparisonPlan, method: Method, seed: i
 class ComparisonRunner:
     """The folder of a comparison, and the commands that fill it."""
 
-    def __init__(self, choice: CompareChoice, plan: ComparisonPlan, lock: int, progress: Progress) -> None:
-        self.choice, self.plan, self.lock, self.progress = choice, plan, lock, progress
+    def __init__(self, choice: CompareChoice, plan: ComparisonPlan, commands: Commands, progress: Progress) -> None:
+        self.choice, self.plan, self.commands, self.progress = choice, plan, commands, progress
         self.searches, self.evaluations = choice.out / SEARCHES, choice.out / EVALUATIONS
         self.checkpoints = choice.out / CHECKPOINTS
         for folder in (self.searches, self.evaluations):
@@ -262,7 +262,7 @@ class ComparisonRunner:
     def _command(self, *arguments: str, shared: bool = False) -> Stage:
         """Run one command; where it can be shared, in as many processes as were asked for."""
         ranks = self.choice.ranks if shared else 1
-        return run_command([*arguments, *self._backend], self.progress, (self.lock,), ranks=ranks)
+        return self.commands.run([*arguments, *self._backend], ranks=ranks)
 
 
 def text_words(text: TextChoice) -> list[str]:

@@ -1,7 +1,8 @@
-"""Our commands run as separate processes, with the time and peak memory of each."""
+"""Our commands run in processes of their own, with the time and peak memory of each."""
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -11,17 +12,18 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 from unipruning_core.errors import UnipruningError
 from unipruning_core.progress import Bars, Progress
 from unipruning_core.stopping import WARNING, as_stopped
 
 MIB = 2**20
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone")
+OURS, SERVER = "unipruning_core", "unipruning_core.cli.serve"
+TORCHRUN = ("torch.distributed.run", "--standalone")
 
 Result = TypeVar("Result")
 
@@ -41,34 +43,69 @@ def run_in_subprocess(work: Callable[[], Result]) -> Result:
         return pool.submit(work).result()
 
 
-def run_command(
-    arguments: Sequence[str], progress: Progress, keep_open: Sequence[int] = (), *, ranks: int = 1
-) -> Stage:
-    """Run one of our commands; its progress goes to the terminal as usual where this one's does, else nowhere.
+class Commands:
+    """Our commands, one after the other in one process that imports once what they need.
 
-    Args:
-        arguments: the command's name and its options.
-        progress: where this one's goes.
-        keep_open: file descriptors that it inherits, such as that of a lock to hold until it ends.
-        ranks: how many processes share it, which torchrun starts; the peak is that of the largest.
-
-    Raises:
-        UnipruningError: it failed, with its own message here or already on standard error.
+    It begins with the first of them, and ends with the block, or with this process, even if that is killed.  Over ranks
+    a command is a torchrun of its own.  Progress of all goes to the terminal where this one's does, else nowhere.
     """
-    launcher = [*TORCHRUN, "--nproc-per-node", str(ranks)] if ranks > 1 else []
-    shown = ["torchrun", *launcher[len(TORCHRUN) - 1 :], "-m", "unipruning_core"] if launcher else ["unipruning"]
-    progress.note(f"$ {shlex.join([*shown, *arguments])}")
-    began = time.monotonic()
-    with nullcontext() if isinstance(progress, Bars) else tempfile.TemporaryFile("w+", encoding="utf-8") as messages:
-        process = subprocess.Popen(
-            [sys.executable, *launcher, "-m", "unipruning_core", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=messages,
-            text=True,
-            pass_fds=tuple(keep_open),
-            # torchrun would end after 30 seconds what saves a large state
-            env={"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600", **os.environ} if launcher else None,
-        )
+
+    def __init__(self, progress: Progress, keep_open: Sequence[int] = ()) -> None:
+        self._progress = progress
+        self._keep_open = tuple(keep_open)  # file descriptors that each inherits, such as that of a lock to hold
+        self._stack = ExitStack()
+        self._server: subprocess.Popen[str] | None = None
+        # each command's last line there is the reason of its failure
+        self._messages: IO[str] | None = None
+        if not isinstance(progress, Bars):
+            self._messages = self._stack.enter_context(tempfile.TemporaryFile("a+", encoding="utf-8"))  # noqa: SIM115
+
+    def __enter__(self) -> Commands:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._server is not None:
+            # an order may be left that it died of
+            with suppress(BrokenPipeError), self._server:
+                pass
+        self._stack.close()
+
+    def run(self, arguments: Sequence[str], *, ranks: int = 1) -> Stage:
+        """Run one command; over ranks, the peak of memory is that of the largest process.
+
+        Raises:
+            UnipruningError: it failed, with its own message here or already on standard error.
+        """
+        began = time.monotonic()
+        if ranks > 1:
+            return self._over_ranks(arguments, ranks, began)
+        self._progress.note(f"$ unipruning {shlex.join(arguments)}")
+        server = self._server or self._start([SERVER], stdin=subprocess.PIPE)
+        self._server = server
+        assert server.stdin is not None
+        assert server.stdout is not None
+        self._forget_messages()
+        try:
+            server.stdin.write(json.dumps(list(arguments)) + "\n")
+            server.stdin.flush()
+            line = server.stdout.readline()
+        except KeyboardInterrupt as interrupt:
+            _pass_on(server, as_stopped(interrupt).number)
+            raise
+        # it ended without an answer
+        except BrokenPipeError:
+            line = ""
+        answer: dict[str, Any] = json.loads(line) if line else {"code": server.wait()}
+        self._check(arguments[0], answer["code"])
+        return Stage(answer["output"], answer["seconds"], answer["peak"] / MIB)
+
+    def _over_ranks(self, arguments: Sequence[str], ranks: int, began: float) -> Stage:
+        launcher = [*TORCHRUN, "--nproc-per-node", str(ranks)]
+        self._progress.note(f"$ {shlex.join(['torchrun', *launcher[1:], '-m', OURS, *arguments])}")
+        self._forget_messages()
+        # torchrun would end after 30 seconds what saves a large state
+        patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600", **os.environ}
+        process = self._start([*launcher, "-m", OURS, *arguments], env=patient)
         assert process.stdout is not None
         with process.stdout as pipe:
             try:
@@ -76,19 +113,37 @@ def run_command(
             except KeyboardInterrupt as interrupt:
                 number = as_stopped(interrupt).number
                 # signals that warn would end torchrun at once
-                _pass_on(process, signal.SIGTERM if launcher and number in WARNING else number)
+                _pass_on(process, signal.SIGTERM if number in WARNING else number)
                 raise
-        # not wait(), which does not return the child's peak memory
+        # not wait(), which does not return the peak memory of the ranks
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            reason = "the reason is above"
-            if messages:
-                messages.seek(0)
-                reason = _last_error(messages.read().strip().split("\n"))
-            raise UnipruningError(f"'unipruning {arguments[0]}' failed with exit code {process.returncode}; {reason}")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
+        self._check(arguments[0], process.returncode)
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
+
+    def _start(self, words: Sequence[str], **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", *words],
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            text=True,
+            pass_fds=self._keep_open,
+            **more,
+        )
+
+    def _forget_messages(self) -> None:
+        if self._messages is not None:
+            self._messages.truncate(0)
+
+    def _check(self, command: str, code: int) -> None:
+        if not code:
+            return
+        reason = "the reason is above"
+        if self._messages is not None:
+            self._messages.seek(0)
+            reason = _last_error(self._messages.read().strip().split("\n"))
+        raise UnipruningError(f"'unipruning {command}' failed with exit code {code}; {reason}")
 
 
 def _last_error(lines: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from unipruning_core.projection.report import read_report
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.storage.holding import holding, scratch
 from unipruning_core.tools.demo.assets import demo_model, demo_texts
-from unipruning_core.tools.processes import Stage, run_command, run_in_subprocess
+from unipruning_core.tools.processes import Commands, Stage, run_in_subprocess
 
 EVALUATION_WINDOW = 1024  # tokens
 
@@ -64,8 +64,10 @@ def run_demo(choice: DemoChoice, progress: Progress) -> str:
             lock = stack.enter_context(holding(folder, "demo", "a demonstration", apart=_existing(apart)))
         run, pruned = folder / "run", folder / "pruned"
 
+        commands = stack.enter_context(Commands(progress, (lock,)))
+
         def command(*words: str) -> Stage:
-            return run_command([*words, *backend], progress, (lock,))
+            return commands.run([*words, *backend])
 
         search_arguments = ["--data", calibration, "--samples", str(choice.samples), "--seq-len", str(choice.seq_len)]
         # what is in a marked folder is of an earlier demonstration, perhaps of one that was killed
@@ -118,7 +120,8 @@ def _cost(label: str, stage: Stage) -> str:
 def _next(choice: DemoChoice, model: str, run: Path) -> str:
     lines = [
         f"Perplexity: the first {choice.windows} windows of {EVALUATION_WINDOW} tokens; zeros: fraction of the",
-        "target weights, counted in the files; seconds and memory: of whole commands.  One search gave every sparsity.",
+        "target weights, counted in the files; seconds and memory: of each command, in a process that has imported",
+        "what it needs.  One search gave every sparsity.",
         "",
         "Try next:",
     ]
