@@ -21,7 +21,8 @@ from unipruning_core.models.passes import name_of
 from unipruning_core.models.saved import Saved
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
-from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, masks_of
+from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide
+from unipruning_core.projection.masks import masks_of
 from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.activation_memory import check_choice, decide_recomputation

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -13,18 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.distributed.world import ALONE
-from unipruning_core.errors import CheckpointError, RunError
 from unipruning_core.progress import Progress
+from unipruning_core.projection.check import check_scores
 from unipruning_core.projection.counts import nonzero
-from unipruning_core.projection.decide import (
-    Decided,
-    Scores,
-    check_weight,
-    checked_score,
-    decide,
-    masks_of,
-    weights_of_model,
-)
+from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide, weights_of_model
+from unipruning_core.projection.masks import Decided, masks_of
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.parts import Part
 from unipruning_core.projection.place import (
@@ -94,7 +86,7 @@ def project(
         RanksError: another rank failed, or has been given other scores or sparsities.
     """
     progress = progress or Progress()
-    _check_scores(checkpoint, scores)
+    check_scores(checkpoint, scores)
     for sparsity in sparsities:
         check_fits(sparsity, scores.targets, weights_of_model(scores, checkpoint))
     _agree(scores, sparsities, world)
@@ -230,44 +222,6 @@ def with_scope(sparsity: Sparsity, scores: Scores, progress: Progress) -> Sparsi
             f"{sparsity}/matrix applies to each"
         )
     return scoped
-
-
-def _check_scores(checkpoint: Checkpoint, scores: Scores) -> None:
-    checkpoint.codes.check_prunable()
-    if scores.fingerprint != checkpoint.fingerprint():
-        raise RunError(
-            f"the run was made from another model than {str(checkpoint.folder)!r}; pass the model it searched"
-        )
-    if not scores.targets:
-        raise RunError("the run has no targets, so there is nothing to prune; search again")
-    seen: set[str] = set()
-    ends: dict[str, int] = {}  # of the targets so far, by tensor
-    for target in scores.targets:
-        info = checkpoint.tensors.get(target.tensor)
-        if info is None or target.name in seen:
-            fault = "is not in the checkpoint" if info is None else "occurs twice"
-            raise RunError(f"target {target.name!r} of the run {fault}; search again")
-        if target.within is None and info.shape != target.stored_shape:
-            raise RunError(
-                f"target {target.name!r} has the shape {info.shape!r} in the checkpoint, but {target.stored_shape!r}"
-                " in the run; search again"
-            )
-        if target.start < ends.get(target.tensor, 0) or target.start + target.size > math.prod(info.shape):
-            raise RunError(
-                f"target {target.name!r} of the run does not fit in {target.tensor!r} of the checkpoint; search again"
-            )
-        ends[target.tensor] = target.start + target.size
-        if not info.dtype.is_floating_point and not checkpoint.codes.holds(target.tensor):
-            raise CheckpointError(
-                f"target {target.name!r} is stored as {info.type_name!r}, which is quantised;"
-                " use a checkpoint in bfloat16, float16 or float32"
-            )
-        seen.add(target.name)
-    try:
-        json.dumps(scores.provenance, allow_nan=False)
-    # checked now, not after the last matrix
-    except (TypeError, ValueError) as error:
-        raise RunError(f"the provenance of the run cannot be written as JSON: {error}; search again") from error
 
 
 def _note_ties(output: PrunedFolder, progress: Progress) -> None:
