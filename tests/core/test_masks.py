@@ -16,7 +16,7 @@ from unipruning_core.progress import Progress
 from unipruning_core.projection import mask_file as masks
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes, read_masks, unpack
 from unipruning_core.projection.project import project
-from unipruning_core.projection.report import MASKS, REPORT_FILE, read_report
+from unipruning_core.projection.report import EMPTY, MASKS, REPORT_FILE, read_report
 from unipruning_core.sparsity.forms import SemiStructured
 from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -272,8 +272,8 @@ def test_the_report_knows_the_bytes_of_every_pruned_weight(pruned):
 @pytest.mark.parametrize(
     "path",
     [("format",), ("sparsity",), ("provenance",), ("matrices",), ("overall",), (MASKS,), ("matrices", "NAME")]
-    + [("overall", key) for key in ("asked", "kept", "total", "sparsity", "zero_share")]
-    + [("matrices", "NAME", key) for key in ("asked", "kept", "total", "sparsity", "zero_share", "sha256")],
+    + [("overall", key) for key in ("asked", "kept", "total", "sparsity", "zero_share", *EMPTY)]
+    + [("matrices", "NAME", key) for key in ("asked", "kept", "total", "sparsity", "zero_share", "sha256", *EMPTY)],
     ids=".".join,
 )  # fmt: skip
 def test_a_report_that_no_projection_wrote_is_refused_even_with_a_right_checksum(path, pruned):

@@ -203,12 +203,4 @@ def write_changed(
                 pruned.prune(layer.target, weight, mask, mask.numel())
                 task.advance()
         pruned.write_report(**about, left_out=left_out)
-        overall = pruned.overall
-    return Projected(
-        output.folder,
-        sparsity,
-        overall.total - overall.kept,
-        overall.total,
-        overall.zeros / overall.total,
-        model_weights,
-    )
+    return Projected.of(output.folder, pruned)

@@ -22,6 +22,7 @@ from unipruning_core.models.saved import Saved
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
 from unipruning_core.projection.decide import Scores, check_weight, checked_score, decide
+from unipruning_core.projection.empty import Empty
 from unipruning_core.projection.masks import masks_of
 from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
@@ -241,12 +242,14 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
             layer = by_name[target.name]
             check_weight(scores, target, layer.as_stored(layer.weight).cpu())
     masks: dict[str, Tensor] = {}
+    empty: list[Empty] = []
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
         decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights)
         with model.progress.task("pruning", len(scores.targets), "matrices") as task:
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target).to(model.backend.device_type)
                 (mask,) = masks_of(score, position, target.name, decided, model.backend)
+                empty.append(Empty.of(mask.cpu()))
                 layer = by_name[target.name]
                 held = (mask.t() if layer.transposed else mask).cpu()
                 if layer.stack is None:
@@ -262,6 +265,8 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
         for name, kept in masks.items():
             parameter = parameters[name]
             parameter.masked_fill_(~kept.to(parameter.device), 0.0)
+    for note in Empty.of_all(empty).notes(sparsity, scores.targets):
+        model.progress.note(note)
     if isinstance(scores, FoundScores):
         scores.masked.add(model.fingerprint())
     return masks

@@ -19,9 +19,10 @@ from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
 from unipruning_core.projection.counts import INTEGERS, PIECE, kept, nonzero
+from unipruning_core.projection.empty import Empty
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes
 from unipruning_core.projection.parts import MaskPart, Part, join
-from unipruning_core.projection.report import FORMAT, MASKS, MODEL, REPORT_FILE
+from unipruning_core.projection.report import EMPTY, FORMAT, MASKS, MODEL, REPORT_FILE
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -41,6 +42,7 @@ class MatrixReport:
     total: int
     zeros: int  # in the file, including weights that were zero before
     tied: bool  # the mask keeps weights of score zero, chosen by position
+    empty: Empty  # rows and columns that the mask removes whole
     digest: str = ""  # sha256 of the pruned weight as written
 
     def as_json(self) -> dict[str, object]:
@@ -50,6 +52,7 @@ class MatrixReport:
             "total": self.total,
             "sparsity": (self.total - self.kept) / self.total,
             "zero_share": self.zeros / self.total,
+            **dict(zip(EMPTY, (self.empty.rows, self.empty.columns), strict=True)),
         }
         return content | {"sha256": self.digest} if self.digest else content
 
@@ -132,7 +135,8 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
                 zeros += pruned.numel() - nonzero(pruned.view(weight.dtype))
         self._masks.append(pack(mask, cut := self._cuts[target.name]))
         tied = (count := kept(mask)) > nonzero_scores
-        self.layers[target.name] = MatrixReport(cut, count, mask.numel(), zeros, tied, digest.hexdigest())
+        counts = (count, mask.numel(), zeros, tied, Empty.of(mask))
+        self.layers[target.name] = MatrixReport(cut, *counts, digest.hexdigest())
 
     def _opened(self, info: TensorInfo) -> BinaryIO:
         """Open the file that holds a tensor, at its first byte."""
@@ -163,6 +167,7 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             sum(layer.total for layer in layers),
             sum(layer.zeros for layer in layers),
             any(layer.tied for layer in layers),
+            Empty.of_all(layer.empty for layer in layers),
         )
 
     @property

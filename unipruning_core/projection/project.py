@@ -57,6 +57,15 @@ class Projected:
     total: int  # weights of all targets
     zero_fraction: float  # of the targets' weights in the file
     model_weights: int  # of the whole model
+    empty_rows: int = 0  # output rows that the masks remove whole
+    empty_columns: int = 0  # and input columns
+
+    @classmethod
+    def of(cls, path: Path, output: PrunedFolder) -> Projected:
+        """Return what was written to an output folder, which is now at ``path``."""
+        all_ = output.overall
+        counts = (all_.total - all_.kept, all_.total, all_.zeros / all_.total, output.model_weights)
+        return cls(path, output.sparsity, *counts, all_.empty.rows, all_.empty.columns)
 
 
 def project(
@@ -166,18 +175,9 @@ def _project(
                 output.write_report(**about)
     for output in outputs:
         _note_ties(output, progress)
-    return [
-        Projected(
-            out / slug,
-            output.sparsity,
-            overall.total - overall.kept,
-            overall.total,
-            overall.zeros / overall.total,
-            model_weights,
-        )
-        for slug, output in zip(slugs, outputs, strict=True)
-        for overall in [output.overall]
-    ]
+        for note in output.overall.empty.notes(output.sparsity, scores.targets):
+            progress.note(note)
+    return [Projected.of(out / slug, output) for slug, output in zip(slugs, outputs, strict=True)]
 
 
 def _agree(scores: Scores, sparsities: Sequence[Sparsity], world: World) -> None:

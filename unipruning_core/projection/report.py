@@ -15,6 +15,7 @@ FORMAT = "unipruning-checkpoint-3"
 EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
 MASKS = "masks_sha256"  # of the mask file
 REVISION = "model_revision"  # commit on the hub of the model that was pruned, if it came from there
+EMPTY = ("empty_rows", "empty_columns")  # which the masks remove whole; reports lacked them at first
 MODEL = "model"  # counts of the whole model, which reports lacked at first
 
 
@@ -52,10 +53,11 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
     member(report, "sparsity", str)
     member(report, "provenance", dict)
     overall, matrices = member(report, "overall", dict), member(report, "matrices", dict)
-    for counts in (overall, *(member(matrices, name, dict) for name in matrices)):
+    everywhere = (overall, *(member(matrices, name, dict) for name in matrices))
+    for counts in everywhere:
         _check_counts(counts)
-    for name in ("kept", "total"):
-        if overall[name] != (summed := sum(counts[name] for counts in matrices.values())):
+    for name in ("kept", "total", *(name for name in EMPTY if any(name in counts for counts in everywhere))):
+        if member(overall, name, int) != (summed := sum(member(counts, name, int) for counts in matrices.values())):
             raise ValueError(f"{name!r} of all matrices is {overall[name]}, not {summed}")
     if REVISION in report and not COMMIT.fullmatch(member(report, REVISION, str)):
         raise ValueError(f"{REVISION!r} is {quoted(report[REVISION])}")
@@ -84,5 +86,7 @@ def _check_counts(counts: dict[str, Any]) -> None:
         raise ValueError(f"{quoted(kept)} weights are kept of {quoted(total)}")
     if member(counts, "sparsity", NUMBER) != (total - kept) / total:
         raise ValueError(f"'sparsity' is {quoted(counts['sparsity'])} with {kept} of {total} weights kept")
+    if any(member(counts, name, int) < 0 for name in EMPTY if name in counts):
+        raise ValueError(f"{', '.join(EMPTY)} are not both 0 or more")
     if not 0 <= member(counts, "zero_share", NUMBER) <= 1:
         raise ValueError(f"'zero_share' is {quoted(counts['zero_share'])}")
