@@ -68,7 +68,7 @@ def test_they_are_counted_by_matrix_and_overall_and_told_in_one_sentence(llama, 
     rows, columns = (sum(target.shape[side] for target in scores.targets) for side in (0, 1))
     assert progress.notes == [
         f"40%/matrix: the masks remove 6 of {rows} output rows and 10 of {columns} input columns whole; such outputs"
-        " are always zero, and NaN after some float8 quantisers"
+        " are always zero, and NaN after some float8 quantisers: --keep-per-row 1 keeps a weight of each row"
     ]
 
 

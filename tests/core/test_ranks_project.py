@@ -64,6 +64,18 @@ def test_a_projection_is_that_of_one_process_to_the_byte(searched, alone, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
+def test_every_row_keeps_as_many_weights_over_ranks(searched, tmp_path):
+    forms = [form for form in FORMS if form[-4:] != "/row" and "2:4" not in form]
+    words = [*words_of(searched, tmp_path / "alone", *forms), "--keep-per-row", "3"]
+    assert main([str(word) for word in words]) == 0
+    words[words.index(tmp_path / "alone")] = tmp_path / "out"
+    assert [(rank.code, rank.errors) for rank in launch(words, 2)] == [(0, [])] * 2
+    assert content(tmp_path / "out") == content(tmp_path / "alone")
+    others = {1: [*words[:-1], "2", "--overwrite"]}
+    found = launch([*words, "--overwrite"], 2, others)
+    assert found[0].errors[0].startswith("error: rank 1 has another --keep-per-row than rank 0 (2, not 3)")
+
+
 def test_a_run_that_is_damaged_is_refused_by_all_and_nothing_appears(searched, tmp_path):
     (tmp_path / "run").mkdir()
     for path in (searched / "run").iterdir():

@@ -32,6 +32,7 @@ from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.settings import RECOMPUTATION
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
+from unipruning_core.sparsity.per_row import check_keep_per_row
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.outputs import folder_beside
 
@@ -105,6 +106,14 @@ def _search_details(examples: str) -> str:
 def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sparsity", action="append", required=True, metavar="S", help=SPARSITY_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--keep-per-row",
+        type=int,
+        default=0,
+        metavar="K",
+        help="keep the K largest scores of every output row, with the same total: no output is pruned whole "
+        "(default: %(default)s)",
+    )
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +189,7 @@ def _prune(options: argparse.Namespace) -> int:
         options.model,
         sparsity=sparsities,
         out=options.out,
+        keep_per_row=options.keep_per_row,
         run=run_folder,
         mode=settings,
         save_every=options.save_every,
@@ -244,6 +254,7 @@ def _project(options: argparse.Namespace) -> int:
         options.run_folder,
         sparsity=sparsities,
         out=options.out,
+        keep_per_row=options.keep_per_row,
         backend=options.backend,
         trust_remote_code=options.trust_remote_code,
         revision=options.revision,
@@ -257,6 +268,7 @@ def _project(options: argparse.Namespace) -> int:
 def _sparsities(options: argparse.Namespace) -> list[Any]:
     parsed = [parse_sparsity(text) for text in options.sparsity]
     check_distinct(parsed)
+    check_keep_per_row(options.keep_per_row, parsed)
     return parsed
 
 

@@ -25,6 +25,7 @@ from unipruning_core.progress import Progress, as_progress
 from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.run_folder import Run
 from unipruning_core.search.settings import Settings
+from unipruning_core.sparsity.per_row import check_keep_per_row
 from unipruning_core.storage.outputs import folder_beside
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def prune(
     text_column: str | None = None,
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
+    keep_per_row: int = 0,
     backend: str | None = None,
     dtype: str = "auto",
     trust_remote_code: bool = False,
@@ -92,6 +94,8 @@ def prune(
         include: patterns of names, such as "*.mlp.*" or "re:REGEX"; only linear layers that match are pruned, wherever
             they are (default: those of the decoder blocks, without routers and the like).
         exclude: patterns of what stays dense, whatever else is included.
+        keep_per_row: K, so many of the largest scores of every output row are kept, with the same total; the command
+            line's ``--keep-per-row``.
         backend: a name that ``unipruning backends`` lists (default: $UNIPRUNING_BACKEND, or else the best).
         dtype: dtype to load the weights in: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that comes with the model.
@@ -117,15 +121,16 @@ def prune(
     Source: mirror descent on one dual variable per weight (UniPruning, arXiv 2510.03291); see ``docs/using.md``.
     """
     chosen, shown, sparsities = as_settings(mode, settings), as_progress(progress), as_sparsities(sparsity)
+    check_keep_per_row(keep_per_row, sparsities)
     targets = TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, revision, run=run)
         one, live = single(sparsities), InMemory(model, tokenizer, backend, shown, targets)
-        live.check(sparsities)
+        live.check(sparsities, chosen, keep_per_row=keep_per_row)
         found = in_memory.search_in_memory(live, text, chosen, **how)
-        return in_memory.project_in_memory(live, found, one)
+        return in_memory.project_in_memory(live, found, one, keep_per_row)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     folder = Path(out)
@@ -136,6 +141,7 @@ def prune(
         sparsities,
         folder_beside(folder) if run is None else Path(run),
         folder,
+        keep_per_row=keep_per_row,
         overwrite=overwrite,
         save_every=save_every,
         copies=copies,

@@ -33,6 +33,7 @@ from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.samples import check_skipping, run_samples
 from unipruning_core.sparsity.parse import check_fits
+from unipruning_core.sparsity.per_row import check_rows_fit
 from unipruning_core.storage.tensorfile import digest_of
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def search_in_memory(
     )
 
 
-def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> dict[str, Tensor]:
+def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity, keep_per_row: int = 0) -> dict[str, Tensor]:
     """Set the pruned weights of a loaded model to zero, in place.
 
     Returns:
@@ -226,6 +227,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
     """
     sparsity = with_scope(sparsity, scores, model.progress)
     check_fits(sparsity, scores.targets, model.size.weights)
+    check_rows_fit(keep_per_row, sparsity, scores.targets, model.size.weights)
     by_name = {layer.name: layer for layer in model.layers}
     if unknown := [t for t in scores.targets if t.name not in by_name or by_name[t.name].target != t]:
         raise RunError(
@@ -244,7 +246,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity) -> di
     masks: dict[str, Tensor] = {}
     empty: list[Empty] = []
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
-        decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights)
+        decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights, None, keep_per_row)
         with model.progress.task("pruning", len(scores.targets), "matrices") as task:
             for position, target in enumerate(scores.targets):
                 score = checked_score(scores, target).to(model.backend.device_type)

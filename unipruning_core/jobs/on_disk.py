@@ -43,6 +43,7 @@ def search_on_disk(
     out: Path,
     *,
     sparsities: Sequence[Sparsity] = (),
+    keep_per_row: int = 0,
     overwrite: bool = False,
     reuse: bool = False,
     save_every: float | str = SAVE_EVERY,
@@ -54,7 +55,8 @@ def search_on_disk(
 ) -> Run:
     """Search and write the run folder ``out``.
 
-    ``sparsities`` are checked against the targets; with ``reuse``, an identical finished search is returned.
+    ``sparsities`` and ``keep_per_row`` are checked against the targets; with ``reuse``, an identical finished search is
+    returned.
 
     Raises:
         UnipruningError: what is wrong, before the model is loaded if possible.
@@ -73,7 +75,7 @@ def search_on_disk(
         if model.world.sharded:
             check_skipping_over_ranks(skip_nonfinite=skip_nonfinite)
         model.check_apart(out)
-        model.check(sparsities, settings)
+        model.check(sparsities, settings, keep_per_row=keep_per_row)
         if claim is not None:
             _check_disk(model, settings, claim)
         model.report_targets()
@@ -150,6 +152,7 @@ def project_on_disk(
     sparsities: Sequence[Sparsity],
     out: Path,
     *,
+    keep_per_row: int = 0,
     overwrite: bool = False,
     output: Output | None = None,  # on the first rank, where the caller has claimed it
     compare: bool = False,  # whether the checksums of a run are still to be compared
@@ -167,6 +170,7 @@ def project_on_disk(
             sparsities,
             out,
             backend,
+            keep_per_row=keep_per_row,
             overwrite=overwrite,
             progress=model.progress,
             output=output,
@@ -184,6 +188,7 @@ def prune_on_disk(
     run_folder: Path,
     out: Path,
     *,
+    keep_per_row: int = 0,
     overwrite: bool = False,
     save_every: float | str = SAVE_EVERY,
     checkpoint_activations: str = "auto",
@@ -209,6 +214,7 @@ def prune_on_disk(
             settings,
             run_folder,
             sparsities=sparsities,
+            keep_per_row=keep_per_row,
             overwrite=overwrite,
             reuse=True,
             save_every=save_every,
@@ -220,7 +226,9 @@ def prune_on_disk(
         )
         kept = f"; the search is finished and kept in {str(run_folder)!r}, from where the same command goes on"
         with explained(lambda: kept):
-            return project_on_disk(model, run, sparsities, out, overwrite=overwrite, output=output)
+            return project_on_disk(
+                model, run, sparsities, out, keep_per_row=keep_per_row, overwrite=overwrite, output=output
+            )
 
 
 def perplexity_on_disk(

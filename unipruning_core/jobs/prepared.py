@@ -17,7 +17,9 @@ from unipruning_core.models.loading import (
 from unipruning_core.models.positions import positions_of, window_length
 from unipruning_core.models.size import ModelSize
 from unipruning_core.progress import Progress
+from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import check_fits
+from unipruning_core.sparsity.per_row import check_rows_fit
 from unipruning_core.storage.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -106,10 +108,13 @@ class Prepared(ABC):
         vocabulary = getattr(self.config.get_text_config(), "vocab_size", None) or 0
         check_ids(batches, text.source, vocabulary, lambda: embedding_rows(self.outline), stored=text.holds_ids)
 
-    def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None) -> None:
+    def check(self, sparsities: Sequence[Sparsity], settings: Settings | None = None, *, keep_per_row: int = 0) -> None:
         """Refuse sparsities and settings that do not fit the targets."""
         for sparsity in sparsities:
             check_fits(sparsity, self.targets, self.size.weights)
+            if settings is not None and isinstance(sparsity, Unstructured):
+                sparsity = sparsity.within(settings.scope)
+            check_rows_fit(keep_per_row, sparsity, self.targets, self.size.weights)
         if settings is not None:
             settings.check(self.targets)
 

@@ -19,6 +19,7 @@ from unipruning_core.jobs.arguments import (
 from unipruning_core.jobs.in_memory import InMemory
 from unipruning_core.models.choice import BY_ROLE
 from unipruning_core.progress import Progress, as_progress
+from unipruning_core.sparsity.per_row import check_keep_per_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,7 @@ def project(
     *,
     sparsity: Ratios,
     out: Named,
+    keep_per_row: int = 0,
     backend: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -49,6 +51,7 @@ def project(
     scores: Named | Scores,
     *,
     sparsity: Ratios,
+    keep_per_row: int = 0,
     backend: str | None = None,
     progress: bool | Progress = True,
 ) -> dict[str, Tensor]: ...
@@ -58,6 +61,7 @@ def project(
     *,
     sparsity: Ratios,
     out: Named | None = None,
+    keep_per_row: int = 0,
     backend: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -67,7 +71,7 @@ def project(
     """Keep the weights with the largest scores, of a search or your own; counts are exact, ties go to the lower index.
 
     Args:
-        model, sparsity: as in ``prune``.
+        model, sparsity, keep_per_row: as in ``prune``.
         scores: a run folder, the result of ``search``, or any object with the members of ``Scores``.
         out: the output folder for a model on disk; with several sparsities, each gets a subfolder.
 
@@ -78,17 +82,19 @@ def project(
         UnipruningError: the scores are for another model, a sparsity does not fit, or the output cannot be written.
     """
     sparsities, shown = as_sparsities(sparsity), as_progress(progress)
+    check_keep_per_row(keep_per_row, sparsities)
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, "auto", trust_remote_code, overwrite, revision=revision)
         one, found = single(sparsities), as_scores(scores)
         live = InMemory(model, None, backend, shown, getattr(found, "target_choice", BY_ROLE))
-        return in_memory.project_in_memory(live, found, one)
+        return in_memory.project_in_memory(live, found, one, keep_per_row)
     if out is None:
         raise ConfigError("a model on disk needs an output folder; pass out=...")
     disk = open_on_disk(model, None, backend, shown, "auto", trust_remote_code, revision)
     found = as_scores(scores, compare=False)
     named = isinstance(scores, str | os.PathLike)
-    return on_disk.project_on_disk(disk, found, sparsities, Path(out), overwrite=overwrite, compare=named)
+    how: dict[str, Any] = {"keep_per_row": keep_per_row, "overwrite": overwrite, "compare": named}
+    return on_disk.project_on_disk(disk, found, sparsities, Path(out), **how)
 
 
 def perplexity(

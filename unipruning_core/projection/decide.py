@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import RunError
-from unipruning_core.projection.masks import Decided, cut_mask
+from unipruning_core.projection.masks import Decided, cut_mask, protect
 from unipruning_core.projection.parts import Part
 from unipruning_core.selection.radix import Selection
 from unipruning_core.selection.ranks import kth_largest_over_ranks
@@ -96,12 +97,13 @@ def decide(
     progress: Progress,
     model_weights: int,
     part: Part | None = None,  # of this rank, which reads no other scores; None for all
+    keep_per_row: int = 0,  # weights of each row that are kept before any others
 ) -> list[Decided]:
     """Decide the sparsity of each matrix; only global ratios and mixes read scores, since they need all of them."""
     part = part or Part.of(scores.targets, ALONE)
     mixes = [sparsity for sparsity in sparsities if isinstance(sparsity, Mix)]
-    mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress, part), strict=True))
-    ranked = _global_selections(scores, sparsities, backend, progress, model_weights, part)
+    mixed = dict(zip(mixes, _mixed(scores, mixes, backend, progress, part, keep_per_row), strict=True))
+    ranked = _global_selections(scores, sparsities, backend, progress, model_weights, part, keep_per_row)
     decided = []
     for sparsity in sparsities:
         if isinstance(sparsity, Mix):
@@ -111,7 +113,7 @@ def decide(
         else:
             cuts = dict.fromkeys((target.name for target in scores.targets), sparsity)
             decided.append(Decided(sparsity, cuts, ranked.get(sparsity)))
-    return decided
+    return [replace(decision, keep_per_row=keep_per_row) for decision in decided]
 
 
 def _global_selections(
@@ -121,6 +123,7 @@ def _global_selections(
     progress: Progress,
     model_weights: int,
     part: Part,
+    keep_per_row: int,
 ) -> dict[Sparsity, Selection]:
     """Find one threshold over all matrices for each ratio of them together, or of the model."""
     ratios = [sparsity for sparsity in sparsities if isinstance(sparsity, Unstructured) and sparsity.spans_matrices]
@@ -131,7 +134,9 @@ def _global_selections(
 
         def stream() -> Iterator[Tensor]:
             for position in part.positions:
-                yield checked_score(scores, scores.targets[position]).to(backend.device_type)
+                score = checked_score(scores, scores.targets[position]).to(backend.device_type)
+                yield protect(score, keep_per_row, backend)
+                del score  # which would otherwise be there together with the next one
                 task.advance()
 
         keeps = [sparsity.keep_together(total, model_weights) for sparsity in ratios]
@@ -139,7 +144,7 @@ def _global_selections(
 
 
 def _mixed(
-    scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress, part: Part
+    scores: Scores, mixes: Sequence[Mix], backend: Backend, progress: Progress, part: Part, keep_per_row: int
 ) -> Iterator[dict[str, MatrixSparsity]]:
     """Yield the forms that each mix chooses, reading the scores once for all of them."""
     if not mixes:
@@ -150,7 +155,7 @@ def _mixed(
             target = scores.targets[position]
             score = checked_score(scores, target).to(backend.device_type)
             loss_of: dict[MatrixSparsity, float] = {
-                cut: _lost(score, cut, backend)
+                cut: _lost(score, cut, backend, keep_per_row)
                 for cut in dict.fromkeys(choice for mix in mixes for choice in mix.fitting(target))
             }
             for mix, by_target in zip(mixes, losses, strict=True):
@@ -161,9 +166,9 @@ def _mixed(
         yield mix.choose(scores.targets, [lost for of_rank in by_rank for lost in of_rank[number]])
 
 
-def _lost(score: Tensor, cut: MatrixSparsity, backend: Backend) -> float:
+def _lost(score: Tensor, cut: MatrixSparsity, backend: Backend, keep_per_row: int) -> float:
     """Return the sum of score**2 over the pruned weights, in float64 on the host, so that every device agrees."""
     if isinstance(cut, Dense):
         return 0.0
-    pruned = score.masked_fill(cut_mask(score, cut, backend), 0.0).cpu().numpy().astype(np.float64)
+    pruned = score.masked_fill(cut_mask(score, cut, backend, keep_per_row), 0.0).cpu().numpy().astype(np.float64)
     return float(np.square(pruned).sum())

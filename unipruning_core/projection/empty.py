@@ -40,6 +40,7 @@ class Empty:
             also = f" and {columns}" if self.columns else ""
             return [
                 f"{sparsity}: the masks remove {self.rows} of {sum(target.shape[0] for target in targets)} output rows"
-                f"{also} whole; such outputs are always zero, and NaN after some float8 quantisers"
+                f"{also} whole; such outputs are always zero, and NaN after some float8 quantisers: --keep-per-row 1"
+                " keeps a weight of each row"
             ]
         return [f"{sparsity}: the masks remove {columns} whole, so these inputs are unused"] if self.columns else []

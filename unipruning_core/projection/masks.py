@@ -24,6 +24,7 @@ class Decided:
     sparsity: Sparsity
     cuts: Mapping[str, MatrixSparsity]  # by target
     selection: Selection | None = None  # over all matrices, for a ratio of them together, with the ties of this rank
+    keep_per_row: int = 0  # weights of each row that are kept before any others
 
 
 def masks_of(
@@ -34,18 +35,21 @@ def masks_of(
     backend: Backend,
 ) -> Iterator[Tensor]:  # (out, in), bool, one a sparsity
     """Yield the masks of one matrix; the same passes over it find all of its own thresholds."""
+    protected = protect(score, max(decision.keep_per_row for decision in decided), backend)
     keeps = [
         None if decision.selection else _keep(cut, score.numel())
         for decision in decided
         for cut in [decision.cuts[name]]
     ]
     counts = sorted({keep for keep in keeps if keep is not None})
-    selections = dict(zip(counts, kth_largest_many(lambda: [score], counts, backend) if counts else [], strict=True))
+    selections = dict(
+        zip(counts, kth_largest_many(lambda: [protected], counts, backend) if counts else [], strict=True)
+    )
     for decision, keep in zip(decided, keeps, strict=True):
         if decision.selection:
-            yield _threshold_mask(score, decision.selection, position, backend)
+            yield _threshold_mask(protected, decision.selection, position, backend)
         elif keep is not None:
-            yield _threshold_mask(score, selections[keep], 0, backend)
+            yield _threshold_mask(protected, selections[keep], 0, backend)
         else:
             yield _mask(score, decision.cuts[name], backend)
 
@@ -54,11 +58,21 @@ def cut_mask(
     score: Tensor,  # (out, in), float32
     cut: MatrixSparsity,
     backend: Backend,
+    keep_per_row: int = 0,
 ) -> Tensor:  # (out, in), bool
     """Return the mask of one matrix on its own."""
     if (keep := _keep(cut, score.numel())) is None:
         return _mask(score, cut, backend)
+    score = protect(score, keep_per_row, backend)
     return _threshold_mask(score, kth_largest(lambda: [score], keep, backend), 0, backend)
+
+
+def protect(score: Tensor, keep: int, backend: Backend) -> Tensor:  # (out, in), float32
+    """Return scores with the ``keep`` largest of each row infinite, so that a threshold keeps them before all others.
+
+    Only for ranking whole matrices: within a group or a row those that are infinite would be tied.
+    """
+    return score.masked_fill(backend.topk_mask(score, keep), torch.inf) if keep else score
 
 
 def row_mask(

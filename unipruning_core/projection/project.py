@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -28,10 +28,11 @@ from unipruning_core.projection.place import (
     size_of,
     slugs_of,
 )
-from unipruning_core.projection.report import REVISION
+from unipruning_core.projection.report import KEEP_PER_ROW, REVISION
 from unipruning_core.projection.side_work import meanwhile, one_behind
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_fits
+from unipruning_core.sparsity.per_row import check_rows_fit
 from unipruning_core.storage.beside import LEADS_OUTSIDE
 from unipruning_core.storage.checkpoint import Checkpoint
 
@@ -75,6 +76,7 @@ def project(
     out: str | Path,
     backend: Backend,
     *,
+    keep_per_row: int = 0,  # weights that every output row keeps, of the same total
     overwrite: bool = False,
     progress: Progress | None = None,
     output: Output | None = None,  # where the caller has claimed it already
@@ -88,7 +90,8 @@ def project(
     and mixes once more.  Everything is checked before anything is written, and ``out`` appears whole or not at all.
 
     Raises:
-        ConfigError: a sparsity occurs twice, does not divide a layer, or does not fit the model.
+        ConfigError: a sparsity occurs twice, does not divide a layer, does not fit the model, or leaves fewer weights
+            than its rows are to keep.
         RunError: the scores belong to another model or other weights, or have a wrong shape, dtype or value.
         CheckpointError: a target is of a type that cannot be pruned, or cannot be read.
         OutputError: the output folder is in use, or does not fit on its disk.
@@ -98,7 +101,10 @@ def project(
     check_scores(checkpoint, scores)
     for sparsity in sparsities:
         check_fits(sparsity, scores.targets, weights_of_model(scores, checkpoint))
-    _agree(scores, sparsities, world)
+    scoped = [with_scope(sparsity, scores, progress) for sparsity in sparsities]
+    for sparsity in scoped:
+        check_rows_fit(keep_per_row, sparsity, scores.targets, weights_of_model(scores, checkpoint))
+    _agree(scores, sparsities, keep_per_row, world)
 
     def claim() -> AbstractContextManager[Output]:
         return claimed_output(
@@ -106,21 +112,22 @@ def project(
         )
 
     with world.lead_holds(lambda: nullcontext(output) if output else claim()) as place, meanwhile(check) as look:
-        return _project(checkpoint, scores, sparsities, place, backend, progress, world, look)
+        folders = dict(zip(slugs_of(sparsities), scoped, strict=True))
+        return _project(checkpoint, scores, folders, keep_per_row, place, backend, progress, world, look)
 
 
 def _project(
     checkpoint: Checkpoint,
     scores: Scores,
-    sparsities: Sequence[Sparsity],
+    folders: Mapping[str, Sparsity],  # by what each is called below the output
+    keep_per_row: int,
     place: Output | None,
     backend: Backend,
     progress: Progress,
     world: World,
     look: Callable[[], None],
 ) -> list[Projected]:
-    slugs = slugs_of(sparsities)
-    sparsities = [with_scope(sparsity, scores, progress) for sparsity in sparsities]
+    slugs, sparsities = list(folders), list(folders.values())
     files, left_out = files_of(checkpoint)
     if links := [name for name, reason in left_out.items() if reason == LEADS_OUTSIDE]:
         more = f" and {len(links) - 1} more" if len(links) > 1 else ""
@@ -131,6 +138,7 @@ def _project(
         **({REVISION: revision} if (revision := checkpoint.revision) else {}),
         "provenance": scores.provenance,
         "left_out": left_out,
+        KEEP_PER_ROW: keep_per_row,
     }
 
     def check_place() -> None:
@@ -141,7 +149,7 @@ def _project(
     world.lead_does(check_place)
     part = Part.of(scores.targets, world)
     model_weights = weights_of_model(scores, checkpoint)
-    decided = decide(scores, sparsities, backend, progress, model_weights, part)
+    decided = decide(scores, sparsities, backend, progress, model_weights, part, keep_per_row)
 
     with filled_by_all(place, world) as (folder, out), ExitStack() as stack:
         outputs = [
@@ -180,7 +188,7 @@ def _project(
     return [Projected.of(out / slug, output) for slug, output in zip(slugs, outputs, strict=True)]
 
 
-def _agree(scores: Scores, sparsities: Sequence[Sparsity], world: World) -> None:
+def _agree(scores: Scores, sparsities: Sequence[Sparsity], keep_per_row: int, world: World) -> None:
     """Refuse to go on where ranks have been given different things.
 
     Raises:
@@ -188,7 +196,9 @@ def _agree(scores: Scores, sparsities: Sequence[Sparsity], world: World) -> None
     """
     found = json.dumps(scores.provenance, sort_keys=True), repr(sparsities)
     digests = [hashlib.sha256(text.encode()).hexdigest()[:12] for text in found]
-    world.agree({"model": scores.fingerprint[:12], "search": digests[0], "sparsity": digests[1]})
+    world.agree(
+        {"model": scores.fingerprint[:12], "search": digests[0], "sparsity": digests[1], "--keep-per-row": keep_per_row}
+    )
 
 
 def _counted_masks(

@@ -15,6 +15,7 @@ FORMAT = "unipruning-checkpoint-3"
 EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
 MASKS = "masks_sha256"  # of the mask file
 REVISION = "model_revision"  # commit on the hub of the model that was pruned, if it came from there
+KEEP_PER_ROW = "keep_per_row"  # weights that every output row was to keep; reports lacked it at first
 EMPTY = ("empty_rows", "empty_columns")  # which the masks remove whole; reports lacked them at first
 MODEL = "model"  # counts of the whole model, which reports lacked at first
 
@@ -61,6 +62,8 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{name!r} of all matrices is {overall[name]}, not {summed}")
     if REVISION in report and not COMMIT.fullmatch(member(report, REVISION, str)):
         raise ValueError(f"{REVISION!r} is {quoted(report[REVISION])}")
+    if KEEP_PER_ROW in report and member(report, KEEP_PER_ROW, int) < 0:
+        raise ValueError(f"{KEEP_PER_ROW!r} is {report[KEEP_PER_ROW]}")
     if MODEL in overall:
         _check_of_model(member(overall, MODEL, dict), overall)
     if version == FORMAT:
