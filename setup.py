@@ -46,6 +46,7 @@ setup(
         "eval": ["lm-eval>=0.4.9"],
         "plot": ["matplotlib>=3.8"],
         "many": ["accelerate>=1"],  # a model over several devices
+        "export": ["gguf>=0.10"],  # reads and writes GGUF
         "demo": ["gguf>=0.10", "transformers>=5"],
         "dev": [
             "pytest>=8",

@@ -60,6 +60,8 @@ ALLOWED = {
 EXTRA = {
     # the demonstration's model arrives in the format that gguf reads; its download is locked as huggingface_hub's are
     "unipruning_core/tools/demo/assets.py": {"gguf", "filelock"},
+    # results in GGUF are read only where somebody has one
+    "unipruning_core/tools/zeros/gguf_file.py": {"gguf"},
     # only the picture of a benchmark needs it, and says so where it is missing
     "unipruning_core/tools/bench/plot.py": {"matplotlib"},
     # what datasets reads tables with; a local one needs no more of datasets, whose import takes far longer

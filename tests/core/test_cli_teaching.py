@@ -50,6 +50,7 @@ def test_every_command_teaches_by_example():
         "compare-sparsegpt",
         "allocate",
         "dequantize",
+        "check-zeros",
         "plan",
         "targets",
         "bench",

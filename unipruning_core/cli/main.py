@@ -152,6 +152,7 @@ def build_parser() -> argparse.ArgumentParser:
         plan,
         prune,
         targets,
+        zeros,
     )
 
     parser = argparse.ArgumentParser(
@@ -178,6 +179,6 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, name=name, over_ranks=False)
         return sub
 
-    for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets):
+    for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets, zeros):
         part.add_commands(command)
     return parser
