@@ -68,6 +68,8 @@ EXTRA = {
     "unipruning_core/data/tables.py": {"pyarrow"},
     # the one library at hand that decompresses zstd
     "unipruning_core/data/files.py": {"pyarrow"},
+    # and that compresses it
+    "unipruning_core/tools/size.py": {"pyarrow"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

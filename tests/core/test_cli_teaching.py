@@ -51,6 +51,7 @@ def test_every_command_teaches_by_example():
         "allocate",
         "dequantize",
         "check-zeros",
+        "size",
         "plan",
         "targets",
         "bench",

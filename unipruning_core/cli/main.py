@@ -151,6 +151,7 @@ def build_parser() -> argparse.ArgumentParser:
         perplexity,
         plan,
         prune,
+        size,
         targets,
         zeros,
     )
@@ -179,6 +180,6 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, name=name, over_ranks=False)
         return sub
 
-    for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets, zeros):
+    for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets, zeros, size):
         part.add_commands(command)
     return parser
