@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from unipruning_core.search.run_folder import Run
     from unipruning_core.sparsity.budget import Budget
     from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
+    from unipruning_core.tools.zeros.check import check_zeros
 
 _HOMES = {
     "compare": "compare.job",
@@ -50,6 +51,7 @@ _HOMES = {
     "Sparsity": "sparsity.parse",
     "Budget": "sparsity.budget",
     "parse_sparsity": "sparsity.parse",
+    "check_zeros": "tools.zeros.check",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "Scores",
     "Sparsity",
     "UnipruningError",
+    "check_zeros",
     "compare",
     "parse_sparsity",
     "perplexity",

@@ -206,7 +206,7 @@ def test_the_command_prints_a_line_for_layers_that_are_alike_and_requires(pruned
     [
         (["PRUNED", "nowhere"], "result 'nowhere' does not exist; pass a folder or a file"),
         (["nowhere", "PRUNED"], "'nowhere' is not a folder; pass a folder that 'unipruning project' wrote"),
-        (["MODEL", "PRUNED"], "has no masks"),
+        (["MODEL", "PRUNED"], "; pass a folder that 'unipruning project' wrote"),
         (["PRUNED", "PRUNED", "--require", "101%"], "--require must be a percentage of at most 100%, not '101%'"),
         (["PRUNED", "PRUNED", "--require", "1"], "not '1'"),
     ],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 import numpy as np
 import pytest
 import torch
 from _checkpoints import FakeScores, parsed, save_gpt2, targets_of
+from _drawn import places, quick
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress
@@ -47,6 +51,14 @@ def pruned_of(folder, out, sparsity="2:4", targets=None):
 def pruned(tmp_path_factory):
     place = tmp_path_factory.mktemp("gguf")
     return pruned_of(save(place / "model"), place / "out")
+
+
+@pytest.fixture(scope="module")
+def whole(pruned, tmp_path_factory):
+    """The bytes of a file in Q8_0."""
+    path = tmp_path_factory.mktemp("whole") / "m.gguf"
+    converted(pruned, path, gguf.GGMLQuantizationType.Q8_0)
+    return path.read_bytes()
 
 
 def permuted(weight, heads):
@@ -141,6 +153,26 @@ def test_a_file_that_is_damaged_or_of_another_model_is_refused(pruned, tmp_path)
     path.write_bytes(whole)
     with pytest.raises(CheckpointError, match=r"holds no weight '.*experts.*' of the architecture 'llama'"):
         check_zeros(other, path, Progress())
+
+
+@quick
+@given(st.lists(st.tuples(places, st.binary(min_size=1, max_size=9)), min_size=1, max_size=3))
+def test_a_file_of_anything_is_refused_or_counted(pruned, whole, tmp_path, changes):
+    content = bytearray(whole)
+    for where, new in changes:
+        at = int(where**3 * len(content))  # mostly in the header
+        content[at : at + len(new)] = new
+    (tmp_path / "m.gguf").write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        assert check_zeros(pruned, tmp_path / "m.gguf", Progress()).overall.matrices == 14
+
+
+def test_more_blocks_than_tensors_are_not_believed(pruned, whole, tmp_path):
+    key = b"llama.block_count"
+    at = whole.index(key) + len(key) + 4
+    (tmp_path / "m.gguf").write_bytes(whole[:at] + (2**31 - 1).to_bytes(4, "little") + whole[at + 4 :])
+    with pytest.raises(CheckpointError, match="it tells of 2147483647 blocks with 14 tensors"):
+        check_zeros(pruned, tmp_path / "m.gguf", Progress())
 
 
 def test_without_the_package_the_command_says_what_to_install(pruned, tmp_path, monkeypatch, refused):

@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unipruning
-from unipruning_core.errors import ConfigError
+from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.decide import decide
 from unipruning_core.projection.mask_file import read_masks
 from unipruning_core.projection.masks import masks_of
+from unipruning_core.projection.place import Output
 from unipruning_core.projection.project import project
-from unipruning_core.projection.report import read_report
+from unipruning_core.projection.report import KEEP_PER_ROW, read_report
 from unipruning_core.sparsity.budget import Budget
 from unipruning_core.sparsity.forms import Kept, Unstructured
 from unipruning_core.sparsity.parse import parse_sparsity
@@ -249,6 +250,15 @@ def test_what_is_no_number_or_has_no_effect_is_refused(keep, texts, fault):
 def test_beside_a_ratio_a_pattern_is_no_reason_to_refuse():
     check_keep_per_row(2, map(parse_sparsity, ["2:4", "60%"]))
     check_keep_per_row(0, [parse_sparsity("2:4")])
+
+
+def test_a_checkpoint_that_keeps_another_number_is_not_what_a_killed_command_left(llama, tmp_path):
+    project(llama, Uneven(llama), parsed("80%"), tmp_path / "out", BACKEND, keep_per_row=2)
+    place = Output(tmp_path / "out", None, (), (tmp_path / "out",))
+    place.check_same([{"sparsity": "80%/matrix", KEEP_PER_ROW: 2}])
+    for other in (0, 1):
+        with pytest.raises(OutputError, match="is not empty"):
+            place.check_same([{"sparsity": "80%/matrix", KEEP_PER_ROW: other}])
 
 
 def test_the_command_refuses_before_the_search_and_projects_the_same(home, search_words, refused, tmp_path):

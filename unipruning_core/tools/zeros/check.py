@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.mask_file import read_masks
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.tools.zeros.gguf_file import GgufResult
@@ -15,7 +17,6 @@ from unipruning_core.tools.zeros.saved import SavedResult
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unipruning_core.progress import Progress
     from unipruning_core.sparsity.forms import SemiStructured
     from unipruning_core.storage.checkpoint import Target
 
@@ -84,7 +85,9 @@ class Checked:
         }
 
 
-def check_zeros(pruned: Path, result: Path, progress: Progress) -> Checked:
+def check_zeros(
+    pruned: str | os.PathLike[str], result: str | os.PathLike[str], progress: bool | Progress = True
+) -> Checked:
     """Compare the masks beside a pruned checkpoint with a folder or file of safetensors, or a GGUF file.
 
     One matrix is in memory at a time, with its mask and what it has become.
@@ -93,10 +96,11 @@ def check_zeros(pruned: Path, result: Path, progress: Progress) -> Checked:
         CheckpointError: either cannot be read, or they are of different models.
         ConfigError: the package that reads GGUF is missing.
     """
-    masks, checkpoint = read_masks(pruned, progress), Checkpoint.open(pruned)
+    pruned, result, shown = Path(pruned), Path(result), as_progress(progress)
+    masks, checkpoint = read_masks(pruned, shown), Checkpoint.open(pruned)
     opened: Result = GgufResult(result) if is_gguf(result) else SavedResult(result)
     matrices = []
-    with progress.task("counting zeros", len(masks.targets), "matrix") as task:
+    with shown.task("counting zeros", len(masks.targets), "matrix") as task:
         for target in masks.targets:
             stored = checkpoint.values_of(target)
             before = stored.t() if target.transposed else stored

@@ -46,6 +46,9 @@ class GgufResult:
             if (self._value("split.count") or 1) > 1:
                 raise ValueError("it is one of several parts; join them with llama-gguf-split --merge")
             blocks = int(self._value(f"{self._architecture}.block_count"))
+            # the table of names has entries for every block
+            if not 0 <= blocks <= len(self._tensors):
+                raise ValueError(f"it tells of {blocks} blocks with {len(self._tensors)} tensors")
             self._names = gguf.get_tensor_name_map(known[self._architecture], blocks)
 
     def read(self, target: Target, like: Tensor) -> tuple[Tensor, str]:  # (out, in), float32
@@ -65,7 +68,8 @@ class GgufResult:
                 f"weight {target.name!r} has the shape {tuple(values.shape)} in {str(self.path)!r}, and"
                 f" {tuple(like.shape)} in the pruned checkpoint; pass what was made of that"
             )
-        return self._in_order(tensor.name, values, like), tensor.tensor_type.name
+        with self._errors():
+            return self._in_order(tensor.name, values, like), tensor.tensor_type.name
 
     def _tensor(self, name: str) -> tuple[Any, int | None]:
         """Return the tensor that holds a weight, and which of its parts, if it is that of one expert."""
