@@ -178,4 +178,4 @@ def test_more_blocks_than_tensors_are_not_believed(pruned, whole, tmp_path):
 def test_without_the_package_the_command_says_what_to_install(pruned, tmp_path, monkeypatch, refused):
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert "run pip install 'unipruning[export]'" in refused("check-zeros", pruned, tmp_path / "m.gguf")
+    assert "which is not installed; pip install gguf" in refused("check-zeros", pruned, tmp_path / "m.gguf")

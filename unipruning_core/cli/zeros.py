@@ -21,7 +21,7 @@ DETAILS = """\
 Compares the masks beside PRUNED with what was made of it, one matrix at a time: how many of the pruned weights are
 still exactly zero, how many kept weights became zero, and whether N:M holds.  RESULT is a folder or a file of
 safetensors (plain, FP8 or int8 with scales, packed codes and bitmasks of compressed-tensors, MXFP4), or a GGUF file,
-which needs pip install 'unipruning[export]'.  docs/after-pruning.md says which formats keep zeros.
+which needs pip install gguf.  docs/after-pruning.md says which formats keep zeros.
 
 examples
   unipruning check-zeros pruned tuned

@@ -33,7 +33,7 @@ class GgufResult:
             import gguf
         except ImportError as error:
             raise ConfigError(
-                "a GGUF file is read by the package gguf, which is not installed; run pip install 'unipruning[export]'"
+                "a GGUF file is read by the package gguf, which is not installed; pip install gguf"
             ) from error
         self.path, self._gguf = path, gguf
         with self._errors():
