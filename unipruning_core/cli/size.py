@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.cli.arguments import Command
+from unipruning_core.cli.arguments import Command, progress_from
 from unipruning_core.errors import CheckpointError
-from unipruning_core.progress import Bars
 from unipruning_core.startup import collector_at_rest
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def _size(options: argparse.Namespace) -> int:
     with collector_at_rest(ours=True):
         from unipruning_core.tools.size import sizes_of
 
-    found = sizes_of(options.pruned, Bars())
+    found = sizes_of(options.pruned, progress_from(options))
     if options.json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:

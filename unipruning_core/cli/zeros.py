@@ -9,9 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.cli.arguments import Command
+from unipruning_core.cli.arguments import Command, progress_from
 from unipruning_core.errors import CheckpointError, ConfigError
-from unipruning_core.progress import Bars
 from unipruning_core.startup import collector_at_rest
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def _check_zeros(options: argparse.Namespace) -> int:
     with collector_at_rest(ours=True):
         from unipruning_core.tools.zeros.check import check_zeros
 
-    checked = check_zeros(options.pruned, options.result, Bars())
+    checked = check_zeros(options.pruned, options.result, progress_from(options))
     if options.json:
         print(json.dumps(checked.to_json(), indent=1, allow_nan=False))
     else:

@@ -108,7 +108,7 @@ def sizes_of(folder: Path, progress: Progress) -> Sizes:
     dense, files = sum(stored.values()), sum(shard.stat().st_size for shard in checkpoint.shards)
     others = files - dense
     kept = packed = halved = unfit = 0
-    with progress.task("counting", len(masks.targets), "matrix") as task:
+    with progress.task("counting", len(masks.targets), "matrices") as task:
         for target in masks.targets:
             mask, each = masks.read(target.name), stored[target.name] // target.size
             here = int(mask.sum())

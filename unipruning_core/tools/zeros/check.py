@@ -100,7 +100,7 @@ def check_zeros(
     masks, checkpoint = read_masks(pruned, shown), Checkpoint.open(pruned)
     opened: Result = GgufResult(result) if is_gguf(result) else SavedResult(result)
     matrices = []
-    with shown.task("counting zeros", len(masks.targets), "matrix") as task:
+    with shown.task("counting zeros", len(masks.targets), "matrices") as task:
         for target in masks.targets:
             stored = checkpoint.values_of(target)
             before = stored.t() if target.transposed else stored
