@@ -110,11 +110,14 @@ def sizes_of(folder: Path, progress: Progress) -> Sizes:
     kept = packed = halved = unfit = 0
     with progress.task("counting", len(masks.targets), "matrices") as task:
         for target in masks.targets:
-            mask, each = masks.read(target.name), stored[target.name] // target.size
-            here = int(mask.sum())
+            each, pattern = stored[target.name] // target.size, masks.patterns[target.name]
+            if pattern is not None and pattern.m == HALF[1]:
+                here, holds = pattern.keep(target.size), pattern.n <= HALF[0]
+            else:
+                mask = masks.read(target.name)
+                here, holds = int(mask.sum()), _is_half(mask)
             kept += here
-            packed += packed_bytes(target.shape, masks.patterns[target.name]) + here * each
-            holds = _is_half(mask)
+            packed += packed_bytes(target.shape, pattern) + here * each
             # of every four weights two values, and two bits for the place of each
             halved += target.size // 2 * each + target.size // 8 if holds else stored[target.name]
             unfit += not holds
