@@ -90,7 +90,7 @@ KINDS = [
     Kind("state/resume-00000003/state.json", read_state),
     Kind("state/resume-00000003/state.safetensors", read_state),
     Kind("pruned/unipruning.json", read_pruned),
-    Kind("pruned/masks.safetensors", read_pruned),
+    Kind("pruned/unipruning.masks", read_pruned),
     Kind("evaluation.json", lambda folder: read_evaluation(folder / "evaluation.json", FACTS, pruned=True)),
     Kind("search.json", lambda folder: read_search(folder / "search.json", {"seed": 0})),
     Kind("bench.json", lambda folder: compare([LINE], read_earlier(folder / "bench.json"))),

@@ -122,7 +122,7 @@ def test_the_safetensors_library_reads_the_file_too(tmp_path):
 
 
 def test_a_folder_without_masks_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match=r"has no masks\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"has no unipruning\.masks"):
         read_masks(tmp_path)
 
 

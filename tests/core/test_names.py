@@ -4,7 +4,6 @@ import json
 import shutil
 
 import pytest
-from _folders import SEARCH
 
 from unipruning_core.data.text import load_text
 from unipruning_core.errors import UnipruningError
@@ -46,21 +45,6 @@ def test_an_index_names_safetensors_files_beside_it_and_nothing_else(copy_of_sha
     path.write_text(json.dumps(index))
     with pytest.raises(UnipruningError, match=r"not in a safetensors file beside it|is damaged"):
         Checkpoint.open(copy_of_shards)
-
-
-def test_weights_where_masks_belong_are_refused_before_the_search(home, sharded, tmp_path, refused):
-    model = shutil.copytree(sharded, tmp_path / "model")
-    for path in (home / "model").glob("tokenizer*"):
-        shutil.copy(path, model)
-    path = model / "model.safetensors.index.json"
-    index = json.loads(path.read_text())
-    first = min(index["weight_map"].values())
-    (model / first).rename(model / "masks.safetensors")
-    places = {name: "masks.safetensors" if file == first else file for name, file in index["weight_map"].items()}
-    path.write_text(json.dumps({"weight_map": places}))
-    words = ("--sparsity", "50%", "--out", tmp_path / "out", "--data", home / "text.txt", *SEARCH)
-    assert "in 'masks.safetensors', where the masks of a pruned checkpoint belong" in refused("prune", model, *words)
-    assert sorted(tmp_path.iterdir()) == [model]
 
 
 @pytest.fixture(scope="module")

@@ -145,7 +145,7 @@ def test_transformers_own_llama_gives_the_same_masks(home, tmp_path, mode):
         == 0
     )
     own, llama = content(tmp_path / "own"), content(tmp_path / "as")
-    for name in ("model.safetensors", "masks.safetensors"):
+    for name in ("model.safetensors", "unipruning.masks"):
         assert own[name] == llama[name]
 
 

@@ -98,7 +98,7 @@ def test_all_that_is_no_target_stays_byte_for_byte(model, models, tmp_path):
     scores = FakeScores(checkpoint)
     project(checkpoint, scores, parsed("60%"), tmp_path / "out", BACKEND)
     before, after = content(checkpoint.folder), content(tmp_path / "out")
-    assert after.keys() - before.keys() == {"masks.safetensors", "unipruning.json"}
+    assert after.keys() - before.keys() == {"unipruning.masks", "unipruning.json"}
     assert before.keys() <= after.keys()
     shards = {shard.name for shard in checkpoint.shards}
     assert all(after[name] == before[name] for name in before.keys() - shards)
@@ -181,7 +181,7 @@ def test_a_pruned_checkpoint_can_be_pruned_again(llama, tmp_path):
     project(once, FakeScores(once), parsed("50%"), tmp_path / "twice", BACKEND)
     report = json.loads((tmp_path / "twice" / "unipruning.json").read_text())
     assert report["sparsity"] == "50%/matrix"
-    assert report["left_out"].keys() == {"masks.safetensors", "unipruning.json"}
+    assert report["left_out"].keys() == {"unipruning.masks", "unipruning.json"}
 
 
 def test_weights_that_are_not_finite_become_zero_where_they_are_pruned(llama, tmp_path):

@@ -134,7 +134,7 @@ def pruned(single, tmp_path_factory) -> Path:
 @quick
 @given(st.sampled_from(["byte", "cut", "more"]), st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4))
 def test_masks_that_changed_are_refused_or_of_the_same_shape(pruned, how, where, new):
-    path = pruned / "masks.safetensors"
+    path = pruned / "unipruning.masks"
     whole = path.read_bytes()
     at = int(where * len(whole))
     path.write_bytes({"byte": whole[:at] + new + whole[at + len(new) :], "cut": whole[:at], "more": whole + new}[how])

@@ -114,8 +114,8 @@ def test_the_cpu_prunes_as_ever_once_extensions_are_off(run: Run, home: Path, tm
     here = run(None, *prune(home, "--overwrite", "--run", "another-run"))
     assert here.returncode == 0, here.stderr
     intact = content(tmp_path / "pruned")
-    assert {name: pruned[name] == intact[name] for name in intact if name.endswith(".safetensors")} == {
-        "masks.safetensors": True,
+    assert {name: pruned[name] == intact[name] for name in intact if name.endswith((".safetensors", ".masks"))} == {
+        "unipruning.masks": True,
         "model.safetensors": True,
     }
 

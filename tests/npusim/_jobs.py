@@ -97,7 +97,7 @@ def same_files(first: Path, second: Path) -> bool:
     return all(
         (first / slug / name).read_bytes() == (second / slug / name).read_bytes()
         for slug in SPARSITIES.values()
-        for name in ("model.safetensors", "masks.safetensors")
+        for name in ("model.safetensors", "unipruning.masks")
     )
 
 

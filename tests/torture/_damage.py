@@ -137,7 +137,7 @@ def kinds_of(template: Path, names: str = "") -> list[Kind]:
             what, needs = f"saved state of {mode}, {age}{path.name}", ("model", text, "run")
             add(what, f"run/{name}", resumed_words(mode), *needs, sealed=True, output="run", base=state)
     for folder in ("pruned", "pruned-2-4"):
-        add(f"{folder}/masks.safetensors", f"{folder}/masks.safetensors", [], folder, sealed=True)
+        add(f"{folder}/unipruning.masks", f"{folder}/unipruning.masks", [], folder, sealed=True)
     overwrite = [*project_words("model", "run", "60%", "pruned"), "--overwrite"]
     needs = ("model", "run", "pruned")
     add("report before --overwrite", "pruned/unipruning.json", overwrite, *needs, sealed=True, output="pruned")

@@ -1,4 +1,6 @@
-"""Masks on disk: `masks.safetensors` beside a pruned checkpoint, at most one bit per weight.
+"""Masks on disk: `unipruning.masks` beside a pruned checkpoint, at most one bit per weight.
+
+Inside it is a safetensors file.  Its ending is another, since loaders take every `*.safetensors` for weights.
 
 A mask is stored in the layer's orientation, (out, in), row-major:
 
@@ -33,7 +35,8 @@ from unipruning_core.storage.files import sha256
 from unipruning_core.storage.tensorfile import TensorInfo, read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
-MASK_FILE = "masks.safetensors"
+MASK_FILE = "unipruning.masks"
+EARLIER_MASK_FILE = "masks.safetensors"  # its name in 0.1.0
 FORMAT = "unipruning-masks-2"
 CHUNK = 1 << 16  # groups ranked at a time, a multiple of 8: int64 ranks of a whole matrix would outgrow its mask
 
@@ -127,8 +130,9 @@ def read_masks(folder: str | os.PathLike[str], progress: bool | Progress = True)
     Raises:
         CheckpointError: they are missing or damaged.
     """
-    path = Path(folder) / MASK_FILE
-    if not path.is_file():
+    names = (MASK_FILE, EARLIER_MASK_FILE)
+    path = next((path for path in map(Path(folder).joinpath, names) if path.is_file()), None)
+    if path is None:
         raise CheckpointError(f"{str(folder)!r} has no {MASK_FILE}; pass a folder that 'unipruning project' wrote")
     report = read_report(path.parent) if (path.parent / REPORT_FILE).exists() else {}
     if MASKS not in report:

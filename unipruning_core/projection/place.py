@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.errors import CheckpointError, OutputError
+from unipruning_core.errors import OutputError
 from unipruning_core.progress import Progress
-from unipruning_core.projection.mask_file import MASK_FILE
+from unipruning_core.projection.mask_file import EARLIER_MASK_FILE, MASK_FILE
 from unipruning_core.projection.report import REPORT_FILE, found_report
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -119,7 +119,7 @@ def claimed_output(
                 check_apart(out, what, [path])
             if out.exists() and not out.is_dir():
                 raise OutputError(f"output {str(out)!r} is a file; choose a folder that does not exist yet")
-            expected = [path.as_posix() for path in files] + [MASK_FILE, REPORT_FILE]
+            expected = [path.as_posix() for path in files] + [MASK_FILE, EARLIER_MASK_FILE, REPORT_FILE]
             # before anything is made in it, and again when nobody else can change it
             if not _is_begun(out):
                 _look_at(out, slugs_of(sparsities), expected, replace=overwrite)
@@ -149,18 +149,14 @@ def files_of(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
     """Return the files to copy, shards first, and those left out, with the reason.
 
     Raises:
-        CheckpointError: weights are in a file that a pruned checkpoint has another use for.
+        CheckpointError: the config or the index leads outside the folder.
     """
     files, left_out = checkpoint.files_to_copy()
-    if taken := next((shard.name for shard in checkpoint.shards if shard.name == MASK_FILE), None):
-        raise CheckpointError(
-            f"{str(checkpoint.folder)!r} keeps weights in {taken!r}, where the masks of a pruned checkpoint belong; "
-            "save the model again with save_pretrained"
-        )
     for path in list(files):
-        if path == Path(REPORT_FILE):
+        if path.as_posix() in (MASK_FILE, REPORT_FILE):
             files.remove(path)
-            left_out[REPORT_FILE] = "the report of an earlier pruning"
+            what = "report" if path.name == REPORT_FILE else "masks"
+            left_out[path.as_posix()] = f"the {what} of an earlier pruning"
         elif path.name in BOOKKEEPING or (path.parts[0] == UNFINISHED and _is_begun(checkpoint.folder)):
             files.remove(path)
             left_out[path.as_posix()] = "of a command that has not finished"
@@ -246,7 +242,9 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
 
 def _written(folder: Path, expected: Iterable[str]) -> set[str]:
     """Return the files of a pruned checkpoint by its report, or ``expected`` for a format that did not list them."""
-    names = (found_report(folder) or {}).get("written", expected)
+    names = [*(found_report(folder) or {}).get("written", expected)]
+    if EARLIER_MASK_FILE in names:
+        names.append(MASK_FILE)  # whoever serves the folder may have renamed it
     return {name for name in names if isinstance(name, str) and not {"", "..", "/"} & {name, *Path(name).parts}}
 
 
