@@ -59,6 +59,15 @@ def test_a_users_file_beside_pruned_weights_is_refused_by_name_when_they_are_ove
     succeed(*words, "--overwrite")
 
 
+def test_one_checkpoint_is_not_replaced_by_several_and_is_named_as_one(model, finished, tmp_path, refused):
+    words = ["project", model[0], finished / "0", "--sparsity", "50%", "--out", tmp_path / "out"]
+    succeed(*words)
+    before = tree(tmp_path)
+    error = refused(*words, "--sparsity", "2:4", "--overwrite")
+    assert f"{str(tmp_path / 'out')!r} is itself one pruned to 50%/matrix; choose another output folder" in error
+    assert tree(tmp_path) == before
+
+
 @pytest.mark.parametrize("place", ["{model}", "{model}/run", "{home}", "{text}", "{text}/run", "{link}/run"])
 @pytest.mark.parametrize("overwrite", [[], ["--overwrite"]], ids=["", "overwrite"])
 def test_a_search_into_what_it_reads_is_refused(model, home, tmp_path, refused, place, overwrite):

@@ -222,9 +222,11 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
     if slugs == [""]:
         foreign = [] if found_report(out) else [out]
     if foreign:
+        held = (found_report(out) or {}).get("sparsity")
+        found = f"{str(out)!r} is itself one pruned to {held}" if held else f"{str(foreign[0])!r} is not one"
         raise OutputError(
-            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {str(foreign[0])!r} is not one;"
-            " choose another output folder"
+            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {found}; choose another output"
+            " folder"
         )
     old = []
     for slug in slugs:
