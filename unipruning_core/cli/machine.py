@@ -13,8 +13,8 @@ from unipruning_core.storage.outputs import check_file, write_whole
 
 DOCTOR_DETAILS = """\
 Examines python, torch, accelerators, backends, compiler, memory, disk and model cache, and runs the conformance vectors
-on every backend that can run here.  Exits with 1 if something that should work does not.  The report names no host,
-user or path, so that it can be shared with anyone.
+on every backend that can run here, if pytest is installed.  Exits with 1 if something that should work does not.  The
+report names no host, user or path, so that it can be shared with anyone.
 
 example
   unipruning doctor --json doctor.json
