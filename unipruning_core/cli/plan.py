@@ -38,9 +38,10 @@ if TYPE_CHECKING:
 
 GIB, GB = 2**30, 1e9
 DETAILS = """\
-Reads a config but no weights, and needs no device: the model is traced once on tensors without values, which gives its
-operations and its peak activation memory.  The predicted time is the roofline of the machine described by --bandwidth
-and --flops, over ranks also --network, and with an offload also --pcie; without them no time is predicted.
+Reads a config, and the headers of a folder's weights, and needs no device: the model is traced once on tensors without
+values, which gives its operations and its peak activation memory.  The predicted time is the roofline of the machine
+described by --bandwidth and --flops, over ranks also --network, and with an offload also --pcie; without them no time
+is predicted.  Weights are taken as stored, or, with --backend, as that backend loads them on this machine.
 
 With --device-memory it chooses what fits and prints the command: activations computed again, then more ranks, then
 weights and state in the host's memory.
@@ -58,7 +59,7 @@ def add_commands(command: Command) -> None:
     add_outline(parser)
     add_loading(parser)
     add_targets(parser)
-    parser.add_argument("--backend", help="also list the operations that this backend leaves to the reference")
+    parser.add_argument("--backend", help="load as this backend does, and list what it leaves to the reference")
     parser.add_argument("--sparsity", action="append", default=[], metavar="S", help=SPARSITY_HELP)
     parser.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, help=f"tokens per sample ({SEQ_LEN_HELP})")
@@ -108,6 +109,7 @@ def _plan(options: argparse.Namespace) -> int:
         from unipruning_core.models.outline import outline
         from unipruning_core.models.positions import window_length
         from unipruning_core.search.activation_memory import check_choice
+        from unipruning_core.tools.plan.dtype import as_loaded
         from unipruning_core.tools.plan.plan import UNITS, Machine, plan_search
 
     check_choice(options.checkpoint_activations, settings)
@@ -119,6 +121,9 @@ def _plan(options: argparse.Namespace) -> int:
         revision=options.revision,
         choice=choice,
     )
+    remark = None
+    if options.dtype == "auto":
+        model, remark = as_loaded(model, options.backend)
     plan = plan_search(
         model,
         settings,
@@ -131,7 +136,7 @@ def _plan(options: argparse.Namespace) -> int:
         ),
         wanted=wanted,
     )
-    _show(plan)
+    _show(plan, remark)
     _show_seconds(plan)
     print(f"\n{search_command(options, plan.layout)}")
     if options.json:
@@ -160,7 +165,7 @@ def search_command(options: argparse.Namespace, layout: Layout) -> str:
     return shlex.join(words)
 
 
-def _show(plan: SearchPlan) -> None:
+def _show(plan: SearchPlan, remark: str | None) -> None:
     from unipruning_core.tools.plan.choose import described
 
     print(
@@ -169,6 +174,8 @@ def _show(plan: SearchPlan) -> None:
         f"{plan.weights / (plan.parameters - plan.embeddings):.1%} of those outside embeddings; "
         f"{len(plan.left_out)} others stay dense"
     )
+    if remark:
+        print(remark)
     a_rank = " a rank" if plan.layout.ranks > 1 else ""
     print(f"\n{described(plan.layout)}")
     print(f"peak memory{a_rank:7} {plan.held / GIB:12.1f} GiB, in {plan.phase}")

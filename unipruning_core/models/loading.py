@@ -184,16 +184,21 @@ def choose_dtype(choice: ModelChoice, checkpoint: Checkpoint, backend: Backend, 
     if choice.dtype != "auto":
         named: torch.dtype = getattr(torch, choice.dtype)
         return named
-    held: dict[torch.dtype, int] = {}
-    for info in checkpoint.codes.weights.values():
-        if info.dtype in (torch.float32, torch.bfloat16, torch.float16):
-            held[info.dtype] = held.get(info.dtype, 0) + info.nbytes
-    stored = max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
+    stored = stored_dtype(checkpoint)
     loaded = backend.loading_dtype(stored)
     if loaded != stored:
         was, now = dtype_name(stored), dtype_name(loaded)
         progress.note(f"loading in {now}, since this device is slow in {was}; --dtype {was} keeps the stored dtype")
     return loaded
+
+
+def stored_dtype(checkpoint: Checkpoint) -> torch.dtype:
+    """Return the dtype of most of the checkpoint's bytes, or bfloat16 where none are in one to load weights in."""
+    held: dict[torch.dtype, int] = {}
+    for info in checkpoint.codes.weights.values():
+        if info.dtype in (torch.float32, torch.bfloat16, torch.float16):
+            held[info.dtype] = held.get(info.dtype, 0) + info.nbytes
+    return max(held, key=lambda dtype: held[dtype], default=torch.bfloat16)
 
 
 def load_model(

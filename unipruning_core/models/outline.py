@@ -16,7 +16,7 @@ from unipruning_core.extensions import hide_broken_extensions
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.hub import mode_of, resolve_config
-from unipruning_core.models.loading import build_model
+from unipruning_core.models.loading import build_model, stored_dtype
 from unipruning_core.models.named import built_in_configs, check_dtype, check_outline
 from unipruning_core.models.positions import positions_of
 from unipruning_core.models.remote_code import check_code_caches
@@ -39,6 +39,7 @@ class Outline:
 
     name: str
     config: PretrainedConfig
+    stored: torch.dtype  # of most weights in the files
     dtype: torch.dtype  # in which the weights are loaded
     size: ModelSize
     targets: tuple[Target, ...]  # in checkpoint order
@@ -77,24 +78,27 @@ def outline(
     trust_remote_code: bool = False,
     revision: str | None = None,  # of a model on the hub
     choice: TargetChoice = BY_ROLE,
-    headers: bool = False,  # whether to read those of the weights, where a folder has any
+    headers: bool = False,  # whether to take names from those of the weights, where a folder has any
 ) -> Outline:
     """Outline a built-in model, a folder or file with a config, or a model on the hub.
 
     Raises:
-        CheckpointError: there is no such config, or it is not for a causal language model.
+        CheckpointError: there is no such config, it is not for a causal language model, or the folder has weights whose
+            headers are damaged.
         ConfigError: weights cannot be loaded in this dtype, or a pattern of the choice has no effect.
     """
     check_dtype(dtype)
     config = load_config(name, trust_remote_code=trust_remote_code, revision=revision)
     check_method(name, config.to_dict())
-    held = getattr(config, "dtype", None) if dtype == "auto" else getattr(torch, dtype)
-    held = held if isinstance(held, torch.dtype) else torch.bfloat16
+    folder = Path(os.path.expanduser(name))
+    saved = _saved_in(folder)
+    stored = stored_dtype(saved) if saved else getattr(config, "dtype", None)
+    stored = stored if isinstance(stored, torch.dtype) else torch.bfloat16
+    held = stored if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
         model = build_model(name, config, trust_remote_code=trust_remote_code, dtype=held)
-    folder = Path(os.path.expanduser(name))
-    if headers and any((folder / file).is_file() for file in (SINGLE_FILE, INDEX_FILE)):
-        checkpoint = Checkpoint.open(folder)
+    if headers and saved:
+        checkpoint = saved
         checkpoint.codes.check_prunable()
     else:
         checkpoint = Checkpoint(folder, (), saved_header(model))
@@ -104,6 +108,7 @@ def outline(
     return Outline(
         name,
         config,
+        stored,
         held,
         ModelSize.of(model, layers),
         tuple(layer.target for layer in layers),
@@ -113,6 +118,12 @@ def outline(
         {other: known for other, one in every if (known := first.setdefault(id(one), other)) != other},
         trust_remote_code,
     )
+
+
+def _saved_in(folder: Path) -> Checkpoint | None:
+    """Return the headers of a folder's weights, or None for a config alone, or with an index and none of its shards."""
+    complete = any((folder / name).is_file() for name in (SINGLE_FILE, INDEX_FILE))
+    return Checkpoint.open(folder) if complete and any(folder.glob("*.safetensors")) else None
 
 
 @collector_at_rest()

@@ -223,9 +223,9 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
         foreign = [] if found_report(out) else [out]
     if foreign:
         held = (found_report(out) or {}).get("sparsity")
-        found = f"{str(out)!r} is itself one pruned to {held}" if held else f"{str(foreign[0])!r} is not one"
+        what = f"{str(out)!r} is itself one pruned to {held}" if held else f"{str(foreign[0])!r} is not one"
         raise OutputError(
-            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {found}; choose another output"
+            f"--overwrite only replaces checkpoints pruned to the same sparsities, and {what}; choose another output"
             " folder"
         )
     old = []

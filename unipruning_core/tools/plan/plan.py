@@ -176,7 +176,7 @@ def plan_search(
         step_bytes=step_bytes,
         files={
             "run folder": 4 * outline.weights,
-            "each pruned checkpoint": width * outline.parameters,
+            "each pruned checkpoint": outline.stored.itemsize * outline.parameters,
             **{f"masks of {sparsity}": masks_bytes(outline.targets, sparsity) for sparsity in sparsities},
         },
         pruned=pruned,
