@@ -28,14 +28,14 @@ class Catalogue:
 
     def __init__(self) -> None:
         self.specs: dict[str, BackendSpec] = {}
+        self.places: dict[str, str] = {}  # what the entry point of each names: a module, or something in one
         self.broken: dict[str, Exception] = {}
-        manager = pluggy.PluginManager("unipruning")
-        manager.add_hookspecs(hookspecs)
+        manager = new_manager()
         # an editable install beside an egg-info lists each point twice
         points = {(point.name, point.value): point for point in entry_points(group=ENTRY_POINT_GROUP)}
         for (name, _), point in sorted(points.items()):
             try:
-                spec = _described_by(point.load(), manager)
+                spec = described_by(point.load(), manager)
             # one bad plugin must not take the others, or the command, down with it
             except Exception as error:
                 self.broken[name] = error
@@ -43,6 +43,7 @@ class Catalogue:
             if spec.name in self.specs:
                 raise BackendUnavailableError(spec.name, "two installed plugins provide it; uninstall one")
             self.specs[spec.name] = spec
+            self.places[spec.name] = point.value
 
     def select(self, requested: str | None = None, device_type: str | None = None) -> Backend:
         """Load the requested backend: by argument, else by environment variable, else "auto".
@@ -106,7 +107,15 @@ class Catalogue:
         return cast("Backend", getattr(importlib.import_module(module), attribute)())
 
 
-def _described_by(plugin: object, manager: pluggy.PluginManager) -> BackendSpec:
+def new_manager() -> pluggy.PluginManager:
+    """Return a plugin host that knows the hook."""
+    manager = pluggy.PluginManager("unipruning")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def described_by(plugin: object, manager: pluggy.PluginManager) -> BackendSpec:
+    """Return the manifest of a plugin, which is registered in ``manager`` from then on."""
     manager.register(plugin)
     for implementation in manager.hook.unipruning_backend.get_hookimpls():
         if implementation.plugin is plugin:

@@ -91,7 +91,8 @@ class Plugin:
     """An entry point and the module it names, in one."""
 
     spec: BackendSpec
-    name = value = "subject"
+    value: str = "unipruning_cpu"  # a manifest that imports no torch
+    name = "subject"
 
     def load(self) -> Plugin:
         return self
@@ -108,7 +109,7 @@ class Plugin:
 def install(monkeypatch: pytest.MonkeyPatch):
     """Make a class with a defect the backend called "subject"."""
 
-    def install(defect: str, optimised: set[str] | None = None) -> None:
+    def install(defect: str, optimised: set[str] | None = None, **place: str) -> None:
         module = next(module for module in (wrong_backends, wrong_feedback) if hasattr(module, defect))
         backend = getattr(module, defect)
         own = {
@@ -122,7 +123,8 @@ def install(monkeypatch: pytest.MonkeyPatch):
                 target=f"{module.__name__}:{defect}",
                 probe=lambda: Probe(True, "here"),
                 optimised=frozenset(own if optimised is None else optimised),
-            )
+            ),
+            **place,
         )
         monkeypatch.setattr(registry, "entry_points", lambda group: [plugin])
 
@@ -153,6 +155,12 @@ def test_suite_catches_a_manifest_that_declares(install, capsys, optimised):
     install("BreaksTiesBackwards", optimised)
     assert conform("-k", "manifest") == 1
     assert "declare" in capsys.readouterr().out
+
+
+def test_suite_catches_a_manifest_that_imports_torch(install, capsys):
+    install("Control", value="heavy_manifest")
+    assert conform("-k", "manifest") == 1
+    assert "'heavy_manifest', which every command reads, imports torch; put the class" in capsys.readouterr().out
 
 
 def test_suite_fails_a_whole_search_on_one_wrong_operation(install, capsys):

@@ -12,6 +12,7 @@ from unipruning_core.testing.subject import Subject
 
 SUBJECT = pytest.StashKey[Subject]()
 SPEC = pytest.StashKey[BackendSpec]()
+PLACE = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"{type(backend).__name__}.name must be its plugin's, not {backend.name!r}; rename one")
     config.stash[SUBJECT] = Subject(backend)
     config.stash[SPEC] = catalogue.specs[backend.name]
+    config.stash[PLACE] = catalogue.places[backend.name]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -44,6 +46,12 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 @pytest.fixture
 def spec(request: pytest.FixtureRequest) -> BackendSpec:
     return request.config.stash[SPEC]
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> str:
+    """What the backend's entry point names."""
+    return request.config.stash[PLACE]
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
-"""A third-party backend in one file: every operation is the reference, except an N:M mask made without sorting.
-
-For a real device, put the class in a second module, so that reading the manifest does not import torch.
-"""
+"""The toy backend: every operation is the reference, except an N:M mask made without sorting."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from unipruning_core import Backend, BackendSpec, Probe, hookimpl
+from unipruning_core import Backend
 from unipruning_kernels import reference
 
 
@@ -22,15 +19,3 @@ class ToyBackend(reference.Operations, Backend):
         earlier = groups.new_ones(m, m).tril(-1).bool()
         ahead = (other > mine) | ((other == mine) & earlier)
         return (ahead.sum(dim=2) < n).view(score.shape)
-
-
-@hookimpl
-def unipruning_backend() -> BackendSpec:
-    return BackendSpec(
-        "toy",
-        "cpu",
-        priority=-1,
-        target="unipruning_toy:ToyBackend",
-        probe=lambda: Probe(True, "the host CPU, slowly"),
-        optimised=frozenset({"nm_mask"}),
-    )
