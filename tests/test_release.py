@@ -48,6 +48,17 @@ def test_every_section_of_the_changelog_has_a_version_and_falls_in_order():
     assert versions == sorted(set(versions), reverse=True)
 
 
+def test_nobody_is_told_to_install_it_from_an_index():
+    """A name that is free there could become anybody's; what is installed comes from a checkout or a wheel."""
+    from_index = re.compile(r"pip install\b[^`\n]*[ '\"]unipruning(?![-_\w])")
+    folders = ("unipruning", "unipruning_core", "backends", "kernels", "examples", "benchmarks", "docs")
+    pages = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
+    texts = [path for path in pages if path.suffix in (".py", ".md", ".toml", ".sh", ".sbatch", ".yaml")]
+    assert len(texts) > 200
+    said = [path for path in texts if from_index.search(path.read_text(encoding="utf-8"))]
+    assert said == []
+
+
 @pytest.mark.parametrize("folder", ["unipruning_core", "backends", "kernels"])
 def test_no_module_has_a_version_of_its_own(folder):
     own = re.compile(r"^(__version__|VERSION)\b.*=", re.MULTILINE)

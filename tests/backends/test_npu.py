@@ -151,7 +151,7 @@ def test_the_probe_says_that_torch_npu_is_not_installed(monkeypatch: pytest.Monk
     monkeypatch.setattr(unipruning_npu, "find_spec", lambda name: None)
     probe = unipruning_npu.probe()
     assert not probe.available
-    assert probe.detail == "torch_npu is not installed; pip install 'unipruning[npu]' on an Ascend server"
+    assert probe.detail == "torch_npu is not installed; on an Ascend server, install the torch-npu for its CANN"
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ CUDA_TORCH = (
     "torch_npu does not load where torch finds a CUDA device; install the CPU build of torch to use an NPU, or set "
     "TORCH_DEVICE_BACKEND_AUTOLOAD=0 to work without an NPU"
 )
-NOT_INSTALLED = "torch_npu is not installed; pip install 'unipruning[npu]' on an Ascend server"
+NOT_INSTALLED = "torch_npu is not installed; on an Ascend server, install the torch-npu for its CANN"
 EXTENSION = (
     "torch's device extension torch_npu (libhccl.so: cannot open shared object file: No such file or directory); "
     "set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to run without it"

@@ -28,7 +28,7 @@ def probe() -> Probe:
 
     # checked first, which spares a machine without triton the import of torch
     if find_spec("triton") is None:
-        return Probe(False, "triton is not installed; pip install 'unipruning[cuda]' on a machine with a GPU")
+        return Probe(False, "triton is not installed; pip install 'triton>=3.6,<4' on a machine with a GPU")
     triton = version("triton")
     if not OLDEST_TRITON <= tuple(map(int, triton.split(".")[:2])) < NEWEST_TRITON:
         return Probe(False, f"triton {triton} is installed, but 3.6 to 3.x is needed; pip install 'triton>=3.6,<4'")

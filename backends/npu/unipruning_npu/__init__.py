@@ -28,7 +28,7 @@ def unipruning_backend() -> BackendSpec:
 def probe() -> Probe:
     """Look for a device without touching it: asking for its name would initialise it and forbid a later fork."""
     if find_spec("torch_npu") is None:
-        return Probe(False, "torch_npu is not installed; pip install 'unipruning[npu]' on an Ascend server")
+        return Probe(False, "torch_npu is not installed; on an Ascend server, install the torch-npu for its CANN")
     if mismatch := _mismatch():
         return Probe(False, mismatch)
     try:

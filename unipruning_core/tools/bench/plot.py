@@ -23,7 +23,7 @@ def check_drawer() -> Any:
         return importlib.import_module("matplotlib.figure")
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "--plot needs matplotlib, which is not installed; pip install 'unipruning[plot]', or leave out --plot"
+            "--plot needs matplotlib, which is not installed; pip install matplotlib, or leave out --plot"
         ) from error
 
 

@@ -213,7 +213,7 @@ def _require_gguf() -> None:
     except ImportError as error:
         raise ConfigError(
             "the demonstration's model is stored as GGUF, which needs the package 'gguf'; "
-            "pip install 'unipruning[demo]', or pass your own --model"
+            "pip install gguf, or pass your own --model"
         ) from error
 
 
