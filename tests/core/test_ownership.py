@@ -210,3 +210,24 @@ def test_a_removal_that_is_killed_leaves_what_is_recognised(tmp_path):
         in_a_fork(lambda: remove_marked(folder))
         assert not folder.exists()
     pytest.fail("it never ends")
+
+
+@pytest.fixture
+def not_posix(monkeypatch):
+    monkeypatch.setattr(ownership, "fcntl", None)
+    monkeypatch.setattr(ownership.time, "sleep", lambda _: None)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal was sent"))
+
+
+def test_without_fcntl_a_lock_is_taken_released_and_taken_again(not_posix, tmp_path):
+    for _ in range(2):
+        with locked(tmp_path / LOCK, tmp_path):
+            assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+        assert not (tmp_path / LOCK).exists()
+
+
+def test_without_fcntl_a_lock_that_is_there_is_refused_with_the_remedy(not_posix, tmp_path, dead):
+    (tmp_path / LOCK).write_text(holder(dead))
+    with pytest.raises(OutputError, match=r"if nothing runs there any more, remove '.*\.unipruning\.lock'"):
+        acquire(tmp_path / LOCK, tmp_path)
+    assert (tmp_path / LOCK).read_text() == holder(dead)

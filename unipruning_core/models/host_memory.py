@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # not POSIX
+    resource = None  # type: ignore[assignment]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # glibc's numbers for mallopt
 FREED = 1 << 18  # bytes from which on memory is given back
@@ -18,7 +22,10 @@ GROUP_FILES = {
 
 def return_freed_memory() -> None:
     """Let glibc give memory back to the system as soon as it is freed, whatever a backend has set before."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    try:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    except TypeError:  # not POSIX, where a library must be named
+        return
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 1 << 16)
         mallopt(M_MMAP_THRESHOLD, FREED)
@@ -74,6 +81,8 @@ def _of_control_group(folder: Path, version: int) -> Iterator[int]:
 
 def _of_the_process(root: Path) -> Iterator[int]:
     """Yield what the limits on the process's addresses and on its data leave."""
+    if resource is None:
+        return
     try:
         held = _fields(root / "proc/self/status")
     except (OSError, ValueError):

@@ -46,6 +46,11 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
+def flags(*names: str) -> int:
+    """Return those flags of ``os.open`` that this system has."""
+    return sum(getattr(os, name, 0) for name in names)
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading.
 
@@ -53,7 +58,7 @@ def open_regular(path: Path) -> BufferedReader:
         OSError: it cannot be opened, or is a folder, a device or a pipe, which would never end.
     """
     # without waiting for somebody to open the other end of a pipe
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | flags("O_NONBLOCK", "O_BINARY"))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
@@ -88,7 +93,10 @@ def sha256(path: Path, stop: Event | None = None) -> str:
 
 def sync(path: Path) -> None:
     """Make a file's bytes, or the renames inside a folder, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+    is_posix = hasattr(os, "O_DIRECTORY")
+    if not is_posix and path.is_dir():  # which only POSIX opens
+        return
+    descriptor = os.open(path, os.O_RDONLY if is_posix else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -76,7 +76,9 @@ def scratch(kind: Kind, prefix: str) -> Iterator[tuple[Path, int]]:
 def _remove_if_dead(folder: Path, kind: Kind) -> None:
     # of another user, or still in use
     with suppress(OSError, OutputError):
-        if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and is_marked(folder, kind):
+        # without users every file is of number 0
+        user = os.getuid() if hasattr(os, "getuid") else 0
+        if not folder.is_symlink() and folder.stat().st_uid == user and is_marked(folder, kind):
             with locked(folder / LOCK, folder):
                 remove_marked(folder)
 

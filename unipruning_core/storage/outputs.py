@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from unipruning_core.errors import OutputError, reason_and_remedy
-from unipruning_core.storage.files import partial_name, write_text
+from unipruning_core.storage.files import flags, partial_name, write_text
 
 NAMES_SHOWN = 5
 
@@ -71,7 +71,7 @@ def check_file(path: Path) -> None:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if path.exists():
-            os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+            os.close(os.open(path, os.O_WRONLY | flags("O_NONBLOCK")))
         # what is not a file, such as a terminal, is written to as it is
         if not path.exists() or path.is_file():
             probe = partial_name(path.resolve())

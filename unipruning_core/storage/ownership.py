@@ -2,13 +2,13 @@
 
 A marker is a small file with a fixed content.  It is written before anything else and removed after everything else.
 A lock is a file that exists while a command works.  Where the file system has locks, ``flock`` decides, so that
-whatever a killed command leaves is free at once.  Elsewhere its content does: the host and the process that hold it.
+whatever a killed command leaves is free at once.  Elsewhere, and on systems without ``fcntl``, its content does: the
+host and the process that hold it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shlex
@@ -24,7 +24,12 @@ from pathlib import Path
 from typing import Literal
 
 from unipruning_core.errors import OutputError
-from unipruning_core.storage.files import sync
+from unipruning_core.storage.files import flags, sync
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
 
 MARKER = ".unipruning.json"
 LOCK = ".unipruning.lock"
@@ -92,6 +97,11 @@ class Lock:
 
     def release(self) -> None:
         """Remove the file, if it is still the one that is held."""
+        if fcntl is None:  # where what is open cannot be removed, and nobody takes a file that is there
+            os.close(self.descriptor)
+            with suppress(OSError):
+                self.path.unlink()
+            return
         with suppress(OSError):
             if _is_at(self.descriptor, self.path):
                 self.path.unlink()
@@ -119,18 +129,19 @@ def acquire(path: Path, folder: Path) -> Lock:
         if attempt:
             time.sleep(0.05)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             made = True
         except FileExistsError:
             try:
-                descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDWR | flags("O_NOFOLLOW", "O_NONBLOCK"))
             except FileNotFoundError:  # its holder has just removed it
                 continue
             made = False
         try:
             if _take(descriptor, path, folder, made):
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, _holder().encode(), 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, _holder().encode())
                 return Lock(path, descriptor)
         except BaseException:
             os.close(descriptor)
@@ -144,7 +155,7 @@ def _take(descriptor: int, path: Path, folder: Path, made: bool) -> bool:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         raise OutputError(f"{str(path)!r} is not a file; remove it by hand")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor)
     except BlockingIOError as error:
         raise _busy(path, folder, _content(descriptor)) from error
     except OSError as error:
@@ -153,6 +164,12 @@ def _take(descriptor: int, path: Path, folder: Path, made: bool) -> bool:
         return made or _cleared(descriptor, path, folder)
     # it may have been removed between opening and locking, and another made in its place
     return _is_at(descriptor, path)
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _cleared(descriptor: int, path: Path, folder: Path) -> bool:
@@ -180,7 +197,8 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _content(descriptor: int) -> str:
-    return os.pread(descriptor, LARGEST_LOCK, 0).decode(errors="replace")
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return os.read(descriptor, LARGEST_LOCK).decode(errors="replace")
 
 
 def _holder() -> str:
@@ -215,6 +233,8 @@ def _is_alive(process: int) -> bool:
     # a killed process and its successor in a container often have the same number
     if process == os.getpid():
         return False
+    if fcntl is None:  # where this call would not ask, but send a signal
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

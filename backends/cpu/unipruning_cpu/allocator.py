@@ -17,7 +17,10 @@ def keep_freed_memory() -> str:
     """
     if os.environ.get(MALLOC_ENV) == "system":
         return f"as the system sets it ({MALLOC_ENV})"
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    try:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    except TypeError:  # not POSIX, where a library must be named
+        mallopt = None
     if mallopt is None or not (mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1)):
         return "as the system sets it (the C library has no such setting)"
     return "M_MMAP_MAX=0, M_TRIM_THRESHOLD=2^31-1"
