@@ -59,6 +59,15 @@ def test_nobody_is_told_to_install_it_from_an_index():
     assert said == []
 
 
+def test_the_oldest_python_is_the_same_everywhere():
+    setup, tools = text_of("setup.py"), text_of("pyproject.toml")
+    (oldest,) = re.findall(r'python_requires=">=3\.(\d+)"', setup)
+    assert re.findall(r"3\.\{minor\}\" for minor in range\((\d+),", setup) == [oldest]
+    assert re.findall(r'^target-version = "py3(\d+)"$', tools, re.MULTILINE) == [oldest]
+    assert re.findall(r'^python_version = "3\.(\d+)"$', tools, re.MULTILINE) == [oldest]
+    assert f"with Python 3.{oldest} to 3." in text_of("README.md")
+
+
 @pytest.mark.parametrize("folder", ["unipruning_core", "backends", "kernels"])
 def test_no_module_has_a_version_of_its_own(folder):
     own = re.compile(r"^(__version__|VERSION)\b.*=", re.MULTILINE)
