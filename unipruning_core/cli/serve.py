@@ -10,7 +10,6 @@ import gc
 import io
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -84,8 +83,17 @@ def _peak() -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     except (OSError, StopIteration):
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return _largest_ever()
+
+
+def _largest_ever() -> int:
+    try:
+        import resource
+    # not a POSIX system
+    except ImportError:
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":
