@@ -70,6 +70,7 @@ setup(
             "build>=1.2",
             "gguf>=0.10",
             "accelerate>=1",
+            "bitsandbytes>=0.46; platform_system == 'Linux'",
         ],
     },
     entry_points={

@@ -36,6 +36,7 @@ ROOMS: dict[str, set[str]] = {
     "search": {"storage", "distributed", "selection", "sparsity", "models", "data"},
     "projection": {"storage", "distributed", "selection", "sparsity", "search"},
     "jobs": {"storage", "distributed", "sparsity", "models", "data", "search", "projection"},
+    "tuning": {"storage", "models", "projection"},
     "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
     "compare": {
         *("storage", "distributed", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.budget import Budget
     from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
     from unipruning_core.tools.zeros.check import check_zeros
+    from unipruning_core.tuning.hold import HeldMasks, hold_masks
 
 _HOMES = {
     "compare": "compare.job",
@@ -52,6 +53,8 @@ _HOMES = {
     "Budget": "sparsity.budget",
     "parse_sparsity": "sparsity.parse",
     "check_zeros": "tools.zeros.check",
+    "HeldMasks": "tuning.hold",
+    "hold_masks": "tuning.hold",
 }
 
 __all__ = [
@@ -61,6 +64,7 @@ __all__ = [
     "FeedbackSettings",
     "FoundScores",
     "FrozenSettings",
+    "HeldMasks",
     "Perplexity",
     "Progress",
     "Projected",
@@ -70,6 +74,7 @@ __all__ = [
     "UnipruningError",
     "check_zeros",
     "compare",
+    "hold_masks",
     "parse_sparsity",
     "perplexity",
     "project",

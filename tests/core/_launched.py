@@ -26,8 +26,15 @@ class Ended:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
 
+COMMAND = ("-m", "unipruning_core")
+
+
 def start(
-    words: Sequence[object], ranks: int, others: Mapping[int, Sequence[object]] = {}, timeout: float = 60
+    words: Sequence[object],
+    ranks: int,
+    others: Mapping[int, Sequence[object]] = {},
+    timeout: float = 60,
+    program: Sequence[str] = COMMAND,
 ) -> list[subprocess.Popen[str]]:
     """Start a command on so many ranks; ``others`` has the words of ranks with another one."""
     with socket.socket() as free:
@@ -43,7 +50,7 @@ def start(
     }
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "unipruning_core", *map(str, others.get(rank, words))],
+            [sys.executable, *program, *map(str, others.get(rank, words))],
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,6 +73,11 @@ def ended(processes: Sequence[subprocess.Popen]) -> list[Ended]:
     return told
 
 
-def launch(words: Sequence[object], ranks: int, others: Mapping[int, Sequence[object]] = {}) -> list[Ended]:
-    """Run a command on so many ranks."""
-    return ended(start(words, ranks, others))
+def launch(
+    words: Sequence[object],
+    ranks: int,
+    others: Mapping[int, Sequence[object]] = {},
+    program: Sequence[str] = COMMAND,
+) -> list[Ended]:
+    """Run a command, or another program, on so many ranks."""
+    return ended(start(words, ranks, others, program=program))

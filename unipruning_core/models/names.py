@@ -46,17 +46,24 @@ class Names:
     unused: frozenset[str]  # tensors of the checkpoint that the model has no use for, such as buffers of older versions
 
     @classmethod
-    def of(cls, model: PreTrainedModel, checkpoint: Checkpoint) -> Names:
+    def of(
+        cls,
+        model: PreTrainedModel,
+        checkpoint: Checkpoint,
+        called: Callable[[str], str] = str,  # what a parameter is called without what is wrapped around its module
+    ) -> Names:
         """Follow every tensor of the checkpoint into the model."""
         shapes: dict[str, tuple[int, ...]] = {}
         shared: dict[int, list[str]] = {}
-        for name, parameter in model.named_parameters(remove_duplicate=False):
+        for wrapped, parameter in model.named_parameters(remove_duplicate=False):
+            name = called(wrapped)
             shapes[name] = tuple(parameter.shape)
             shared.setdefault(id(parameter), []).append(name)
-        saved = model.state_dict()
-        shapes |= {name: tuple(buffer.shape) for name, buffer in model.named_buffers() if name in saved}
+        saved = {called(name) for name in model.state_dict()}
+        buffers = {called(name): tuple(buffer.shape) for name, buffer in model.named_buffers()}
+        shapes |= {name: shape for name, shape in buffers.items() if name in saved}
         with library_errors_as(CheckpointError, f"the tensors of {type(model).__name__} cannot be named", "report it"):
-            rename = _renaming(model, checkpoint.codes.weights)
+            rename = _renaming(model, checkpoint.codes.weights, called)
         pieces: dict[str, list[Piece]] = {}
         unread: dict[str, str] = {}
         groups: dict[str, tuple[Any, dict[str, list[str]]]] = {}
@@ -104,10 +111,12 @@ def _blank(shape: Sequence[int]) -> Tensor:
     return torch.empty(tuple(shape), device="meta")
 
 
-def _renaming(model: PreTrainedModel, tensors: Iterable[str]) -> Callable[[str], tuple[str, Any, str]]:
+def _renaming(
+    model: PreTrainedModel, tensors: Iterable[str], called: Callable[[str], str]
+) -> Callable[[str], tuple[str, Any, str]]:
     """Return what maps a tensor's name to the parameter's, the converter that it goes through, and its pattern."""
-    known = dict.fromkeys([name for name, _ in model.named_parameters(remove_duplicate=False)], True)
-    known |= dict.fromkeys([name for name, _ in model.named_buffers()], True)
+    known = dict.fromkeys([called(name) for name, _ in model.named_parameters(remove_duplicate=False)], True)
+    known |= dict.fromkeys([called(name) for name, _ in model.named_buffers()], True)
     if all(name in known for name in tensors):
         return lambda key: (key, None, "")
     prefix = model.base_model_prefix
