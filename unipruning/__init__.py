@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from unipruning_core.sparsity.budget import Budget
     from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
     from unipruning_core.tools.zeros.check import check_zeros
+    from unipruning_core.tuning.callback import MaskCallback
     from unipruning_core.tuning.hold import HeldMasks, hold_masks
+    from unipruning_core.tuning.record import record_tuned
 
 _HOMES = {
     "compare": "compare.job",
@@ -53,8 +55,10 @@ _HOMES = {
     "Budget": "sparsity.budget",
     "parse_sparsity": "sparsity.parse",
     "check_zeros": "tools.zeros.check",
+    "MaskCallback": "tuning.callback",
     "HeldMasks": "tuning.hold",
     "hold_masks": "tuning.hold",
+    "record_tuned": "tuning.record",
 }
 
 __all__ = [
@@ -65,6 +69,7 @@ __all__ = [
     "FoundScores",
     "FrozenSettings",
     "HeldMasks",
+    "MaskCallback",
     "Perplexity",
     "Progress",
     "Projected",
@@ -80,6 +85,7 @@ __all__ = [
     "project",
     "prune",
     "read_masks",
+    "record_tuned",
     "search",
 ]
 

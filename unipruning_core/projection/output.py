@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,11 +21,10 @@ from unipruning_core.projection.counts import INTEGERS, PIECE, kept, nonzero
 from unipruning_core.projection.empty import Empty
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes
 from unipruning_core.projection.parts import MaskPart, Part, join
-from unipruning_core.projection.report import EMPTY, FORMAT, MASKS, MODEL, REPORT_FILE
+from unipruning_core.projection.report import EMPTY, MASKS, MODEL, REPORT_FILE, write_report
 from unipruning_core.sparsity.forms import MatrixSparsity
 from unipruning_core.sparsity.parse import Sparsity
 from unipruning_core.storage.checkpoint import Checkpoint, Target
-from unipruning_core.storage.documents import sealed
 
 if TYPE_CHECKING:
     from unipruning_core.storage.tensorfile import TensorInfo
@@ -178,7 +176,6 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
     def write_report(self, **about: object) -> None:
         """Describe this folder, without time or host, so that two runs write the same bytes."""
         report = {
-            "format": FORMAT,
             "sparsity": str(self.sparsity),
             **about,
             MASKS: self._masks.sha256,  # type: ignore[union-attr]  # written by the first rank alone
@@ -186,5 +183,4 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
             "written": sorted(self.names),
         }
-        text = json.dumps(sealed(report), indent=1, ensure_ascii=False, allow_nan=False)
-        (self.folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        write_report(self.folder, report)

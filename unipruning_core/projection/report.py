@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.storage.documents import CHECKSUM, NUMBER, digest_member, member, quoted, read_object, unsealed
+from unipruning_core.storage.documents import (
+    CHECKSUM,
+    NUMBER,
+    digest_member,
+    member,
+    quoted,
+    read_object,
+    sealed,
+    unsealed,
+)
 from unipruning_core.storage.layout import COMMIT
 
 REPORT_FILE = "unipruning.json"
@@ -17,6 +27,7 @@ MASKS = "masks_sha256"  # of the mask file
 REVISION = "model_revision"  # commit on the hub of the model that was pruned, if it came from there
 KEEP_PER_ROW = "keep_per_row"  # weights that every output row was to keep; reports lacked it at first
 EMPTY = ("empty_rows", "empty_columns")  # which the masks remove whole; reports lacked them at first
+TUNED = "tuned"  # true where the kept weights were trained after pruning
 MODEL = "model"  # counts of the whole model, which reports lacked at first
 
 
@@ -35,6 +46,12 @@ def read_report(folder: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise CheckpointError(f"report {str(path)!r} is damaged ({error}); project again") from error
+
+
+def write_report(folder: Path, content: dict[str, Any]) -> None:
+    """Write a report with its format and checksum, the same bytes for the same content."""
+    text = json.dumps(sealed({"format": FORMAT, **content}), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / REPORT_FILE).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def found_report(folder: Path) -> dict[str, Any] | None:
@@ -64,6 +81,8 @@ def _checked(content: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"{REVISION!r} is {quoted(report[REVISION])}")
     if KEEP_PER_ROW in report and member(report, KEEP_PER_ROW, int) < 0:
         raise ValueError(f"{KEEP_PER_ROW!r} is {report[KEEP_PER_ROW]}")
+    if TUNED in report:
+        member(report, TUNED, bool)
     if MODEL in overall:
         _check_of_model(member(overall, MODEL, dict), overall)
     if version == FORMAT:
