@@ -57,6 +57,7 @@ setup(
         "npu": ["torch-npu>=2.7.1; platform_system == 'Linux'"],
         "eval": ["lm-eval>=0.4.9"],
         "plot": ["matplotlib>=3.8"],
+        "tune": ["peft>=0.18", "accelerate>=1"],  # Trainer needs the second
         "many": ["accelerate>=1"],  # a model over several devices
         "export": ["gguf>=0.10"],  # reads and writes GGUF
         "demo": ["gguf>=0.10", "transformers>=5"],
@@ -70,6 +71,7 @@ setup(
             "build>=1.2",
             "gguf>=0.10",
             "accelerate>=1",
+            "peft>=0.18",
             "bitsandbytes>=0.46; platform_system == 'Linux'",
         ],
     },

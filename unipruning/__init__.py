@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from unipruning_core.tools.zeros.check import check_zeros
     from unipruning_core.tuning.callback import MaskCallback
     from unipruning_core.tuning.hold import HeldMasks, hold_masks
+    from unipruning_core.tuning.lora import merge_lora
     from unipruning_core.tuning.record import record_tuned
 
 _HOMES = {
@@ -58,6 +59,7 @@ _HOMES = {
     "MaskCallback": "tuning.callback",
     "HeldMasks": "tuning.hold",
     "hold_masks": "tuning.hold",
+    "merge_lora": "tuning.lora",
     "record_tuned": "tuning.record",
 }
 
@@ -80,6 +82,7 @@ __all__ = [
     "check_zeros",
     "compare",
     "hold_masks",
+    "merge_lora",
     "parse_sparsity",
     "perplexity",
     "project",

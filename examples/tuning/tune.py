@@ -43,11 +43,18 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2, help="sequences in a step")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank, then merge them")
     parser.add_argument("--plain", action="store_true", help="do not hold the masks, for comparison")
     options = parser.parse_args()
 
     tokenizer = AutoTokenizer.from_pretrained(options.pruned)
     model = AutoModelForCausalLM.from_pretrained(options.pruned, dtype=torch.float32)
+    if options.lora:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(
+            model, LoraConfig(r=options.lora, lora_alpha=2 * options.lora, target_modules="all-linear")
+        )
     arguments = TrainingArguments(
         output_dir=str(Path(options.out).with_name(f"{Path(options.out).name}-steps")),
         max_steps=options.steps,
@@ -70,6 +77,8 @@ def main() -> None:
         callbacks=[] if options.plain else [unipruning.MaskCallback(options.pruned)],
     )
     trainer.train()
+    if options.lora:
+        model = model.merge_and_unload() if options.plain else unipruning.merge_lora(model, options.pruned)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     if not options.plain:
