@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2, help="sequences in a step")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--bf16", action="store_true", help="multiply in bfloat16; weights stay in float32")
     parser.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank, then merge them")
     parser.add_argument("--plain", action="store_true", help="do not hold the masks, for comparison")
     options = parser.parse_args()
@@ -63,6 +64,8 @@ def main() -> None:
         lr_scheduler_type="cosine",
         warmup_steps=options.steps // 20,
         weight_decay=0.01,
+        bf16=options.bf16,
+        use_cpu=not torch.accelerator.is_available(),  # else bf16 is refused there
         logging_steps=10,
         save_steps=100,
         save_only_model=True,

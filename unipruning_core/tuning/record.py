@@ -40,9 +40,10 @@ def record_tuned(
             zeros += here
             task.advance()
     overall = {**report["overall"], "zero_share": zeros / report["overall"]["total"]}
+    source = next(info.file for info in masks.packed.values())  # whatever its name was in earlier versions
     with errors_as_output_errors(tuned):
-        if not os.path.samefile(pruned, tuned):
-            shutil.copyfile(pruned / MASK_FILE, tuned / MASK_FILE)
+        if source.resolve() != (tuned / MASK_FILE).resolve():
+            shutil.copyfile(source, tuned / MASK_FILE)
         content = {**report, TUNED: True, MASKS: sha256(tuned / MASK_FILE), "overall": overall, "matrices": matrices}
         # the rest was written by whoever trained
         write_report(tuned, {**content, "written": [MASK_FILE, REPORT_FILE]})
