@@ -86,7 +86,7 @@ def places_in(model: nn.Module, checkpoint: Checkpoint, targets: Sequence[Target
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(
             f"{type(inner).__name__} has no parameter for the mask of {missing[0]!r}{more}; load the model from "
-            f"{str(checkpoint.folder)!r}"
+            f"{str(checkpoint.folder)!r}, and divide it with fully_shard if at all"
         )
     return list(parts.values())
 
