@@ -141,3 +141,13 @@ def test_the_collector_rests_while_much_is_imported_and_is_then_as_it_was(monkey
     with suppress(ImportError), collector_at_rest():
         raise ImportError
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_threads_that_wait_give_way_unless_the_user_wants_otherwise(given):
+    program = "import os; from unipruning_core.cli.main import main; main(['backends']); print(os.environ['{}'])"
+    around = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    around |= {"OMP_WAIT_POLICY": given} if given else {}
+    command = [sys.executable, "-c", program.format("OMP_WAIT_POLICY")]
+    done = subprocess.run(command, env=around, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == (given or "PASSIVE")

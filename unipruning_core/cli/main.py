@@ -125,6 +125,8 @@ def _run(argv: list[str]) -> int:
     logging.basicConfig(format="%(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # threads that wait for each other give way, or on cores with other work they keep each other from it
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from unipruning_core.distributed.launched import launched, only_the_first_speaks
     from unipruning_core.errors import ConfigError
     from unipruning_core.stopping import signals_as_exceptions
