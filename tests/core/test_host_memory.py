@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,3 +86,34 @@ def test_this_machine_has_some():
     free = free_host_bytes()
     assert free is not None
     assert 0 < free < 2**50
+
+
+KEEPS = """
+import ctypes
+from pathlib import Path
+from unipruning_core.models.host_memory import free_host_bytes, give_back_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+libc.mallopt(-3, 1 << 30)  # as a backend sets it: large blocks come from the heap,
+libc.mallopt(-1, 1 << 30)  # and stay there when they are freed
+blocks = [libc.malloc(1 << 20) for _ in range(300)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 20)
+full = resident()
+for block in blocks:
+    libc.free(block)
+kept = resident()
+free_host_bytes()
+print(full >> 20, kept >> 20, resident() >> 20)
+"""
+
+
+def test_what_was_freed_is_given_back_before_the_free_memory_is_counted():
+    done = subprocess.run([sys.executable, "-c", KEEPS], capture_output=True, text=True, check=True)
+    full, kept, left = map(int, done.stdout.split())
+    assert kept > full - 50
+    assert left < full - 250

@@ -87,3 +87,24 @@ def test_a_search_that_fails_before_anything_is_saved_leaves_no_folder(
     with pytest.raises(ConfigError if part == "step" else torch.OutOfMemoryError, match="no memory"):
         search(task, loaded, Catalogue().select("cpu"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Device:
+    """A device of 100 bytes, of which an allocator keeps 60 that nothing uses any more."""
+
+    kept = 60
+
+    def empty_cache(self):
+        self.kept = 0
+
+    def mem_get_info(self, index=0):
+        return 90 - self.kept, 100
+
+    def device_count(self):
+        return 2
+
+
+def test_what_earlier_work_has_freed_counts_as_free(monkeypatch):
+    monkeypatch.setattr(torch, "get_device_module", lambda _: Device())
+    assert (memory.free_bytes("any"), memory.free_bytes("any", 50)) == (90, 50)
+    assert memory.free_bytes_each("any") == [90, 90]

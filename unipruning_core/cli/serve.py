@@ -20,6 +20,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.cli.main import INTERRUPTED, main
+from unipruning_core.models.host_memory import give_back_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +66,7 @@ def _answer(words: list[str]) -> dict[str, Any]:
     output = io.StringIO()
     # what the last one left does not count for this one
     gc.collect()
+    give_back_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     began = time.monotonic()

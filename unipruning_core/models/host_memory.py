@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import resource
@@ -22,18 +23,28 @@ GROUP_FILES = {
 
 def return_freed_memory() -> None:
     """Let glibc give memory back to the system as soon as it is freed, whatever a backend has set before."""
-    try:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    except TypeError:  # not POSIX, where a library must be named
-        return
-    if mallopt is not None:
+    if (mallopt := _of_glibc("mallopt")) is not None:
         mallopt(M_MMAP_MAX, 1 << 16)
         mallopt(M_MMAP_THRESHOLD, FREED)
         mallopt(M_TRIM_THRESHOLD, FREED)
 
 
+def give_back_freed_memory() -> None:
+    """Give back to the system what has been freed and is kept for later."""
+    if (trim := _of_glibc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _of_glibc(name: str) -> Any:
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except TypeError:  # not POSIX, where a library must be named
+        return None
+
+
 def free_host_bytes(root: Path = Path("/")) -> int | None:
     """Return the bytes that this process can still take, by the tightest of all limits, or None if none is known."""
+    give_back_freed_memory()  # it is free for this process, and the system does not know
     return min([*_of_the_machine(root), *_of_control_groups(root), *_of_the_process(root)], default=None)
 
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unipruning_core.errors import ConfigError, chain, first_line
 from unipruning_core.models.host_memory import free_host_bytes
@@ -39,7 +39,7 @@ def free_bytes(device_type: str, limit: int | None = None) -> int | None:
     import torch
 
     module = torch.get_device_module(device_type)
-    free = int(module.mem_get_info()[0]) if hasattr(module, "mem_get_info") else free_host_bytes()
+    free = _free_of(module) if hasattr(module, "mem_get_info") else free_host_bytes()
     return free if limit is None else min(limit, limit if free is None else free)
 
 
@@ -61,7 +61,14 @@ def free_bytes_each(device_type: str) -> list[int]:
     module = torch.get_device_module(device_type)
     if not hasattr(module, "mem_get_info"):
         return []
-    return [int(module.mem_get_info(index)[0]) for index in range(module.device_count())]
+    return [_free_of(module, index) for index in range(module.device_count())]
+
+
+def _free_of(module: Any, *index: int) -> int:
+    """Return the free bytes of a device; what earlier work in this process has freed, the allocator gives back."""
+    if hasattr(module, "empty_cache"):
+        module.empty_cache()
+    return int(module.mem_get_info(*index)[0])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
