@@ -11,7 +11,6 @@ from _folders import SEARCH, succeed
 from _mixtures import save_mixture
 
 from unipruning_core.cli.main import main
-from unipruning_core.compare import job as compare
 from unipruning_core.tools.processes import Commands, Stage
 
 
@@ -96,7 +95,7 @@ def commands(monkeypatch):
         return Stage(printed.getvalue(), 1.5, 64.0)
 
     monkeypatch.setattr(Commands, "run", run)
-    monkeypatch.setattr(compare, "run_in_subprocess", lambda work: work())
+    monkeypatch.setattr(Commands, "call", lambda self, work: work())
     return seen
 
 

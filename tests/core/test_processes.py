@@ -1,16 +1,19 @@
 """Commands as separate processes: what they print goes where the caller's progress goes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from unipruning_core.errors import UnipruningError
 from unipruning_core.progress import Bars, Progress
+from unipruning_core.sparsity.parse import parse_sparsity
 from unipruning_core.tools.processes import Commands, _pass_on
 
 
@@ -59,6 +62,16 @@ def test_a_process_that_is_killed_is_an_error(argv):
         commands._server.wait()
         with pytest.raises(UnipruningError, match="'unipruning perplexity' failed with exit code -9"):
             commands.run(argv)
+
+
+def test_a_function_is_called_where_the_commands_run(argv):
+    with Commands(Progress()) as commands:
+        assert commands.call(partial(divmod, 17, 5)) == (3, 2)
+        with pytest.raises(UnipruningError, match=r"^sparsity '0\.6' is neither"):
+            commands.call(partial(parse_sparsity, "0.6"))
+        number = commands.call(os.getpid)
+        commands.run(argv)
+        assert commands.call(os.getpid) == number == commands._server.pid
 
 
 ENDLESS = """

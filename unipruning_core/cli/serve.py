@@ -1,15 +1,18 @@
 """Several commands in one process, which imports what they need once: what ``compare`` and ``demo`` run.
 
-An order is a line on standard input, the words of a command as a JSON list; each is answered by a line on standard
-output.  At the end of the orders the process ends, and a command at work, whose caller is gone, is asked to stop.
+An order is a line on standard input: the words of a command as a JSON list, or a pickled function in an object.  Each
+is answered by a line on standard output.  At the end of the orders the process ends; a command that is still at work,
+whose caller is gone, is asked to stop.
 """
 
 from __future__ import annotations
 
+import base64
 import gc
 import io
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -20,24 +23,27 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.cli.main import INTERRUPTED, main
+from unipruning_core.cli.net import sentence
 from unipruning_core.models.host_memory import give_back_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    Order = list[str] | dict[str, str]
 
 
 def serve() -> int:
     """Answer orders until there are no more, or one was interrupted; return the exit code."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
-    orders: SimpleQueue[list[str] | None] = SimpleQueue()
+    orders: SimpleQueue[Order | None] = SimpleQueue()
     at_work = Event()
     Thread(target=_read, args=(sys.stdin, orders, at_work), daemon=True).start()
     _import()
     with suppress(BrokenPipeError):
-        while (words := orders.get()) is not None:
+        while (order := orders.get()) is not None:
             at_work.set()
-            answer = _answer(words)
+            answer = _called(order["call"]) if isinstance(order, dict) else _answer(order)
             at_work.clear()
             print(json.dumps(answer), file=answers, flush=True)
             if answer["code"] > signal.NSIG:  # a signal ended it
@@ -45,7 +51,7 @@ def serve() -> int:
     return 0
 
 
-def _read(lines: Iterable[str], orders: SimpleQueue[list[str] | None], at_work: Event) -> None:
+def _read(lines: Iterable[str], orders: SimpleQueue[Order | None], at_work: Event) -> None:
     for line in lines:
         orders.put(json.loads(line))
     orders.put(None)
@@ -77,6 +83,15 @@ def _answer(words: list[str]) -> dict[str, Any]:
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1
     return {"code": code, "output": output.getvalue(), "seconds": time.monotonic() - began, "peak": _peak()}
+
+
+def _called(pickled: str) -> dict[str, Any]:
+    """Call a function of the process that started this one; return its result, or the sentence about its error."""
+    try:
+        result = pickle.loads(base64.b64decode(pickled))()
+    except Exception as error:
+        return {"code": 0, "error": sentence(error)}
+    return {"code": 0, "result": base64.b64encode(pickle.dumps(result)).decode()}
 
 
 def _peak() -> int:

@@ -24,7 +24,7 @@ from unipruning_core.search.samples import check_skipping_over_ranks
 from unipruning_core.search.settings import check_seeds
 from unipruning_core.stopping import explained
 from unipruning_core.tools.bench.plot import check_drawer
-from unipruning_core.tools.processes import Commands, run_in_subprocess
+from unipruning_core.tools.processes import Commands
 
 if TYPE_CHECKING:
     from unipruning_core.data.calibration import Packing
@@ -143,7 +143,7 @@ def compare(
     apart = [*choice.data.text.files(), *choice.eval_text.files(), *choice.model.folders()]
     with held(choice.out, apart) as lock, Commands(shown, (lock,)) as commands:
         shown.note("checking model, texts and methods")
-        plan = run_in_subprocess(partial(make_plan, choice))
+        plan = commands.call(partial(make_plan, choice))
         lines = lines_of(choice, plan)
         runner = ComparisonRunner(choice, plan, commands, shown)
         with explained(lambda: "; finished searches and evaluations are kept, and the same command goes on from them"):

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.errors import ConfigError, DataError, UnipruningError
+from unipruning_core.errors import ConfigError, DataError
 from unipruning_core.progress import Progress
 
 if TYPE_CHECKING:
@@ -61,14 +61,6 @@ def make_plan(choice: CompareChoice) -> ComparisonPlan:
     Raises:
         UnipruningError: anything wrong, as one sentence.
     """
-    try:
-        return _plan(choice)
-    # an error that crosses processes is rebuilt from its message alone
-    except UnipruningError as error:
-        raise UnipruningError(str(error)) from None
-
-
-def _plan(choice: CompareChoice) -> ComparisonPlan:
     from unipruning_core.data.calibration import calibration_batches
     from unipruning_core.data.encoding import joined_ids
     from unipruning_core.data.text import SEPARATOR

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -80,13 +82,31 @@ class Commands:
         if ranks > 1:
             return self._over_ranks(arguments, ranks, began)
         self._progress.note(f"$ unipruning {shlex.join(arguments)}")
+        answer = self._answer_to(list(arguments))
+        self._check(arguments[0], answer["code"])
+        return Stage(answer["output"], answer["seconds"], answer["peak"] / MIB)
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Call a function in the process of the commands, which has imported what it needs and lives on.
+
+        Raises:
+            UnipruningError: the function raised it.
+        """
+        answer = self._answer_to({"call": base64.b64encode(pickle.dumps(work)).decode()})
+        if "result" not in answer:
+            raise UnipruningError(answer.get("error") or f"a process ended with exit code {answer['code']}")
+        result: Result = pickle.loads(base64.b64decode(answer["result"]))
+        return result
+
+    def _answer_to(self, order: object) -> dict[str, Any]:
+        """Return the answer to an order, or the exit code alone of a process that ended without one."""
         server = self._server or self._start([SERVER], stdin=subprocess.PIPE)
         self._server = server
         assert server.stdin is not None
         assert server.stdout is not None
         self._forget_messages()
         try:
-            server.stdin.write(json.dumps(list(arguments)) + "\n")
+            server.stdin.write(json.dumps(order) + "\n")
             server.stdin.flush()
             line = server.stdout.readline()
         except KeyboardInterrupt as interrupt:
@@ -96,8 +116,7 @@ class Commands:
         except BrokenPipeError:
             line = ""
         answer: dict[str, Any] = json.loads(line) if line else {"code": server.wait()}
-        self._check(arguments[0], answer["code"])
-        return Stage(answer["output"], answer["seconds"], answer["peak"] / MIB)
+        return answer
 
     def _over_ranks(self, arguments: Sequence[str], ranks: int, began: float) -> Stage:
         launcher = [*TORCHRUN, "--nproc-per-node", str(ranks)]
