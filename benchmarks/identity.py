@@ -200,7 +200,7 @@ def checkpoint(folder: Path) -> Entries:
     weights = sorted(folder.rglob("model*.safetensors"))
     if not weights:
         raise IdentityError(f"{folder.name!r} should hold weights, but has none; look for them where they went")
-    return {path.name: sha256(path) for path in weights} | {"masks": sha256(the_one(folder, "masks*"))}
+    return {path.name: sha256(path) for path in weights} | {"masks": sha256(the_one(folder, "*masks*"))}
 
 
 def the_one(folder: Path, pattern: str) -> Path:
