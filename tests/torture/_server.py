@@ -18,7 +18,7 @@ from pathlib import Path
 
 TIME_LIMIT = 60.0  # seconds after which a command counts as hanging; one takes about two
 LARGEST = 4 << 30  # bytes of memory that a command may have at its peak; one has about half
-OUR_COMMANDS = [sys.executable, "-m", "unipruning_core.cli"]
+OUR_COMMANDS = [sys.executable, "-m", "unipruning_core.cli.serve"]  # the process that takes them as orders
 
 
 def prepare() -> None:
@@ -207,36 +207,49 @@ def _fork_our_commands() -> None:
     real = subprocess.Popen
 
     def start(words: Sequence[str], **options: object) -> object:
-        ours = list(words[: len(OUR_COMMANDS)]) == OUR_COMMANDS
-        return Forked(words[len(OUR_COMMANDS) :], **options) if ours else real(words, **options)
+        return Forked(words, **options) if list(words) == OUR_COMMANDS else real(words, **options)
 
     processes.subprocess.Popen = start
 
 
 class Forked:
-    """As much of ``subprocess.Popen`` as the start of a command needs."""
+    """As much of ``subprocess.Popen`` as the process of the commands needs."""
 
     def __init__(self, words: Sequence[str], *, stderr: object = None, **_: object) -> None:
+        from unipruning_core.cli.serve import serve
+
         self.args, self.returncode = words, None
-        reading, writing = os.pipe()
+        (orders, ordering), (answering, answers) = os.pipe(), os.pipe()
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
             try:
-                os.dup2(writing, 1)
+                for end in (ordering, answering):
+                    os.close(end)
+                os.dup2(orders, 0)
+                os.dup2(answers, 1)
                 if hasattr(stderr, "fileno"):
                     os.dup2(stderr.fileno(), 2)
-                status = _main(words)()
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else 1
+                sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+                status = serve()
             except BaseException:
                 traceback.print_exc()
             finally:
-                sys.stdout.flush()
                 os._exit(status)
-        os.close(writing)
-        self.stdout = os.fdopen(reading, encoding="utf-8")
+        for end in (orders, answers):
+            os.close(end)
+        self.stdin, self.stdout = os.fdopen(ordering, "w", encoding="utf-8"), os.fdopen(answering, encoding="utf-8")
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        try:
+            self.stdin.close()
+        finally:
+            self.wait()
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
