@@ -108,6 +108,7 @@ def _add_compare(command: Command) -> None:
         "--skip-nonfinite", action="store_true", help="leave what is NaN or infinite out of the searches"
     )
     machine.add_argument("--plot", action="store_true", help="draw FOLDER/perplexity.png (needs matplotlib)")
+    parser.set_defaults(alone="starts ranks itself: give it --ranks, and")
 
 
 def _add_sparsegpt(command: Command) -> None:

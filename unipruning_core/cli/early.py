@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from unipruning_core.data.sources import find_text
+from unipruning_core.errors import CheckpointError
 from unipruning_core.models.hub import check_model, check_revision, check_tokenizer
 from unipruning_core.models.named import check_dtype
 from unipruning_core.registry import Catalogue
@@ -27,12 +29,18 @@ def _check_texts(data: str | Mapping[str, float]) -> None:
         find_text(source)
 
 
+def _check_pruned(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{str(folder)!r} is not a folder; pass a folder that 'unipruning project' wrote")
+
+
 CHECKS: Mapping[str, Callable[[Any], object]] = {
     "dtype": check_dtype,
     "backend": _check_backend,
     "run_folder": check_finished,
     "model": check_model,
     "models": _check_models,
+    "pruned": _check_pruned,
     "tokenizer": check_tokenizer,
     "data": _check_texts,
     "eval_data": find_text,

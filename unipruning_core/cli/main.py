@@ -132,8 +132,7 @@ def _run(argv: list[str]) -> int:
     from unipruning_core.stopping import signals_as_exceptions
 
     if launched() and not options.over_ranks:
-        own = "starts ranks itself: give it --ranks, and" if options.name == "compare" else "runs in one process;"
-        raise ConfigError(f"{options.name} {own} start it without torchrun")
+        raise ConfigError(f"{options.name} {options.alone} start it without torchrun")
     with signals_as_exceptions(), only_the_first_speaks():
         return int(options.run(options))
 
@@ -179,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "-q", "--quiet", action="store_true", help="no progress and no notes: results and errors alone"
         )
-        sub.set_defaults(run=run, name=name, over_ranks=False)
+        sub.set_defaults(run=run, name=name, over_ranks=False, alone="runs in one process;")
         return sub
 
     for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets, zeros, size):

@@ -34,6 +34,7 @@ from unipruning_core.search.settings import RECOMPUTATION
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
 from unipruning_core.sparsity.per_row import check_keep_per_row
 from unipruning_core.startup import collector_at_rest
+from unipruning_core.storage.files import bytes_in
 from unipruning_core.storage.outputs import folder_beside
 
 SEARCH_DETAILS = """\
@@ -274,7 +275,7 @@ def _sparsities(options: argparse.Namespace) -> list[Any]:
 
 def _sized(folder: Path) -> str:
     """Return the name of a folder with what it takes on disk."""
-    return f"{folder} ({size_text(sum(path.stat().st_size for path in folder.iterdir()))})"
+    return f"{folder} ({size_text(bytes_in(folder))})"
 
 
 def _print_projected(projected: Sequence[Any]) -> None:

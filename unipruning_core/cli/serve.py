@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.cli.main import INTERRUPTED, main
 from unipruning_core.cli.net import sentence
 from unipruning_core.models.host_memory import give_back_freed_memory
+from unipruning_core.tools.processes import most_resident
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,17 +101,9 @@ def _peak() -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
     except (OSError, StopIteration):
-        return _largest_ever()
+        import resource  # of POSIX systems, as are the descriptors that this process inherits
 
-
-def _largest_ever() -> int:
-    try:
-        import resource
-    # not a POSIX system
-    except ImportError:
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return most_resident(resource.getrusage(resource.RUSAGE_SELF))
 
 
 if __name__ == "__main__":

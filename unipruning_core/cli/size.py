@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.cli.arguments import Command, progress_from
-from unipruning_core.errors import CheckpointError
+from unipruning_core.cli.early import check_first
 from unipruning_core.startup import collector_at_rest
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def add_commands(command: Command) -> None:
 
 
 def _size(options: argparse.Namespace) -> int:
-    if not options.pruned.is_dir():
-        raise CheckpointError(f"{str(options.pruned)!r} is not a folder; pass a folder that 'unipruning project' wrote")
+    check_first(options, "pruned")
     with collector_at_rest(ours=True):
         from unipruning_core.tools.size import sizes_of
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.cli.arguments import Command, progress_from
+from unipruning_core.cli.early import check_first
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.startup import collector_at_rest
 
@@ -42,8 +43,7 @@ def add_commands(command: Command) -> None:
 
 def _check_zeros(options: argparse.Namespace) -> int:
     required = _required(options.require)
-    if not options.pruned.is_dir():
-        raise CheckpointError(f"{str(options.pruned)!r} is not a folder; pass a folder that 'unipruning project' wrote")
+    check_first(options, "pruned")
     if not options.result.exists():
         raise CheckpointError(f"result {str(options.result)!r} does not exist; pass a folder or a file")
     with collector_at_rest(ours=True):

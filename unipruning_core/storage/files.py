@@ -91,6 +91,15 @@ def sha256(path: Path, stop: Event | None = None) -> str:
     return digest.hexdigest()
 
 
+def bytes_in(folder: Path) -> int:
+    """Return the bytes of the files in a folder and below it; one that goes meanwhile, such as a lock, has none."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
+
+
 def sync(path: Path) -> None:
     """Make a file's bytes, or the renames inside a folder, survive a power cut."""
     is_posix = hasattr(os, "O_DIRECTORY")

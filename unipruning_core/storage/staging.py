@@ -22,7 +22,7 @@ from pathlib import Path
 
 from unipruning_core.errors import OutputError
 from unipruning_core.storage.documents import member, read_object, sealed, unsealed
-from unipruning_core.storage.files import sync, write_json
+from unipruning_core.storage.files import bytes_in, sync, write_json
 from unipruning_core.storage.outputs import listed
 from unipruning_core.storage.ownership import (
     BOOKKEEPING,
@@ -88,7 +88,7 @@ class Work:
 
     def size(self) -> int:
         """The bytes of what is in the folder."""
-        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+        return bytes_in(self.folder)
 
     def is_pending(self) -> bool:
         """Whether the folder must stay: for its states, or for a result that is not in its place yet."""

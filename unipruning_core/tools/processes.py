@@ -17,11 +17,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from unipruning_core.errors import UnipruningError
 from unipruning_core.progress import Bars, Progress
 from unipruning_core.stopping import WARNING, as_stopped
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
 
 MIB = 2**20
 OURS, SERVER = "unipruning_core", "unipruning_core.cli.serve"
@@ -40,7 +43,7 @@ class Stage:
 
 
 def run_in_subprocess(work: Callable[[], Result]) -> Result:
-    """Call ``work`` in another process, since this one's memory counts towards the peak of commands it starts."""
+    """Call ``work`` in another process, which gives back all of its memory when it ends."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work).result()
 
@@ -138,8 +141,7 @@ class Commands:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         self._check(arguments[0], process.returncode)
-        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-        return Stage(output, time.monotonic() - began, usage.ru_maxrss * unit / MIB)
+        return Stage(output, time.monotonic() - began, most_resident(usage) / MIB)
 
     def _start(self, words: Sequence[str], **more: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -163,6 +165,11 @@ class Commands:
             self._messages.seek(0)
             reason = _last_error(self._messages.read().strip().split("\n"))
         raise UnipruningError(f"'unipruning {command}' failed with exit code {code}; {reason}")
+
+
+def most_resident(usage: struct_rusage) -> int:
+    """Return the peak of resident memory in what a system says of a process, in bytes."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes there, KiB elsewhere
 
 
 def _last_error(lines: Sequence[str]) -> str:

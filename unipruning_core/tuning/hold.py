@@ -9,14 +9,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.models.held import local_part
 from unipruning_core.projection.counts import INTEGERS
-from unipruning_core.projection.mask_file import read_masks
+from unipruning_core.projection.mask_file import pack, read_masks
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.tuning.places import bare_name, places_in, unwrapped
 
@@ -60,7 +59,7 @@ class HeldMask:
     def __init__(self, name: str, parameter: nn.Parameter, pruned: Tensor) -> None:
         self.name, self._parameter = name, weakref.ref(parameter)
         self._shape = pruned.shape
-        self._packed = _pack(~pruned).to(local_part(parameter).device)  # one bit per weight: 1 is kept
+        self._packed = pack(~pruned, None).to(local_part(parameter).device)  # one bit per weight: 1 is kept
 
     @property
     def parameter(self) -> nn.Parameter | None:
@@ -153,10 +152,6 @@ def _clears_gradient(mask: HeldMask) -> Any:
             mask.clear(parameter.grad)
 
     return clear
-
-
-def _pack(bits: Tensor) -> Tensor:  # bool -> (ceil(n / 8),) uint8
-    return torch.from_numpy(np.packbits(bits.flatten().numpy(), bitorder="little"))
 
 
 def _unpack(packed: Tensor, shape: torch.Size) -> Tensor:
