@@ -55,7 +55,7 @@ setup(
     extras_require={
         "cuda": ["triton>=3.6,<4; platform_system == 'Linux'"],
         "npu": ["torch-npu>=2.7.1; platform_system == 'Linux'"],
-        "eval": ["lm-eval>=0.4.9"],
+        "eval": ["lm-eval>=0.4.13"],
         "plot": ["matplotlib>=3.8"],
         "tune": ["peft>=0.18", "accelerate>=1"],  # Trainer needs the second
         "many": ["accelerate>=1"],  # a model over several devices
@@ -72,6 +72,7 @@ setup(
             "gguf>=0.10",
             "accelerate>=1",
             "peft>=0.18",
+            "lm-eval>=0.4.13",
             "bitsandbytes>=0.46; platform_system == 'Linux'",
         ],
     },

@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
     "projection": {"storage", "distributed", "selection", "sparsity", "search"},
     "jobs": {"storage", "distributed", "sparsity", "models", "data", "search", "projection"},
     "tuning": {"storage", "models", "projection"},
+    "evaluation": {"storage", "models", "data", "jobs"},
     "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
     "compare": {
         *("storage", "distributed", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools")
@@ -44,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     "testing": set(),
     "cli": {
         *("storage", "distributed", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare"),
-        "testing",
+        *("evaluation", "testing"),
     },
 }
 CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}
@@ -71,6 +72,8 @@ EXTRA = {
     "unipruning_core/data/files.py": {"pyarrow"},
     # and that compresses it
     "unipruning_core/tools/size.py": {"pyarrow"},
+    # tasks are those of lm-eval, which only they need
+    "unipruning_core/evaluation/harness.py": {"lm_eval"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

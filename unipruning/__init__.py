@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from unipruning_core.compare.job import compare
     from unipruning_core.data.perplexity import Perplexity
     from unipruning_core.errors import UnipruningError
+    from unipruning_core.evaluation.job import Evaluation, evaluate
     from unipruning_core.jobs.api import prune, search
     from unipruning_core.jobs.found_scores import FoundScores
     from unipruning_core.jobs.results import perplexity, project
@@ -38,6 +39,8 @@ _HOMES = {
     "compare": "compare.job",
     "Perplexity": "data.perplexity",
     "UnipruningError": "errors",
+    "Evaluation": "evaluation.job",
+    "evaluate": "evaluation.job",
     "perplexity": "jobs.results",
     "project": "jobs.results",
     "prune": "jobs.api",
@@ -67,6 +70,7 @@ __all__ = [
     "Budget",
     "CoupledSettings",
     "DriftSettings",
+    "Evaluation",
     "FeedbackSettings",
     "FoundScores",
     "FrozenSettings",
@@ -81,6 +85,7 @@ __all__ = [
     "UnipruningError",
     "check_zeros",
     "compare",
+    "evaluate",
     "hold_masks",
     "merge_lora",
     "parse_sparsity",

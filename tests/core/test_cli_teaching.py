@@ -46,6 +46,7 @@ def test_every_command_teaches_by_example():
         "search",
         "project",
         "perplexity",
+        "eval",
         "compare",
         "compare-sparsegpt",
         "allocate",

@@ -77,6 +77,7 @@ def test_what_is_misspelt_is_refused_before_anything_heavy_is_imported(home, tmp
         "--ranks 6 cannot be": ["plan", "smollm2-135m", "--ranks", "6", "--nodes", "4"],
         "'none.json' cannot be read": ["prune", model, "--sparsity", "@none.json", *out, *data],
         "not 'frozn'": ["search", model, *out, "--mode", "frozn"],
+        "task.jsonl' is not a file": ["eval", model, *out, "--data", "task.jsonl"],
         "nothing' does not exist; pass a folder or a file": ["check-zeros", model, "nothing"],
         "'wonda'": ["compare", model, "--methods", "wonda", *half, *out],
         "not 'drfit'": ["demo", "--mode", "drfit"],

@@ -148,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
         compare,
         demo,
         dequantize,
+        evaluate,
         machine,
         perplexity,
         plan,
@@ -181,6 +182,8 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, name=name, over_ranks=False, alone="runs in one process;")
         return sub
 
-    for part in (prune, allocate, dequantize, perplexity, demo, machine, compare, bench, plan, targets, zeros, size):
+    before = (targets, plan, prune, allocate, dequantize)
+    after = (perplexity, evaluate, compare, size, zeros)
+    for part in (*before, *after, demo, machine, bench):
         part.add_commands(command)
     return parser

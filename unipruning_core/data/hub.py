@@ -30,7 +30,7 @@ def read_hub(source: str, split: str, column: str | None) -> tuple[Documents, Fo
     name = hub_name(source)
     split = name.test_split if split == "test" else split
     try:
-        with _quiet():
+        with quiet_libraries():
             rows = datasets.load_dataset(name.path, name=name.config, split=split, streaming=name.streaming)
             return _documents(rows.take(STREAMED_DOCUMENTS) if name.streaming else rows, source, column)
     except (DataError, MemoryError):
@@ -68,7 +68,7 @@ def read_saved(
 
     try:
         _check_names(folder)
-        with _quiet():
+        with quiet_libraries():
             saved = datasets.load_from_disk(str(folder))
             if isinstance(saved, datasets.DatasetDict):
                 saved = saved[_split_of(list(saved), source, split, default)]
@@ -116,7 +116,7 @@ def _split_of(splits: list[str], source: str, split: str | None, default: str) -
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """Silence the data set libraries' progress bars and advice; the command line has its own."""
     import datasets
     import huggingface_hub.utils as hub

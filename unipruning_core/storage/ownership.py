@@ -40,7 +40,7 @@ LARGEST_LOCK = 4096  # bytes
 UNSUPPORTED = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 PATIENCE = 20  # tries, a twentieth of a second apart, until a file that another command is making or removing is clear
 
-Kind = Literal["run", "checkpoint", "comparison", "demo", "scratch"]
+Kind = Literal["run", "checkpoint", "comparison", "evaluation", "demo", "scratch"]
 
 
 def mark(folder: Path, kind: Kind) -> None:
