@@ -51,6 +51,7 @@ setup(
         "tqdm>=4.60",
         "huggingface_hub>=0.25",
         "filelock>=3.12",
+        "PyYAML>=6",
     ],
     extras_require={
         "cuda": ["triton>=3.6,<4; platform_system == 'Linux'"],

@@ -38,6 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "jobs": {"storage", "distributed", "sparsity", "models", "data", "search", "projection"},
     "tuning": {"storage", "models", "projection"},
     "evaluation": {"storage", "models", "data", "jobs"},
+    "sharing": {"storage", "models", "projection"},
     "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
     "compare": {
         *("storage", "distributed", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools")
@@ -45,7 +46,7 @@ ROOMS: dict[str, set[str]] = {
     "testing": set(),
     "cli": {
         *("storage", "distributed", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare"),
-        *("evaluation", "testing"),
+        *("evaluation", "sharing", "testing"),
     },
 }
 CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}
@@ -74,6 +75,8 @@ EXTRA = {
     "unipruning_core/tools/size.py": {"pyarrow"},
     # tasks are those of lm-eval, which only they need
     "unipruning_core/evaluation/harness.py": {"lm_eval"},
+    # cards begin with YAML
+    "unipruning_core/projection/card.py": {"yaml"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

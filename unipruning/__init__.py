@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from unipruning_core.search.modes.feedback import FeedbackSettings
     from unipruning_core.search.modes.frozen import FrozenSettings
     from unipruning_core.search.run_folder import Run
+    from unipruning_core.sharing.push import push
     from unipruning_core.sparsity.budget import Budget
     from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
     from unipruning_core.tools.zeros.check import check_zeros
@@ -55,6 +56,7 @@ _HOMES = {
     "FeedbackSettings": "search.modes.feedback",
     "FrozenSettings": "search.modes.frozen",
     "Run": "search.run_folder",
+    "push": "sharing.push",
     "Sparsity": "sparsity.parse",
     "Budget": "sparsity.budget",
     "parse_sparsity": "sparsity.parse",
@@ -92,6 +94,7 @@ __all__ = [
     "perplexity",
     "project",
     "prune",
+    "push",
     "read_masks",
     "record_tuned",
     "search",

@@ -47,6 +47,8 @@ def test_every_command_teaches_by_example():
         "project",
         "perplexity",
         "eval",
+        "card",
+        "push",
         "compare",
         "compare-sparsegpt",
         "allocate",

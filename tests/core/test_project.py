@@ -98,7 +98,7 @@ def test_all_that_is_no_target_stays_byte_for_byte(model, models, tmp_path):
     scores = FakeScores(checkpoint)
     project(checkpoint, scores, parsed("60%"), tmp_path / "out", BACKEND)
     before, after = content(checkpoint.folder), content(tmp_path / "out")
-    assert after.keys() - before.keys() == {"unipruning.masks", "unipruning.json"}
+    assert after.keys() - before.keys() == {"unipruning.masks", "unipruning.json", "README.md"}
     assert before.keys() <= after.keys()
     shards = {shard.name for shard in checkpoint.shards}
     assert all(after[name] == before[name] for name in before.keys() - shards)

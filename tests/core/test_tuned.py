@@ -75,6 +75,7 @@ def test_the_record_is_of_the_tuned_weights(pruned, copy):
     unipruning.record_tuned(pruned, copy, False)
     before, after, checkpoint = read_report(pruned), read_report(copy), Checkpoint.open(copy)
     assert after["tuned"] is True
+    assert "the kept ones were trained afterwards" in (copy / "README.md").read_text()
     assert "tuned" not in before
     for name in ("provenance", "sparsity", "model_fingerprint", "masks_sha256"):
         assert after[name] == before[name]
@@ -82,6 +83,12 @@ def test_the_record_is_of_the_tuned_weights(pruned, copy):
         weight, counts = checkpoint.read_target(target), after["matrices"][target.name]
         assert counts["sha256"] == digest_of(weight) != before["matrices"][target.name]["sha256"]
         assert counts["zero_share"] == float((weight == 0).double().mean())
+
+
+def test_a_card_of_ones_own_is_kept(pruned, copy):
+    (copy / "README.md").write_text("mine")
+    unipruning.record_tuned(pruned, copy, False)
+    assert (copy / "README.md").read_text() == "mine"
 
 
 def test_a_tuned_folder_can_be_tuned_further(pruned, copy, tmp_path):

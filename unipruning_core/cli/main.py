@@ -153,6 +153,7 @@ def build_parser() -> argparse.ArgumentParser:
         perplexity,
         plan,
         prune,
+        share,
         size,
         targets,
         zeros,
@@ -183,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     before = (targets, plan, prune, allocate, dequantize)
-    after = (perplexity, evaluate, compare, size, zeros)
+    after = (perplexity, evaluate, compare, size, zeros, share)
     for part in (*before, *after, demo, machine, bench):
         part.add_commands(command)
     return parser

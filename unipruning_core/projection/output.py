@@ -17,6 +17,7 @@ from torch import Tensor
 from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
+from unipruning_core.projection.card import write_card
 from unipruning_core.projection.counts import INTEGERS, PIECE, kept, nonzero
 from unipruning_core.projection.empty import Empty
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes
@@ -174,13 +175,13 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
         return {"weights": self.model_weights, "pruned": pruned, "sparsity": pruned / self.model_weights}
 
     def write_report(self, **about: object) -> None:
-        """Describe this folder, without time or host, so that two runs write the same bytes."""
+        """Describe this folder, in a card too, without time or host, so that two runs write the same bytes."""
         report = {
             "sparsity": str(self.sparsity),
             **about,
             MASKS: self._masks.sha256,  # type: ignore[union-attr]  # written by the first rank alone
             "overall": {**self.overall.as_json(), MODEL: self._of_model},
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
-            "written": sorted(self.names),
         }
-        write_report(self.folder, report)
+        write_card(self.folder, report, self.names)
+        write_report(self.folder, {**report, "written": sorted(self.names)})

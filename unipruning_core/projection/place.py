@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.errors import OutputError
 from unipruning_core.progress import Progress
+from unipruning_core.projection.card import BASE_CARD_FILE, CARD_FILE
 from unipruning_core.projection.mask_file import EARLIER_MASK_FILE, MASK_FILE
 from unipruning_core.projection.report import REPORT_FILE, found_report
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
@@ -119,7 +120,8 @@ def claimed_output(
                 check_apart(out, what, [path])
             if out.exists() and not out.is_dir():
                 raise OutputError(f"output {str(out)!r} is a file; choose a folder that does not exist yet")
-            expected = [path.as_posix() for path in files] + [MASK_FILE, EARLIER_MASK_FILE, REPORT_FILE]
+            own = [MASK_FILE, EARLIER_MASK_FILE, REPORT_FILE, CARD_FILE, BASE_CARD_FILE]
+            expected = [path.as_posix() for path in files] + own
             # before anything is made in it, and again when nobody else can change it
             if not _is_begun(out):
                 _look_at(out, slugs_of(sparsities), expected, replace=overwrite)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress, as_progress
+from unipruning_core.projection.card import BASE_CARD_FILE, CARD_FILE, write_card
 from unipruning_core.projection.counts import nonzero
 from unipruning_core.projection.mask_file import MASK_FILE, MaskFile, read_masks
 from unipruning_core.projection.report import MASKS, REPORT_FILE, TUNED, read_report, write_report
@@ -24,6 +25,7 @@ def record_tuned(
 
     Every pruned weight is read and has to be zero.  The report keeps how the masks were found, says that the weights
     were tuned, and has the checksums and zeros of the tuned weights; ``read_masks`` reads the result like any other.
+    Where there is no model card, one is written too.
 
     Raises:
         CheckpointError: a folder is incomplete, a matrix is missing, or a pruned weight is not zero.
@@ -45,6 +47,10 @@ def record_tuned(
         if source.resolve() != (tuned / MASK_FILE).resolve():
             shutil.copyfile(source, tuned / MASK_FILE)
         content = {**report, TUNED: True, MASKS: sha256(tuned / MASK_FILE), "overall": overall, "matrices": matrices}
+        if not (tuned / CARD_FILE).exists():
+            if (pruned / BASE_CARD_FILE).is_file():
+                shutil.copyfile(pruned / BASE_CARD_FILE, tuned / BASE_CARD_FILE)
+            write_card(tuned, content, [])
         # the rest was written by whoever trained
         write_report(tuned, {**content, "written": [MASK_FILE, REPORT_FILE]})
 

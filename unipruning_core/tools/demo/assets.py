@@ -65,7 +65,12 @@ EVALUATION_TEXT = Member(
     "d53fe0aeadf3355eb5d32b48bf8691575244c31caccae88ed46be8e1b40209c7",
 )
 
-MODEL_README = f"""# SmolLM2-135M-Instruct, dequantised
+MODEL_README = f"""---
+license: apache-2.0
+language: en
+---
+
+# SmolLM2-135M-Instruct, dequantised
 
 Weights and tokenizer of `{SMOLLM2_GGUF.path}` (Q4_1) in the package `{SMOLLM2_WHEEL.requirement}`, dequantised and
 stored as bfloat16.  The model is SmolLM2-135M-Instruct by Hugging Face, licence Apache-2.0, and so is this copy.
