@@ -39,6 +39,7 @@ ROOMS: dict[str, set[str]] = {
     "tuning": {"storage", "models", "projection"},
     "evaluation": {"storage", "models", "data", "jobs"},
     "sharing": {"storage", "models", "projection"},
+    "export": {"storage", "sparsity", "models", "projection"},
     "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
     "compare": {
         *("storage", "distributed", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools")
@@ -46,7 +47,7 @@ ROOMS: dict[str, set[str]] = {
     "testing": set(),
     "cli": {
         *("storage", "distributed", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare"),
-        *("evaluation", "sharing", "testing"),
+        *("evaluation", "export", "sharing", "testing"),
     },
 }
 CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}

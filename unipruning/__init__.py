@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from unipruning_core.data.perplexity import Perplexity
     from unipruning_core.errors import UnipruningError
     from unipruning_core.evaluation.job import Evaluation, evaluate
+    from unipruning_core.export.job import Exported, export
+    from unipruning_core.export.unpacked import unpack
     from unipruning_core.jobs.api import prune, search
     from unipruning_core.jobs.found_scores import FoundScores
     from unipruning_core.jobs.results import perplexity, project
@@ -42,6 +44,9 @@ _HOMES = {
     "UnipruningError": "errors",
     "Evaluation": "evaluation.job",
     "evaluate": "evaluation.job",
+    "Exported": "export.job",
+    "export": "export.job",
+    "unpack": "export.unpacked",
     "perplexity": "jobs.results",
     "project": "jobs.results",
     "prune": "jobs.api",
@@ -73,6 +78,7 @@ __all__ = [
     "CoupledSettings",
     "DriftSettings",
     "Evaluation",
+    "Exported",
     "FeedbackSettings",
     "FoundScores",
     "FrozenSettings",
@@ -88,6 +94,7 @@ __all__ = [
     "check_zeros",
     "compare",
     "evaluate",
+    "export",
     "hold_masks",
     "merge_lora",
     "parse_sparsity",
@@ -98,6 +105,7 @@ __all__ = [
     "read_masks",
     "record_tuned",
     "search",
+    "unpack",
 ]
 
 

@@ -1,4 +1,4 @@
-"""UniPruning's device-neutral core; these four names are what a backend plugin needs.
+"""UniPruning's device-neutral core; these names are what a plugin needs.
 
 They are resolved on first use, so that a command reaches its own error handling before anything else is imported.
 """
@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend, BackendSpec, Probe
+    from unipruning_core.exporter import ExporterSpec
     from unipruning_core.hookspecs import hookimpl
 
-__all__ = ["Backend", "BackendSpec", "Probe", "hookimpl"]
+_HOMES = {
+    "Backend": "backend",
+    "BackendSpec": "backend",
+    "ExporterSpec": "exporter",
+    "Probe": "backend",
+    "hookimpl": "hookspecs",
+}
+
+__all__ = ["Backend", "BackendSpec", "ExporterSpec", "Probe", "hookimpl"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"unipruning_core.{'hookspecs' if name == 'hookimpl' else 'backend'}"), name)
+    return getattr(import_module(f"unipruning_core.{_HOMES[name]}"), name)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Any, cast
 
 import pluggy
 
@@ -30,20 +31,14 @@ class Catalogue:
         self.specs: dict[str, BackendSpec] = {}
         self.places: dict[str, str] = {}  # what the entry point of each names: a module, or something in one
         self.broken: dict[str, Exception] = {}
-        manager = new_manager()
-        # an editable install beside an egg-info lists each point twice
-        points = {(point.name, point.value): point for point in entry_points(group=ENTRY_POINT_GROUP)}
-        for (name, _), point in sorted(points.items()):
-            try:
-                spec = described_by(point.load(), manager)
-            # one bad plugin must not take the others, or the command, down with it
-            except Exception as error:
-                self.broken[name] = error
+        for name, place, spec in installed(ENTRY_POINT_GROUP, described_by):
+            if isinstance(spec, Exception):
+                self.broken[name] = spec
                 continue
             if spec.name in self.specs:
                 raise BackendUnavailableError(spec.name, "two installed plugins provide it; uninstall one")
             self.specs[spec.name] = spec
-            self.places[spec.name] = point.value
+            self.places[spec.name] = place
 
     def select(self, requested: str | None = None, device_type: str | None = None) -> Backend:
         """Load the requested backend: by argument, else by environment variable, else "auto".
@@ -79,11 +74,7 @@ class Catalogue:
 
     def probe(self, spec: BackendSpec) -> Probe:
         """Ask a backend whether it can run here; a probe that raises counts as a no."""
-        try:
-            return spec.probe()
-        # the contract forbids raising, but a third party's mistake must not end the command
-        except Exception as error:
-            return Probe(False, f"its probe failed: {error}")
+        return asked(spec.probe)
 
     def _best(self, device_type: str | None) -> BackendSpec:
         probes: dict[str, Probe] = {}
@@ -107,17 +98,48 @@ class Catalogue:
         return cast("Backend", getattr(importlib.import_module(module), attribute)())
 
 
+def installed(
+    group: str, describe: Callable[[object, pluggy.PluginManager], Any]
+) -> Iterator[tuple[str, str, Any | Exception]]:
+    """Yield the name of each entry point of a group, what it names, and its manifest, or why there is none."""
+    manager = new_manager()
+    # an editable install beside an egg-info lists each point twice
+    points = {(point.name, point.value): point for point in entry_points(group=group)}
+    for (name, place), point in sorted(points.items()):
+        try:
+            manifest = describe(point.load(), manager)
+        # one bad plugin must not take the others, or the command, down with it
+        except Exception as error:
+            yield name, place, error
+        else:
+            yield name, place, manifest
+
+
+def asked(probe: Callable[[], Probe]) -> Probe:
+    """Return the answer of a probe; one that raises counts as a no."""
+    try:
+        return probe()
+    # the contract forbids raising, but a third party's mistake must not end the command
+    except Exception as error:
+        return Probe(False, f"its probe failed: {error}")
+
+
 def new_manager() -> pluggy.PluginManager:
-    """Return a plugin host that knows the hook."""
+    """Return a plugin host that knows the hooks."""
     manager = pluggy.PluginManager("unipruning")
     manager.add_hookspecs(hookspecs)
     return manager
 
 
 def described_by(plugin: object, manager: pluggy.PluginManager) -> BackendSpec:
-    """Return the manifest of a plugin, which is registered in ``manager`` from then on."""
+    """Return the manifest of a backend, whose plugin is registered in ``manager`` from then on."""
+    return cast("BackendSpec", answer_of(plugin, manager, "unipruning_backend"))
+
+
+def answer_of(plugin: object, manager: pluggy.PluginManager, hook: str) -> Any:
+    """Register a plugin, and return what its own implementation of a hook answers."""
     manager.register(plugin)
-    for implementation in manager.hook.unipruning_backend.get_hookimpls():
+    for implementation in getattr(manager.hook, hook).get_hookimpls():
         if implementation.plugin is plugin:
-            return cast("BackendSpec", implementation.function())
-    raise AttributeError("it implements no unipruning_backend hook")
+            return implementation.function()
+    raise AttributeError(f"it implements no {hook} hook")

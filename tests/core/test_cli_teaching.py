@@ -55,6 +55,8 @@ def test_every_command_teaches_by_example():
         "dequantize",
         "check-zeros",
         "size",
+        "export",
+        "unpack",
         "plan",
         "targets",
         "bench",

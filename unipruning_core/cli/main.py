@@ -149,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
         demo,
         dequantize,
         evaluate,
+        export,
         machine,
         perplexity,
         plan,
@@ -184,7 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     before = (targets, plan, prune, allocate, dequantize)
-    after = (perplexity, evaluate, compare, size, zeros, share)
+    after = (perplexity, evaluate, compare, size, zeros, export, share)
     for part in (*before, *after, demo, machine, bench):
         part.add_commands(command)
     return parser

@@ -50,6 +50,17 @@ def check_space(out: Path, wanted: int) -> None:
         )
 
 
+def check_new(out: Path) -> None:
+    """Refuse an output folder that exists.
+
+    Raises:
+        OutputError: it does.
+    """
+    with errors_as_output_errors(out):
+        if os.path.lexists(out):
+            raise OutputError(f"output {str(out)!r} exists; choose a folder that does not exist yet")
+
+
 def check_apart(out: Path, what: str, paths: Iterable[Path]) -> None:
     """Refuse an output that is, contains or lies in one of ``paths``, through links too; ``what`` they are, to say so.
 

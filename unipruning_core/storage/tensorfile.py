@@ -154,7 +154,16 @@ def _header_bytes(file: BinaryIO, size: int) -> bytes:
     return file.read(length)
 
 
-def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+def parse_header(text: bytes, path: Path) -> dict[str, TensorInfo]:
+    """Return the tensors of a header, in byte order, for a file that is yet to be written.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    return _parse(text, path, None)[0]
+
+
+def _parse(text: bytes, path: Path, size: int | None) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     header = parse_json(text)
     if not isinstance(header, dict):
         raise ValueError("the header is not a JSON object")
@@ -172,7 +181,7 @@ def _parse(text: bytes, path: Path, size: int) -> tuple[dict[str, TensorInfo], d
             fault = "overlaps another tensor" if info.start < position else "comes after a gap"
             raise ValueError(f"tensor {name!r} {fault}")
         position = info.end
-    if position != size:
+    if size is not None and position != size:
         raise ValueError(f"the header describes {position} bytes, but the file has {size}")
     return dict(tensors), metadata
 

@@ -1,0 +1,1 @@
+"""Pruned checkpoints in other formats: the plugins that write them, and the ones that come with the core."""

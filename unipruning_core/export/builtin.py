@@ -1,0 +1,49 @@
+"""The formats that come with the core, described; what each needs is imported when it is chosen."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+from unipruning_core.backend import Probe
+from unipruning_core.exporter import ExporterSpec
+from unipruning_core.hookspecs import hookimpl
+
+HERE = "unipruning_core.export"
+NO_RUNTIME = "nothing: no runtime skips these zeros"
+
+
+def _plugin(spec: ExporterSpec) -> SimpleNamespace:
+    return SimpleNamespace(unipruning_exporter=hookimpl(lambda: spec))
+
+
+def _needs_nothing() -> Probe:
+    return Probe(True, "needs nothing more")
+
+
+def _needs(module: str, package: str) -> Probe:
+    if find_spec(module) is None:
+        return Probe(False, f"it needs the package {package}, which is not installed; pip install {package}")
+    return Probe(True, f"the package {package} is installed")
+
+
+safetensors = _plugin(
+    ExporterSpec(
+        "safetensors",
+        "a copy of the checkpoint without masks and report",
+        "nothing: zeros are stored as zeros",
+        NO_RUNTIME,
+        f"{HERE}.copied:Copied",
+        _needs_nothing,
+    )
+)
+packed = _plugin(
+    ExporterSpec(
+        "packed",
+        "masks and kept values, from which 'unipruning unpack' makes the same bytes again",
+        "the file: a bit a weight, 0.75 for 2:4, and the kept values",
+        "nothing: it is for storing and sending, and no runtime reads it",
+        f"{HERE}.packed:Packed",
+        _needs_nothing,
+    )
+)
