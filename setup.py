@@ -14,7 +14,7 @@ PACKAGES = {
     "unipruning_npu": "backends/npu/unipruning_npu",
     "unipruning_kernels": "kernels/unipruning_kernels",
 }
-FORMATS = ["packed", "safetensors"]  # of export, described in one module
+FORMATS = ["gguf", "packed", "safetensors"]  # of export, described in one module
 
 setup(
     name="unipruning",
@@ -61,7 +61,7 @@ setup(
         "plot": ["matplotlib>=3.8"],
         "tune": ["peft>=0.18", "accelerate>=1"],  # Trainer needs the second
         "many": ["accelerate>=1"],  # a model over several devices
-        "export": ["gguf>=0.10"],  # reads and writes GGUF
+        "export": ["gguf>=0.10", "sentencepiece>=0.2"],  # GGUF, and the scores of some tokenizers in it
         "demo": ["gguf>=0.10", "transformers>=5"],
         "dev": [
             "pytest>=8",
@@ -72,6 +72,7 @@ setup(
             "typos>=1.29",
             "build>=1.2",
             "gguf>=0.10",
+            "sentencepiece>=0.2",
             "accelerate>=1",
             "peft>=0.18",
             "lm-eval>=0.4.13",

@@ -66,6 +66,10 @@ EXTRA = {
     "unipruning_core/tools/demo/assets.py": {"gguf", "filelock"},
     # results in GGUF are read only where somebody has one
     "unipruning_core/tools/zeros/gguf_file.py": {"gguf"},
+    # and written only where somebody asks for one
+    "unipruning_core/export/gguf_file.py": {"gguf"},
+    "unipruning_core/export/gguf_model.py": {"gguf"},
+    "unipruning_core/export/gguf_tokenizer.py": {"gguf"},
     # only the picture of a benchmark needs it, and says so where it is missing
     "unipruning_core/tools/bench/plot.py": {"matplotlib"},
     # what datasets reads tables with; a local one needs no more of datasets, whose import takes far longer

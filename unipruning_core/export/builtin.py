@@ -37,6 +37,18 @@ safetensors = _plugin(
         _needs_nothing,
     )
 )
+gguf = _plugin(
+    ExporterSpec(
+        "gguf",
+        "one file for llama.cpp, of llama, mistral, qwen2 and qwen3",
+        "nothing: codes of zeros take as many bits as others",
+        NO_RUNTIME,
+        f"{HERE}.gguf_file:Gguf",
+        lambda: _needs("gguf", "gguf"),
+        ("auto", "F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_0", "MXFP4", "Q5_1", "Q4_1"),
+        frozenset(("Q5_1", "Q4_1")),
+    )
+)
 packed = _plugin(
     ExporterSpec(
         "packed",
