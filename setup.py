@@ -14,7 +14,7 @@ PACKAGES = {
     "unipruning_npu": "backends/npu/unipruning_npu",
     "unipruning_kernels": "kernels/unipruning_kernels",
 }
-FORMATS = ["gguf", "packed", "safetensors"]  # of export, described in one module
+FORMATS = ["gguf", "packed", "safetensors", "semi-structured"]  # of export, described in one module
 
 setup(
     name="unipruning",
@@ -82,6 +82,8 @@ setup(
     entry_points={
         "console_scripts": ["unipruning = unipruning_core.cli.main:main"],
         "unipruning.backends": ["cpu = unipruning_cpu", "cuda = unipruning_cuda", "npu = unipruning_npu"],
-        "unipruning.exporters": [f"{name} = unipruning_core.export.builtin:{name}" for name in FORMATS],
+        "unipruning.exporters": [
+            f"{name} = unipruning_core.export.builtin:{name.replace('-', '_')}" for name in FORMATS
+        ],
     },
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from unipruning_core.errors import UnipruningError
     from unipruning_core.evaluation.job import Evaluation, evaluate
     from unipruning_core.export.job import Exported, export
+    from unipruning_core.export.semi_structured import load_semi_structured
     from unipruning_core.export.unpacked import unpack
     from unipruning_core.jobs.api import prune, search
     from unipruning_core.jobs.found_scores import FoundScores
@@ -46,6 +47,7 @@ _HOMES = {
     "evaluate": "evaluation.job",
     "Exported": "export.job",
     "export": "export.job",
+    "load_semi_structured": "export.semi_structured",
     "unpack": "export.unpacked",
     "perplexity": "jobs.results",
     "project": "jobs.results",
@@ -96,6 +98,7 @@ __all__ = [
     "evaluate",
     "export",
     "hold_masks",
+    "load_semi_structured",
     "merge_lora",
     "parse_sparsity",
     "perplexity",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE = 1 << 17  # elements
+HALF = (2, 4)  # what semi-structured formats keep
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -26,3 +27,9 @@ def nonzero(values: Tensor) -> int:
 def kept(mask: Tensor) -> int:
     """Return how many elements of a bool tensor on the host are True."""
     return int(np.count_nonzero(mask.numpy()))
+
+
+def is_half(mask: Tensor) -> bool:
+    """Return whether a mask, (out, in), keeps at most two of every four inputs."""
+    most, group = HALF
+    return mask.shape[1] % group == 0 and bool((mask.view(-1, group).sum(dim=1) <= most).all())

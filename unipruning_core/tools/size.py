@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unipruning_core.projection.counts import HALF, is_half
 from unipruning_core.projection.mask_file import packed_bytes, read_masks
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.tensorfile import read_tensor
@@ -21,7 +22,6 @@ SCHEMA = "unipruning-size-1"
 MEASURED, COUNTED, ARITHMETIC = "measured", "counted", "arithmetic"
 LEVEL = 3  # of zstd, its own default
 PIECE = 1 << 24  # bytes that are compressed together
-HALF = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def sizes_of(folder: Path, progress: Progress) -> Sizes:
                 here, holds = pattern.keep(target.size), pattern.n <= HALF[0]
             else:
                 mask = masks.read(target.name)
-                here, holds = int(mask.sum()), _is_half(mask)
+                here, holds = int(mask.sum()), is_half(mask)
             kept += here
             packed += packed_bytes(target.shape, pattern) + here * each
             # of every four weights two values, and two bits for the place of each
@@ -141,12 +141,6 @@ def sizes_of(folder: Path, progress: Progress) -> Sizes:
             rows.append(Row(form.name, ARITHMETIC, inside, others + inside, missing))
     weights = sum(target.size for target in masks.targets)
     return Sizes(str(folder), len(masks.targets), weights, kept, tuple(rows), left_out)
-
-
-def _is_half(mask: Tensor) -> bool:
-    """Return whether a mask, (out, in), keeps at most two of every four inputs."""
-    kept, group = HALF
-    return mask.shape[1] % group == 0 and bool((mask.view(-1, group).sum(dim=1) <= kept).all())
 
 
 def _bytes(form: Format, target: Target) -> int | None:
