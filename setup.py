@@ -14,7 +14,8 @@ PACKAGES = {
     "unipruning_npu": "backends/npu/unipruning_npu",
     "unipruning_kernels": "kernels/unipruning_kernels",
 }
-FORMATS = ["gguf", "packed", "safetensors", "semi-structured"]  # of export, described in one module
+# of export, described in one module
+FORMATS = ["compressed-tensors", "gguf", "packed", "safetensors", "semi-structured"]
 
 setup(
     name="unipruning",
@@ -61,7 +62,8 @@ setup(
         "plot": ["matplotlib>=3.8"],
         "tune": ["peft>=0.18", "accelerate>=1"],  # Trainer needs the second
         "many": ["accelerate>=1"],  # a model over several devices
-        "export": ["gguf>=0.10", "sentencepiece>=0.2"],  # GGUF, and the scores of some tokenizers in it
+        # GGUF, the scores of some tokenizers in it, and the newest layouts of codes
+        "export": ["gguf>=0.10", "sentencepiece>=0.2", "compressed-tensors>=0.20"],
         "demo": ["gguf>=0.10", "transformers>=5"],
         "dev": [
             "pytest>=8",
@@ -73,6 +75,7 @@ setup(
             "build>=1.2",
             "gguf>=0.10",
             "sentencepiece>=0.2",
+            "compressed-tensors>=0.20",
             "accelerate>=1",
             "peft>=0.18",
             "lm-eval>=0.4.13",

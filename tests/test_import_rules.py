@@ -82,6 +82,8 @@ EXTRA = {
     "unipruning_core/evaluation/harness.py": {"lm_eval"},
     # cards begin with YAML
     "unipruning_core/projection/card.py": {"yaml"},
+    # whose own arithmetic makes its codes
+    "unipruning_core/export/compressed.py": {"compressed_tensors"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

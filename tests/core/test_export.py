@@ -93,7 +93,8 @@ def test_a_format_of_a_third_party_is_listed_and_writes(third_party, pruned, tmp
 
 
 def test_the_format_of_the_documentation_works(third_party, pruned, tmp_path, monkeypatch):
-    text = (Path(__file__).parents[2] / "docs" / "after-pruning.md").read_text().partition("### A format of your own")[2]
+    document = (Path(__file__).parents[2] / "docs" / "after-pruning.md").read_text()
+    text = document.partition("### A format of your own")[2]
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)):
         module = ModuleType(["my_package", "my_package.counts"][number])
         exec(code, module.__dict__)

@@ -37,6 +37,17 @@ safetensors = _plugin(
         _needs_nothing,
     )
 )
+compressed_tensors = _plugin(
+    ExporterSpec(
+        "compressed-tensors",
+        "codes of 8 or 4 bits with exact zeros, rounded to the nearest, for vLLM and transformers",
+        "nothing: codes of zeros take as many bits as others",
+        NO_RUNTIME,
+        f"{HERE}.compressed:Compressed",
+        lambda: _needs("compressed_tensors", "compressed-tensors"),
+        ("W8A16", "W4A16", "W8A8", "FP8_DYNAMIC"),
+    )
+)
 gguf = _plugin(
     ExporterSpec(
         "gguf",
