@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import email
+import json
 from collections.abc import Iterator
 from email.message import Message
 from zipfile import ZipFile
@@ -114,6 +115,14 @@ def test_console_script_is_the_command_line(entry_points):
 def test_entry_points_name_the_three_backends(entry_points):
     expected = {"cpu": "unipruning_cpu", "cuda": "unipruning_cuda", "npu": "unipruning_npu"}
     assert dict(entry_points["unipruning.backends"]) == expected
+
+
+def test_entry_points_of_formats_name_what_the_core_describes(entry_points, scratch_python, tmp_path):
+    expected = {"compressed-tensors", "gguf", "packed", "safetensors", "semi-structured"}
+    assert set(entry_points["unipruning.exporters"]) == expected
+    listed = call(scratch_python, "-m", "unipruning_core.cli", "export", "--json", cwd=tmp_path)
+    formats = json.loads(listed.stdout)
+    assert ({row["name"] for row in formats["formats"]}, formats["broken"]) == (expected, {})
 
 
 def test_suite_is_not_loaded_into_every_pytest_run(entry_points):
