@@ -6,6 +6,8 @@ import errno
 from collections.abc import Iterator
 from os import PathLike, fspath
 
+from unipruning_core.spelling import did_you_mean
+
 # what helps against an error of the machine, whatever the file in question is for
 REMEDIES = {
     errno.ENOSPC: "free some space there",
@@ -34,7 +36,8 @@ class BackendNotFoundError(UnipruningError):
     """No installed plugin provides the requested backend."""
 
     def __init__(self, name: str, known: list[str]) -> None:
-        super().__init__(f"no backend is called {name!r}; installed: {', '.join(known) or 'none'}")
+        listed = ", ".join(known) or "none"
+        super().__init__(f"no backend is called {name!r}; installed: {listed}{did_you_mean(name, known)}")
 
 
 class BackendUnavailableError(UnipruningError):

@@ -11,6 +11,7 @@ from unipruning_core.backend import Backend
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.outline import outline
 from unipruning_core.registry import Catalogue
+from unipruning_core.spelling import did_you_mean
 from unipruning_core.tools.bench.baseline import BASELINES, check_compiler_cache
 from unipruning_core.tools.bench.cases import PATTERN
 from unipruning_core.tools.bench.run import Bench, known_operations
@@ -32,13 +33,15 @@ def choose_bench(options: argparse.Namespace) -> Bench:
     known = known_operations()
     for operation in options.operations:
         if operation not in known:
-            raise ConfigError(f"operation {operation!r} cannot be measured; choose from {', '.join(known)}")
+            hint = did_you_mean(operation, known)
+            raise ConfigError(f"operation {operation!r} cannot be measured; choose from {', '.join(known)}{hint}")
     names = options.dtype.split(",")
     for name in names:
         if name not in DTYPES:
-            raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {name!r}")
+            raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {name!r}{did_you_mean(name, DTYPES)}")
     if options.baseline not in (None, *BASELINES):
-        raise ConfigError(f"--baseline must be one of {', '.join(BASELINES)}, not {options.baseline!r}")
+        hint = did_you_mean(options.baseline, BASELINES)
+        raise ConfigError(f"--baseline must be one of {', '.join(BASELINES)}, not {options.baseline!r}{hint}")
     if options.baseline == "compile":
         check_compiler_cache()
     if options.repeat < FEWEST_SAMPLES:

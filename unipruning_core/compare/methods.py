@@ -14,6 +14,7 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity, parse_sparsity
+from unipruning_core.spelling import did_you_mean
 from unipruning_core.storage.documents import quoted
 
 BUDGETS = ("matrix", "row", "global", "model")
@@ -182,10 +183,11 @@ def parse_method(text: str) -> Method:
     head, *assignments = re.split(r":(?=\w+=)", text)
     name, slash, budget = head.partition("/")
     if name not in SPECS:
-        raise ConfigError(f"method must be one of {', '.join(SPECS)}, not {name!r}")
+        raise ConfigError(f"method must be one of {', '.join(SPECS)}, not {name!r}{did_you_mean(name, SPECS)}")
     spec = SPECS[name]
     if slash and budget not in spec.budgets:
-        raise ConfigError(f"the budget of {name!r} must be one of {', '.join(spec.budgets)}, not {budget!r}")
+        hint = did_you_mean(budget, spec.budgets)
+        raise ConfigError(f"the budget of {name!r} must be one of {', '.join(spec.budgets)}, not {budget!r}{hint}")
     overrides: dict[str, str] = {}
     for assignment in assignments:
         key, _, value = assignment.partition("=")
@@ -224,7 +226,8 @@ def parse_methods(texts: Iterable[str], presets: Iterable[str]) -> tuple[list[Me
     remarks: dict[str, str] = {}
     for preset in presets:
         if preset not in PRESETS:
-            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}")
+            hint = did_you_mean(preset, PRESETS)
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}{hint}")
         for text, remark in PRESETS[preset]:
             methods.append(parse_method(text))
             if remark:

@@ -7,6 +7,7 @@ from typing import Any
 
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.models.hub import HUB_ID, check_pinned
+from unipruning_core.spelling import did_you_mean
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -18,7 +19,7 @@ def check_dtype(dtype: str) -> None:
         ConfigError: it is none of ``DTYPES``.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+        raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {dtype!r}{did_you_mean(dtype, DTYPES)}")
 
 
 def check_outline(name: str, revision: str | None = None) -> None:
@@ -34,7 +35,7 @@ def check_outline(name: str, revision: str | None = None) -> None:
     if on_hub and not HUB_ID.fullmatch(name):
         raise CheckpointError(
             f"model {name!r} has no usable config: there is no such file or folder; pass a folder, a config.json, "
-            f"a hub id, or one of {', '.join(known)}"
+            f"a hub id, or one of {', '.join(known)}{did_you_mean(name, known)}"
         )
 
 

@@ -22,6 +22,7 @@ from unipruning_core.models.positions import positions_of
 from unipruning_core.models.remote_code import check_code_caches
 from unipruning_core.models.size import ModelSize
 from unipruning_core.models.targets import LeftOut, find_targets
+from unipruning_core.spelling import did_you_mean
 from unipruning_core.startup import collector_at_rest
 from unipruning_core.storage.checkpoint import Checkpoint, Target
 from unipruning_core.storage.config import check_bare_config
@@ -143,7 +144,8 @@ def load_config(name: str, *, trust_remote_code: bool = False, revision: str | N
         try:
             path = resolve_config(name, trust_remote_code=trust_remote_code, revision=revision)
         except CheckpointError as error:
-            raise CheckpointError(f"{error}; built in are {', '.join(known)}") from error
+            hint = did_you_mean(name, known)
+            raise CheckpointError(f"{error}; built in are {', '.join(known)}{hint}") from error
     file = path / CONFIG_FILE if there is None or stat.S_ISDIR(there) else path
     if mode_of(str(file), repr(name)) is None:
         raise CheckpointError(f"{name!r} has no {CONFIG_FILE}; check the path")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
 from unipruning_core.search.settings import Settings, bounds, checked, converted
+from unipruning_core.spelling import did_you_mean
 
 Kind = TypeVar("Kind")
 
@@ -72,7 +73,7 @@ def settings_of(mode: str | None, values: Mapping[str, Any]) -> Settings:
     """
     mode = DEFAULT_MODE if mode is None else mode
     if mode not in MODES:
-        raise ConfigError(f"--mode must be one of {', '.join(MODES)}, not {mode!r}")
+        raise ConfigError(f"--mode must be one of {', '.join(MODES)}, not {mode!r}{did_you_mean(mode, MODES)}")
     return built(MODES[mode], values, f"--mode {mode}")
 
 

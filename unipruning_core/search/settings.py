@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.metrics import METRICS
 from unipruning_core.sparsity.forms import Scope, SemiStructured, parse_pattern
+from unipruning_core.spelling import did_you_mean
 from unipruning_core.storage.documents import quoted
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def checked(item: Field[Any], value: Any, label: str) -> float | int | str:
     if not isinstance(value, numbers.get(kind, kind)) or isinstance(value, bool):
         raise ConfigError(f"{label} must be {called}, not {quoted(value)}")
     if (choices := item.metadata["choices"]) and value not in choices:
-        raise ConfigError(f"{label} must be one of {', '.join(choices)}, not {quoted(value)}")
+        hint = did_you_mean(str(value), choices)
+        raise ConfigError(f"{label} must be one of {', '.join(choices)}, not {quoted(value)}{hint}")
     if (interval := item.metadata["within"]) and not _lies_in(value, interval):
         published = item.metadata["published"]
         hint = "" if published is None else f"; the published value is {published:g}"

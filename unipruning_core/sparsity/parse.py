@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.sparsity.budget import Budget
-from unipruning_core.sparsity.forms import LARGEST_GROUP, SemiStructured, Unstructured, parse_pattern, parse_ratio
+from unipruning_core.sparsity.forms import (
+    LARGEST_GROUP,
+    Scope,
+    SemiStructured,
+    Unstructured,
+    parse_pattern,
+    parse_ratio,
+)
 from unipruning_core.sparsity.mix import Mix, parse_mix
+from unipruning_core.spelling import nearest
 
 if TYPE_CHECKING:
     from unipruning_core.storage.checkpoint import Target
@@ -28,11 +38,33 @@ def parse_sparsity(text: str) -> Sparsity:
         return parse_mix(text)
     if (parsed := parse_ratio(text) or parse_pattern(text)) is not None:
         return parsed
+    hint = f"; did you mean {meant}?" if (meant := _meant(text)) else ""
     raise ConfigError(
         f"sparsity {text!r} is neither a ratio below 100%, such as 60%, 37.5%/row, 70%/global or 50%/model,"
         f" nor N:M with N < M <= {LARGEST_GROUP}, such as 2:4, nor a budget file, such as @budget.json,"
-        " nor mixed patterns, such as 2:4+dense@45%"
+        f" nor mixed patterns, such as 2:4+dense@45%{hint}"
     )
+
+
+def looks_like_sparsity(text: str) -> bool:
+    """Return whether a word is meant as a sparsity, be it right or not: a number, a pattern, a ratio or a budget."""
+    return re.fullmatch(r"@.+|\S+@\S+%|[0-9.]+(%(/\S*)?)?|[0-9]+[:/][0-9]+", text) is not None
+
+
+def _meant(text: str) -> str | None:
+    """Return what was likely meant by a text that is no sparsity: 60% by 0.6 and 60, 2:4 by 2/4 and 4:2."""
+    if re.fullmatch(r"[0-9]{0,2}\.?[0-9]{1,9}", text) and (number := Fraction(text)) < 100:
+        return str(Unstructured(number if number < 1 else number / 100))
+    if numbers := re.fullmatch(r"([0-9]{1,3})[:/]([0-9]{1,3})", text):
+        pattern = ":".join(map(str, sorted(map(int, numbers.groups()))))
+        return pattern if parse_pattern(pattern) else None
+    ratio, slash, scope = text.replace(" ", "").partition("/")
+    if parse_ratio(ratio) is None:
+        return None
+    if not slash:
+        return ratio
+    close = nearest(scope, get_args(Scope)[1:])
+    return close and f"{ratio}/{close}"
 
 
 def check_fits(sparsity: Sparsity, targets: Sequence[Target], model_weights: int) -> None:
