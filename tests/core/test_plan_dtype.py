@@ -103,6 +103,6 @@ def test_the_help_of_both_has_the_same_default_metric(capsys):
     for command in ("plan", "search"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
-        texts.append(capsys.readouterr().out.partition("--metric ")[2].partition("--")[0])
-    assert texts[0].strip()
+        texts.append(capsys.readouterr().out.partition("\n  --metric ")[2].partition("\n  --")[0].split())
+    assert "(default:" in texts[0]
     assert texts[0] == texts[1]

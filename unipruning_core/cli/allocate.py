@@ -7,8 +7,16 @@ import os
 from functools import partial
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend, add_model_files, note_unused_dtype, progress_from
+from unipruning_core.cli.arguments import (
+    Command,
+    add_backend,
+    add_model_files,
+    add_sparsity,
+    note_unused_dtype,
+    progress_from,
+)
 from unipruning_core.cli.early import check_first
+from unipruning_core.cli.parser import OneSparsity
 from unipruning_core.errors import ConfigError, OutputError
 from unipruning_core.sparsity.allocation import check_multiple, parse_spread
 from unipruning_core.sparsity.forms import Unstructured
@@ -41,7 +49,8 @@ def add_commands(command: Command) -> None:
         "run_folder", type=Path, metavar="RUN", help="run folder that 'unipruning search' wrote for this model"
     )
     parser.add_argument("--scheme", required=True, choices=("owl", "fisher"), help="how to divide the ratio, see above")
-    parser.add_argument("--sparsity", required=True, metavar="S", help="sparsity ratio over all weights, such as 60%%")
+    about = "sparsity ratio over all weights, such as 60%%"
+    add_sparsity(parser, about, required=True, action=OneSparsity, metavar="S")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the budget file to write")
     parser.add_argument(
         "--spread",

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from unipruning_core.cli.parser import Sparsities
 from unipruning_core.data.sources import parse_weighted
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.choice import TargetChoice
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 Arguments = argparse._ActionsContainer  # a parser or a group of its options
 Command = Callable[..., Any]  # declares a command: name, handler, summary, details
 
-SPARSITY_HELP = """how much to prune; may be repeated: 60%%/matrix of each matrix, 60%%/row of each output row,
+SPARSITY_HELP = """how much to prune, one or more: 60%%/matrix of each matrix, 60%%/row of each output row,
 60%%/global of all matrices together, 60%%/model of all weights of the model, 60%% with the scope that suits the search,
 N:M such as 2:4, @FILE for a budget file, or mixed patterns such as 2:4+dense@45%%"""
 TEXT_HELP = """a .jsonl, .json, .csv, .tsv, .parquet or plain text file, compressed or not; a folder or pattern of such
@@ -48,6 +49,11 @@ def add_outline(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="a folder or file with a config, a hub id, or a built-in name; the error for a wrong one lists them",
     )
+
+
+def add_sparsity(parser: Arguments, about: str = SPARSITY_HELP, **named: Any) -> None:
+    """Add a sparsity or, for a command that takes several, those that follow one flag or each its own."""
+    parser.add_argument("--sparsity", **{"action": Sparsities, "metavar": "S [S ...]", "help": about, **named})
 
 
 def add_revision(parser: Arguments) -> None:
@@ -134,7 +140,7 @@ class Single(argparse.Action):
     """The name of a text that is read alone, where other commands mix those that are given."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        if getattr(namespace, self.dest) is not self.default:
+        if getattr(namespace, self.dest) not in (None, self.default):
             raise ConfigError(f"{option_string} takes one text, not several; run the command once for each")
         setattr(namespace, self.dest, values)
 

@@ -28,7 +28,9 @@ examples
 
 def add_commands(command: Command) -> None:
     parser = command("bench", _bench, "measure the operations of a backend, each checked before it is timed", DETAILS)
-    parser.add_argument("operations", nargs="*", metavar="OP", help="operations to measure, see --list (default: all)")
+    parser.add_argument(
+        "operations", nargs="*", default=[], metavar="OP", help="operations to measure, see --list (default: all)"
+    )
     parser.add_argument("--list", action="store_true", help="list the benchmarks and their minimum memory traffic")
     parser.add_argument(
         "--static", action="store_true", help="print the costs of the kernels that are known without a device"

@@ -12,6 +12,7 @@ from unipruning_core.cli.arguments import (
     add_calibration,
     add_flag,
     add_model,
+    add_sparsity,
     add_targets,
     add_text,
     calibration_from,
@@ -21,6 +22,7 @@ from unipruning_core.cli.arguments import (
     targets_from,
 )
 from unipruning_core.cli.early import check_first
+from unipruning_core.cli.parser import OneSparsity
 from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS, parse_methods, parse_ratios
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
@@ -70,9 +72,7 @@ def _add_compare(command: Command) -> None:
     parser.add_argument(
         "--preset", action="append", default=[], metavar="NAME", help=f"a list of methods: {', '.join(PRESETS)}"
     )
-    parser.add_argument(
-        "--sparsity", action="extend", nargs="+", required=True, metavar="S", help="60%% or N:M, one or more"
-    )
+    add_sparsity(parser, "60%% or N:M, one or more", required=True)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="folder for searches, evaluations and the table"
     )
@@ -115,7 +115,7 @@ def _add_sparsegpt(command: Command) -> None:
     summary = "prune with SparseGPT, which changes the kept weights"
     parser = command("compare-sparsegpt", _sparsegpt, summary, SPARSEGPT_DETAILS)
     add_model(parser)
-    parser.add_argument("--sparsity", required=True, metavar="S", help="60%% of each matrix, or N:M such as 2:4")
+    add_sparsity(parser, "60%% of each matrix, or N:M such as 2:4", required=True, action=OneSparsity, metavar="S")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     add_calibration(parser)
     add_targets(parser)

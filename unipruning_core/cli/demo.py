@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unipruning_core.cli.arguments import Command, add_backend, add_revision, progress_from
+from unipruning_core.cli.arguments import Command, add_backend, add_revision, add_sparsity, progress_from
 from unipruning_core.cli.early import check_first
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.choice import settings_of
@@ -24,9 +24,7 @@ def add_commands(command: Command) -> None:
     add_revision(parser)
     parser.add_argument("--data", help="use another calibration text: a file or a data set")
     parser.add_argument("--eval-data", help="use another evaluation text: a file or a data set")
-    parser.add_argument(
-        "--sparsity", action="append", help="sparsity to prune to; may be repeated (default: 50%%, 60%% and 2:4)"
-    )
+    add_sparsity(parser, "sparsities to prune to (default: 50%% 60%% 2:4)")
     parser.add_argument("--samples", type=int, default=32, help="calibration samples (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, default=512, help="tokens per calibration sample (default: %(default)s)")
     parser.add_argument(

@@ -29,7 +29,7 @@ def add_commands(command: Command) -> None:
         "--backend", default="cpu", help="a name listed by 'unipruning backends' (default: %(default)s)"
     )
     conform.add_argument(
-        "pytest_options", nargs="*", metavar="PYTEST_OPTION", help="options to pass to pytest, after --"
+        "pytest_options", nargs="*", default=[], metavar="PYTEST_OPTION", help="options to pass to pytest, after --"
     )
     doctor = command("doctor", _doctor, "report what this machine can do, and whether it does it right", DOCTOR_DETAILS)
     doctor.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")

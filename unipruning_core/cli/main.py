@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
 
+    from unipruning_core.cli.parser import Parser
+
 USAGE_ERROR = 2
 INTERRUPTED = 130
 SILENCE = 5.0  # seconds that a process leaves to the one that tells of the same error
@@ -120,7 +122,9 @@ def _run(argv: list[str]) -> int:
     command = next((position for position, word in enumerate(argv) if not word.startswith("-")), None)
     if command is not None:
         argv[command] = EARLIER_NAMES.get(argv[command], argv[command])
-    options = build_parser().parse_args(argv)
+    from unipruning_core.cli.parser import parsed
+
+    options = parsed(build_parser(), argv)
     os.getcwd()  # libraries end the process, or find nothing, in a folder that is gone
     logging.basicConfig(format="%(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
@@ -137,7 +141,7 @@ def _run(argv: list[str]) -> int:
         return int(options.run(options))
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Return the parser of all commands and their options."""
     import argparse
     from importlib.metadata import version
@@ -159,10 +163,9 @@ def build_parser() -> argparse.ArgumentParser:
         targets,
         zeros,
     )
+    from unipruning_core.cli.parser import Parser
 
-    parser = argparse.ArgumentParser(
-        "unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser("unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"unipruning {version('unipruning')}")
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error came from, before the sentence about it"
@@ -182,6 +185,7 @@ def build_parser() -> argparse.ArgumentParser:
             "-q", "--quiet", action="store_true", help="no progress and no notes: results and errors alone"
         )
         sub.set_defaults(run=run, name=name, over_ranks=False, alone="runs in one process;")
+        parser.commands[name] = sub
         return sub
 
     before = (targets, plan, prune, allocate, dequantize)

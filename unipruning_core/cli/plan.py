@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.cli.arguments import (
     SEQ_LEN_HELP,
-    SPARSITY_HELP,
     Command,
     add_loading,
     add_outline,
     add_settings,
+    add_sparsity,
     add_targets,
     given,
     settings_from,
@@ -60,7 +60,7 @@ def add_commands(command: Command) -> None:
     add_loading(parser)
     add_targets(parser)
     parser.add_argument("--backend", help="load as this backend does, and list what it leaves to the reference")
-    parser.add_argument("--sparsity", action="append", default=[], metavar="S", help=SPARSITY_HELP)
+    add_sparsity(parser, default=[])
     parser.add_argument("--samples", type=int, default=128, help="calibration samples (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, help=f"tokens per sample ({SEQ_LEN_HELP})")
     add_settings(parser)

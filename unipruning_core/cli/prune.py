@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from unipruning_core.cli.arguments import (
-    SPARSITY_HELP,
     Command,
     add_backend,
     add_calibration,
     add_model,
     add_model_files,
     add_settings,
+    add_sparsity,
     add_targets,
     calibration_from,
     loading_from,
@@ -53,7 +53,7 @@ search HuggingFaceTB/SmolLM2-135M --out run
   torchrun --nproc-per-node 8 -m unipruning_core search ./model --out run --batch-size 8      # docs/distributed.md"""
 PRUNE_EXAMPLES = """\
 prune HuggingFaceTB/SmolLM2-135M --sparsity 60% --out pruned
-  unipruning prune ./model --sparsity 50% --sparsity 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
+  unipruning prune ./model --sparsity 50% 2:4 --out pruned --data calibration.jsonl --seq-len 1024"""
 PROJECT_DETAILS = """\
 Reads checkpoint and run folder as files: no model is built, and only one matrix is in memory at a time.  With one
 sparsity DIR is the pruned checkpoint; with several, each goes to its own folder in DIR: 50, 60-row, 70-global, 40-model
@@ -61,7 +61,7 @@ or 2-4.  Each is a complete checkpoint that from_pretrained loads, with its mask
 Under torchrun each process prunes some of the matrices; the result is the same to the byte.
 
 example
-  unipruning project ./model run --sparsity 50% --sparsity 60%/global --sparsity 2:4 --out pruned
+  unipruning project ./model run --sparsity 50% 60%/global 2:4 --out pruned
 """
 SEARCHED = ("dtype", "backend", "model", "tokenizer", "data")  # what a search is given and can be checked first
 OVERWRITE_HELP = "replace an output that an earlier command wrote"
@@ -105,7 +105,7 @@ def _search_details(examples: str) -> str:
 
 
 def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--sparsity", action="append", required=True, metavar="S", help=SPARSITY_HELP)
+    add_sparsity(parser, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--keep-per-row",
