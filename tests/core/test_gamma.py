@@ -172,6 +172,7 @@ HUGE = 10**30
         (("backend",), [None, 3, {}]),
         (("versions",), [None, [], {"torch": 2}]),
         (("losses",), [None, {}, [None], [True], ["x"], [[1.0]]]),
+        (("threshold_trace",), [None, {}, [None], [True], ["x"], [[1.0]]]),
         (("files",), [{}, [], None, {DUAL_FILE: 3}, {DUAL_FILE: "0" * 64, "../../etc/passwd": "0" * 64}]),
         (("files", "run.json"), ["0" * 64]),
         (("files", DUAL_FILE), [None, 3, "0" * 63, "../x"]),

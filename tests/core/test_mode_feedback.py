@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from _modes import batches, run, start
+from _modes import batches, start
 from transformers import AutoModelForCausalLM
 
 from unipruning_core.models.substituted_weights import substituted_weights
@@ -46,7 +46,7 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
             lambda _, args, name=name: inputs[name].append(args[0].detach().flatten(0, -2))
         )
     sizes = [w.numel() for w in W0.values()]
-    drawn, losses = None, []
+    drawn, losses, thresholds = None, [], []
 
     def moved(name):
         return W0[name] + learning_rate * U[name]
@@ -69,6 +69,7 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
         growth = math.sqrt((1 - 0.8**t) / (1 - 0.8 ** max(1, t - 1)))
         threshold = min(ranked[round(sparsity * sum(sizes))] * growth, 3e38) if t else 0.0
         drawn = flat
+        thresholds.append(float(threshold))
         for name, module in modules.items():
             module.weight.data.copy_(facing(name, moved(name) * (scores[name] >= threshold)))
         model.zero_grad()
@@ -82,21 +83,25 @@ def transcription(folder, data, exponent, learning_rate=1e-4, pattern=None):
             if learning_rate:
                 U[name] = (U[name] - rate * g / (v[name] / (1 - 0.8 ** (t + 1))).sqrt()).half().float()
             v[name] = v[name].bfloat16().float()
-    return {name: score_of(name) for name in W0}, losses
+    return {name: score_of(name) for name in W0}, losses, thresholds
 
 
 @pytest.mark.parametrize("learning_rate", [1e-4, 0.0])
 @pytest.mark.parametrize(("exponent", "pattern"), [(0.5, None), (1.0, None), (1.0, (2, 4)), (1.0, (1, 8))])
 def test_feedback_equals_a_plain_transcription(folder, exponent, learning_rate, pattern):
-    expected, expected_losses = transcription(folder, batches(), exponent, learning_rate, pattern)
+    expected, expected_losses, thresholds = transcription(folder, batches(), exponent, learning_rate, pattern)
     options = {
         "local_exponent": exponent,
         "learning_rate": learning_rate,
         "pattern": "{}:{}".format(*pattern) if pattern else "",
     }
-    actual, losses = run(folder, batches(), mode="feedback", metric="wanda", **options, **RAMP)
+    search = start(folder, mode="feedback", metric="wanda", **options, **RAMP)
+    losses = [search.step(sample, ids) for sample, ids in enumerate(batches())]
     assert losses == pytest.approx(expected_losses, rel=1e-5)
-    for name, outcome in actual.items():
+    # where the pattern keeps all that is left, the largest float, which is 3e38 above
+    assert [min(tau, 3e38) for tau in search.thresholds_of(len(losses))] == pytest.approx(thresholds, rel=2e-2)
+    for outcome in search.outcomes():
+        name = outcome.target.name
         assert float(outcome.threshold) == 0.0
         # a value between two of half precision may round to either
         torch.testing.assert_close(outcome.dual, expected[name], rtol=2e-2, atol=1e-8)

@@ -181,6 +181,17 @@ def test_a_search_resumed_from_its_tensors_ends_the_same(folder, mode):
         assert torch.equal(outcome.threshold, whole[outcome.target.name].threshold)
 
 
+@pytest.mark.parametrize("settings", [{"mode": "drift", "quantile": 0.1}, {"mode": "coupled"}])
+def test_a_search_keeps_the_median_threshold_of_each_step(folder, settings):
+    search = start(folder, **settings)
+    medians = []
+    for sample, ids in enumerate(batches()):
+        search.step(sample, ids)
+        medians.append(float(torch.stack(search.thresholds).median()))
+    assert search.thresholds_of(SAMPLES) == medians
+    assert max(medians) > 0
+
+
 def test_the_state_is_float32_for_weights_in_half_precision(tmp_path):
     folder = save_llama(tmp_path / "half", dtype=torch.bfloat16)
     search = start(folder, mode="drift")

@@ -57,6 +57,7 @@ def test_two_runs_give_the_same_bytes_and_only_the_files_of_a_run(model, tmp_pat
     )
     assert content(tmp_path / "a") == content(tmp_path / "b")
     assert len(first.description["losses"]) == (0 if mode == "frozen" else 5)
+    assert len(first.description.get("threshold_trace", [])) == (0 if mode == "frozen" else 5)
 
 
 class InterruptedSearchError(BaseException):

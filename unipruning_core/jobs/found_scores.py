@@ -26,6 +26,7 @@ class FoundScores:
     duals: Mapping[str, Tensor]  # V by target: (out, in), float32, on the host
     thresholds: Mapping[str, float]  # tau by target
     losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
+    threshold_trace: tuple[float, ...] = ()  # of the mode at each step, if it has one
     masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
     target_choice: TargetChoice = BY_ROLE

@@ -210,6 +210,7 @@ def search_in_memory(
         duals,
         thresholds,
         losses,
+        tuple(processed.thresholds),
         digests=digests,
         target_choice=model.choice,
         model_weights=model.size.weights,

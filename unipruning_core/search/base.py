@@ -109,6 +109,10 @@ class Search(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that ``step`` changes in place, by a name that is stable between processes."""
 
+    def thresholds_of(self, samples: int) -> list[float]:
+        """Return the threshold that each step of so many samples used, if the mode has one."""
+        return []
+
     def parts(self) -> dict[str, Part]:
         """Return where each of these tensors lies that is divided among the ranks."""
         return {}

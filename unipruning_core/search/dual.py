@@ -110,6 +110,8 @@ class DualSearch(LossSearch):
             return nan
         self._move(sample, loss)
         self._count_steps()
+        by_device = [torch.stack([self.thresholds[one] for one in positions]).cpu() for positions in self.positions]
+        self._note_threshold(sample, torch.cat(by_device).median())
         return float(loss.detach())
 
     @abstractmethod

@@ -82,6 +82,7 @@ class FeedbackSearch(LossSearch):
         super().prepare()
         self.batch_size = self.settings.batch_size
         self.samples = -(-self.samples // self.batch_size)  # steps, from here on
+        self.trace = self.trace[: self.samples].clone()
         # of b samples: as far as b steps of one would move it, and as far as b independent gradients would
         rate = self.settings.second_moment_rate
         self.decay = 1 - (1 - rate) ** self.batch_size if self.batch_size > 1 else rate
@@ -110,6 +111,7 @@ class FeedbackSearch(LossSearch):
         self.growth = torch.zeros((), device=device)  # of the scores since they were drawn; at 0 no weight is masked
         self.rates = {layer.device: torch.zeros((), device=layer.device) for layer in self.layers}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
+        self.latest_threshold = torch.zeros((), device=device)
 
         self.recorder = Recorded(self._sample, self.backend, self.notes)
         # a recording is of one device, and of one sample
@@ -133,6 +135,7 @@ class FeedbackSearch(LossSearch):
         else:
             losses = self._sample(*mine).tolist()
         losses = self._of_all(losses)
+        self._note_threshold(number, self.latest_threshold)
         if not any(map(isnan, losses)):
             self._count_steps()
         return losses
@@ -182,6 +185,7 @@ class FeedbackSearch(LossSearch):
         threshold = self.drawn.sorted().to(self.rank.device).index_select(0, self.rank)
         # what a pattern keeps has the largest score that there is, and grows no further
         threshold = (threshold * self.growth).clamp_max(torch.finfo(torch.float32).max).view(())
+        self.latest_threshold.copy_(threshold)  # where a replayed sample leaves it too
         self.threshold = {device: threshold.to(device) for device in self.rates}
         losses: list[Tensor] = []
         weights = given_weights if self.world.sharded else substituted_weights

@@ -29,7 +29,7 @@ from unipruning_core.search.finished import RUN_FILE
 from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import OFFLOADED, Resume
-from unipruning_core.search.run_document import REVISION, SIZE, TARGETS
+from unipruning_core.search.run_document import REVISION, SIZE, TARGETS, TRACE
 from unipruning_core.search.run_folder import Run, write_run
 from unipruning_core.search.samples import goes_on, run_samples
 from unipruning_core.stopping import Stopped, Stopping, explained
@@ -178,6 +178,7 @@ def search(
                 stopping=stopping,
             )
             content = {**task.description(backend), "losses": processed.losses}
+            content |= {TRACE: processed.thresholds} if processed.thresholds else {}
             content |= {SIZE: size.to_json()}
             content |= {SKIPPED: processed.skipped} if processed.skipped else {}
             reach = run.reach()

@@ -40,6 +40,7 @@ class LossSearch(Search):
         self.counts = [torch.zeros_like(inputs.counts) for inputs in self.inputs]
         self.sums = [torch.zeros_like(inputs.sums) for inputs in self.inputs] if self._sums_inputs() else []
         self.blocks = decoder_blocks(self.model)[1]
+        self.trace = torch.zeros(self.samples)  # the mode's threshold at each step, on the host as the loss is
 
     def _loss(self, input_ids: Tensor, *, first: bool = True) -> Tensor:
         """Run the forward pass, summing up the layers' inputs, and return the loss; not finite if a sum is not.
@@ -142,9 +143,16 @@ class LossSearch(Search):
         return reach_of(self.layers, learnt, saw, skipping=self.skips_nonfinite)
 
     def tensors(self) -> dict[str, Tensor]:
-        state = {"steps": self.steps, "graded": self.graded}
+        state = {"steps": self.steps, "graded": self.graded, "trace": self.trace}
         state |= {f"sums.{device}": sums for device, sums in enumerate(self.sums)}
         return state | {f"counts.{device}": counts for device, counts in enumerate(self.counts)}
+
+    def _note_threshold(self, step: int, threshold: Tensor) -> None:
+        # one that is not finite comes of a state that is not, which ends the search with its own sentence
+        self.trace[step] = torch.nan_to_num(threshold).item()
+
+    def thresholds_of(self, samples: int) -> list[float]:
+        return self.trace[: -(-samples // self.batch_size)].tolist()
 
     def _named(self, kind: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """Name one tensor per layer by the layer and its ``kind``."""

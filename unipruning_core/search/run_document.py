@@ -24,6 +24,7 @@ INPUTS_FILE = "inputs.safetensors"
 SIZE = "size"  # of the model, in weights
 REVISION = "revision"  # commit of a model on the hub
 TARGETS = "target_patterns"  # the choice of targets
+TRACE = "threshold_trace"  # the threshold at each step of a mode that has one; runs lacked it at first
 SCOPES = ("matrix", "row", "global")
 LARGEST_THRESHOLD = torch.finfo(torch.float32).max
 
@@ -57,8 +58,9 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
     versions = member(description, "versions", dict)
     for name in versions:
         member(versions, name, str)
-    if "losses" in description and not all(is_number(loss) for loss in member(description, "losses", list)):
-        raise ValueError("'losses' are not all numbers")
+    for name in ("losses", TRACE):
+        if name in description and not all(is_number(value) for value in member(description, name, list)):
+            raise ValueError(f"{name!r} are not all numbers")
     _check_files(member(description, "files", dict))
     entries = member(description, "targets", list)
     targets = [_target(entry) for entry in entries]

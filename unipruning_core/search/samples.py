@@ -39,6 +39,7 @@ class Processed:
     """What the samples left besides the state of the search."""
 
     losses: list[float] = field(default_factory=list)  # of the samples that were not left out
+    thresholds: list[float] = field(default_factory=list)  # one a step, if the mode has one
     skipped: list[dict[str, Any]] = field(default_factory=list)  # as run.json lists them
     kept: str = "nothing is saved"  # of the search, should its result be refused
 
@@ -118,7 +119,8 @@ def run_samples(
         )
     if skipped:
         progress.note(skipped.note())
-    return Processed(losses, list(skipped.entries()), keeper.sentence)
+    thresholds = run.thresholds_of(len(batches) - skipped.samples)
+    return Processed(losses, thresholds, list(skipped.entries()), keeper.sentence)
 
 
 def check_skipping(settings: Settings, *, skip_nonfinite: bool) -> None:
