@@ -65,7 +65,7 @@ def _perplexity(options: argparse.Namespace) -> int:
         if options.json:
             # JSON has no infinity, which is what the exponential of a large loss is
             whole = result.perplexity if math.isfinite(result.perplexity) else None
-            print(json.dumps({**asdict(result), "perplexity": whole}, allow_nan=False))
+            print(json.dumps({"model": model, **asdict(result), "perplexity": whole}, allow_nan=False))
         else:
             name = f"{model}: " if len(options.models) > 1 else ""
             print(
