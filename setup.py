@@ -40,7 +40,7 @@ setup(
     python_requires=">=3.10",
     packages=list(PACKAGES),
     package_dir=PACKAGES,
-    package_data={"": ["py.typed", "*.c", "*.json"]},
+    package_data={"": ["py.typed", "*.c", "*.json", "*.html", "*.css", "*.js"]},
     # torch is not pinned: on an Ascend server torch_npu determines its version
     install_requires=[
         "torch>=2.6",
@@ -54,6 +54,7 @@ setup(
         "huggingface_hub>=0.25",
         "filelock>=3.12",
         "PyYAML>=6",
+        "jinja2>=3.1",
     ],
     extras_require={
         "cuda": ["triton>=3.6,<4; platform_system == 'Linux'"],
@@ -79,6 +80,7 @@ setup(
             "accelerate>=1",
             "peft>=0.18",
             "lm-eval>=0.4.13",
+            "matplotlib>=3.8",
             "bitsandbytes>=0.46; platform_system == 'Linux'",
         ],
     },

@@ -44,10 +44,11 @@ ROOMS: dict[str, set[str]] = {
     "compare": {
         *("storage", "distributed", "selection", "sparsity", "models", "data", "search", "projection", "jobs", "tools")
     },
+    "report": {"storage", "search", "projection", "tools"},
     "testing": set(),
     "cli": {
         *("storage", "distributed", "sparsity", "models", "data", "search", "projection", "jobs", "tools", "compare"),
-        *("evaluation", "export", "sharing", "testing"),
+        *("evaluation", "export", "report", "sharing", "testing"),
     },
 }
 CORE_PACKAGES = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "unipruning_core").rglob("__init__.py")}
@@ -84,6 +85,10 @@ EXTRA = {
     "unipruning_core/projection/card.py": {"yaml"},
     # whose own arithmetic makes its codes
     "unipruning_core/export/compressed.py": {"compressed_tensors"},
+    # what fills the page in, and is installed with torch
+    "unipruning_core/report/page.py": {"jinja2", "markupsafe"},
+    # figures as PNG, where it is installed
+    "unipruning_core/report/png.py": {"matplotlib"},
     # only a model over several devices needs it
     "unipruning_core/models/placement.py": {"accelerate"},
 }

@@ -57,6 +57,7 @@ def test_every_command_teaches_by_example():
         "size",
         "export",
         "unpack",
+        "report",
         "plan",
         "targets",
         "bench",

@@ -83,6 +83,7 @@ def test_what_is_misspelt_is_refused_before_anything_heavy_is_imported(home, tmp
         "--type of gguf must be one of": ["export", model, "--to", "gguf", "--type", "Q4_K", *out],
         "modelz' is not a folder": ["export", f"{model}z", *out],
         "modely' is not a folder": ["unpack", f"{model}y", *out],
+        "has neither run.json nor unipruning.json": ["report", model, "--out", str(tmp_path / "r.html")],
         "'wonda'": ["compare", model, "--methods", "wonda", *half, *out],
         "not 'drfit'": ["demo", "--mode", "drfit"],
         "no backend is called 'cup'": ["search", model, *out, *data, "--backend", "cup"],

@@ -158,6 +158,7 @@ def build_parser() -> Parser:
         perplexity,
         plan,
         prune,
+        report,
         share,
         size,
         targets,
@@ -189,7 +190,7 @@ def build_parser() -> Parser:
         return sub
 
     before = (targets, plan, prune, allocate, dequantize)
-    after = (perplexity, evaluate, compare, size, zeros, export, share)
+    after = (perplexity, evaluate, compare, report, size, zeros, export, share)
     for part in (*before, *after, demo, machine, bench):
         part.add_commands(command)
     return parser

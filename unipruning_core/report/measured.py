@@ -1,0 +1,146 @@
+"""Figures of quality, read from what compare, eval and perplexity have written as JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unipruning_core.errors import ConfigError
+from unipruning_core.projection.report import REPORT_FILE, found_report
+from unipruning_core.report.words import UNKNOWN_RESULTS
+from unipruning_core.storage.documents import is_number, parse_json
+from unipruning_core.storage.files import read_bytes
+
+PERPLEXITY, ACCURACY = "perplexity", "accuracy"
+LARGEST = 1 << 26  # bytes
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure of one model."""
+
+    kind: str  # PERPLEXITY or ACCURACY
+    subject: str  # the text, or the task
+    series: str  # the method, which one line of a figure joins; DENSE for the model itself
+    model: str  # as the file names it
+    sparsity: float | None  # fraction of the target weights; None if it is not known
+    pattern: str  # what was asked for, such as 2:4
+    value: float
+    low: float | None = None  # of an interval
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model that a file names."""
+
+    series: str
+    sparsity: float | None
+    pattern: str
+
+
+Lookup = Callable[[str], Known]
+
+
+def read_results(path: Path, lookup: Lookup) -> list[Measured]:
+    """Read one file; what it holds is told by its members.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no figures that are known.
+    """
+    try:
+        text = read_bytes(path, LARGEST)
+        found = [figure for document in _documents(text) for figure in _figures(document, lookup)]
+    except OSError as error:
+        raise ConfigError(f"results {str(path)!r} cannot be read: {error.strerror}; check the name") from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(UNKNOWN_RESULTS.format(str(path))) from error
+    if not found:
+        raise ConfigError(UNKNOWN_RESULTS.format(str(path)))
+    return found
+
+
+def known_models(outputs: Mapping[str, Known], dense: str) -> Lookup:
+    """Return what looks a model up by name: among the outputs, by real path, then in its own folder.
+
+    ``dense`` is the name of the model before it was pruned.
+    """
+    by_path = {os.path.realpath(path): known for path, known in outputs.items()}
+
+    def lookup(name: str) -> Known:
+        if (place := os.path.realpath(name)) in by_path:
+            return by_path[place]
+        if (Path(name) / REPORT_FILE).is_file() and (report := found_report(Path(name))) is not None:
+            settings = report["provenance"].get("settings", {})
+            words = [str(settings[key]) for key in ("mode", "metric") if key in settings]
+            return Known(" ".join(words) or name, float(report["overall"]["sparsity"]), report["sparsity"])
+        if name == dense or place == os.path.realpath(dense) or os.path.isdir(name):
+            return Known(DENSE, 0.0, "")
+        return Known(name, None, "")
+
+    return lookup
+
+
+def _documents(text: bytes) -> Iterator[Any]:
+    """Yield one document, or one a line."""
+    try:
+        yield parse_json(text, strict=False)
+    except ValueError:
+        yield from (parse_json(line, strict=False) for line in text.splitlines() if line.strip())
+
+
+def _figures(document: Any, lookup: Lookup) -> Iterator[Measured]:
+    if "rows" in document:
+        subject = str(document.get("eval_text", "the text"))
+        yield from (found for row in document["rows"] for found in _of_row(row, subject))
+    elif "models" in document:
+        for entry in document["models"]:
+            yield from _of_model(entry, lookup)
+    elif "per_window_nll" in document:
+        yield from _of_perplexity(document, str(document["source"]), str(document.get("model", "not named")), lookup)
+
+
+def _of_row(row: Mapping[str, Any], subject: str) -> Iterator[Measured]:
+    if not is_number(row["perplexity"]):  # a broken model, whose perplexity is no number in JSON
+        return
+    cut, slash, budget = str(row["sparsity"]).partition("/")
+    series = row["method"] if ":" in cut else f"{row['method']}{slash}{budget}"
+    yield Measured(
+        PERPLEXITY, subject, series, row["method"], row["pruned"], row["sparsity"], *_numbers(row, "perplexity")
+    )
+
+
+def _numbers(row: Mapping[str, Any], name: str) -> tuple[float, float | None, float | None]:
+    low, high = (row.get(key) if is_number(row.get(key)) else None for key in ("low", "high"))
+    return float(row[name]), low, high
+
+
+def _of_model(entry: Mapping[str, Any], lookup: Lookup) -> Iterator[Measured]:
+    model = str(entry["model"])
+    known = lookup(model)
+    about = (known.series, model, known.sparsity, known.pattern)
+    for task, figures in entry.get("tasks", {}).items():
+        metric = next((name for name in figures if name in ("acc,none", "acc")), None) or next(
+            (name for name, value in figures.items() if is_number(value) and "stderr" not in name), None
+        )
+        if metric is None or not is_number(figures[metric]):
+            continue
+        name, comma, filtered = metric.partition(",")
+        error = figures.get(f"{name}_stderr{comma}{filtered}")
+        value = float(figures[metric])
+        low, high = (value - error, value + error) if is_number(error) else (None, None)
+        yield Measured(ACCURACY, str(task), *about, value, low, high)
+    for source, figures in entry.get("perplexity", {}).items():
+        yield from _of_perplexity(figures, str(source), model, lookup)
+
+
+def _of_perplexity(figures: Any, source: str, model: str, lookup: Lookup) -> Iterator[Measured]:
+    value: Any = figures.get("perplexity") if isinstance(figures, Mapping) else figures
+    if is_number(value) and math.isfinite(value):
+        known = lookup(model)
+        yield Measured(PERPLEXITY, source, known.series, model, known.sparsity, known.pattern, float(value))
