@@ -28,10 +28,10 @@ FAMILIES ?=
 
 # what fails soonest first, then the longest, so that no core is idle at the end
 STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
-	npu-conformance installs conformance families-24 versions
+	npu-conformance installs conformance browser families-24 versions
 
 .PHONY: help demo test environments lint fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
-	gpu-conformance npu-sim npu-tests npu-conformance installs assets ascend-compile torture families families-24 versions \
+	gpu-conformance npu-sim npu-tests npu-conformance installs browser assets ascend-compile torture families families-24 versions \
 	conform conform-cpu conform-cuda conform-npu bench certify-cuda certify-npu clean
 
 help:  ## list the targets
@@ -60,7 +60,11 @@ fix: $(VENV)/.ready  ## format, and apply the fixes that ruff and typos know
 	$(BIN)/typos --write-changes
 
 unit: $(VENV)/.ready  ## run the quick tests
-	$(STAGE) unit $(BIN)/python -m pytest -q -n $(SPLIT) -m "not e2e and not packaging"
+	$(STAGE) unit $(BIN)/python -m pytest -q -n $(SPLIT) -m "not e2e and not packaging and not browser"
+
+# the pages that are written, in Chromium without a screen
+browser: $(VENV)/.ready  ## open the pages of reports in a browser, which it installs where it may
+	$(STAGE) $@ tests/browser.sh $(BIN)/python -m pytest -q -m browser tests/core/test_report_browser.py
 
 conformance: $(VENV)/.ready  ## check the CPU backend against the contract, with and without C
 	$(STAGE) native $(BIN)/unipruning conform --backend cpu -- -q -n $(SPLIT)
