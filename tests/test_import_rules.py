@@ -85,6 +85,8 @@ EXTRA = {
     "unipruning_core/projection/card.py": {"yaml"},
     # whose own arithmetic makes its codes
     "unipruning_core/export/compressed.py": {"compressed_tensors"},
+    # results as tables, where one is asked for
+    "unipruning_core/frames.py": {"pandas"},
     # what fills the page in, and is installed with torch
     "unipruning_core/report/page.py": {"jinja2", "markupsafe"},
     # figures as PNG, where it is installed

@@ -17,6 +17,7 @@ from unipruning_core.compare.table import Row, rows_of, to_text, write_csv, writ
 from unipruning_core.data.calibration import DataChoice
 from unipruning_core.data.text import TextChoice
 from unipruning_core.errors import ConfigError
+from unipruning_core.frames import Tabular
 from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.loading import ModelChoice
 from unipruning_core.progress import Progress, as_progress
@@ -33,12 +34,15 @@ CSV_FILE, JSON_FILE, PLOT_FILE = "results.csv", "results.json", "perplexity.png"
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Tabular):
     """A finished comparison; as a string it is the table."""
 
     rows: tuple[Row, ...]  # the dense model first
     remarks: Mapping[str, str]  # on methods, by the text that names them
     footnotes: tuple[str, ...]
+
+    def records(self) -> list[dict[str, Any]]:
+        return [asdict(row) for row in self.rows]
 
     def __str__(self) -> str:
         return "\n".join([to_text(self.rows, self.remarks), *self.footnotes])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from unipruning_core.data.text import SEPARATOR, Text
 from unipruning_core.data.token_ids import id_tensor
 from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import ConfigError, DataError
+from unipruning_core.frames import Tabular
 from unipruning_core.models.decoder import text_model
 from unipruning_core.models.loading import dtype_name, dtype_remedy
 from unipruning_core.models.passes import pass_errors
@@ -32,8 +33,8 @@ PROBE_TOKENS = 8
 
 
 @dataclass(frozen=True)
-class Perplexity:
-    """One measurement, with what is needed to repeat it."""
+class Perplexity(Tabular):
+    """One measurement, with what is needed to repeat it; a row of a table."""
 
     perplexity: float  # exp(nll); infinite if that overflows
     nll: float  # mean over windows, in nats per token
@@ -45,6 +46,9 @@ class Perplexity:
     dtype: str  # in which the weights were loaded
     per_window_nll: list[float]
     tokenizer: str | None = None  # where it is from, unless it came with the model
+
+    def records(self) -> list[dict[str, Any]]:
+        return [{name: value for name, value in vars(self).items() if name != "per_window_nll"}]
 
 
 @dataclass(frozen=True)

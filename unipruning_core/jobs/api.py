@@ -29,11 +29,11 @@ from unipruning_core.sparsity.per_row import check_keep_per_row
 from unipruning_core.storage.outputs import folder_beside
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from unipruning_core.data.calibration import Packing
     from unipruning_core.jobs.arguments import Named, Ratios, Texts
+    from unipruning_core.jobs.masks import Masks
     from unipruning_core.projection.project import Projected
 
 
@@ -42,7 +42,7 @@ def prune(
     model: Named, tokenizer: Named | None = None, *, sparsity: Ratios, out: Named, **options: Any
 ) -> list[Projected]: ...
 @overload
-def prune(model: PreTrainedModel, tokenizer: Any, *, sparsity: Ratios, **options: Any) -> dict[str, Tensor]: ...
+def prune(model: PreTrainedModel, tokenizer: Any, *, sparsity: Ratios, **options: Any) -> Masks: ...
 def prune(
     model: Named | PreTrainedModel,
     tokenizer: Any = None,
@@ -73,7 +73,7 @@ def prune(
     skip_nonfinite: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
-) -> list[Projected] | dict[str, Tensor]:
+) -> list[Projected] | Masks:
     """Search a model for the saliency of its weights, and prune it.
 
     Args:

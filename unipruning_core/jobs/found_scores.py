@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from unipruning_core.frames import Tabular
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FoundScores:
+class FoundScores(Tabular):
     """The scores found by a search of a model in memory; they can be projected any number of times."""
 
     targets: tuple[Target, ...]
@@ -31,6 +32,9 @@ class FoundScores:
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
     target_choice: TargetChoice = BY_ROLE
     model_weights: int | None = None  # of the whole model
+
+    def records(self) -> list[dict[str, Any]]:
+        return [{**target.cells, "threshold": self.thresholds[target.name]} for target in self.targets]
 
     def score(self, name: str) -> Tensor:
         """Return abs(Gamma) = max(abs(V) - tau, 0) of one target, (out, in) float32 on the host."""

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.errors import CheckpointError, ConfigError, RunError
 from unipruning_core.jobs.found_scores import FoundScores
+from unipruning_core.jobs.masks import Masks
 from unipruning_core.jobs.prepared import Prepared
 from unipruning_core.jobs.restored import restored
 from unipruning_core.models.auto import tokenizer_of
@@ -217,7 +217,7 @@ def search_in_memory(
     )
 
 
-def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity, keep_per_row: int = 0) -> dict[str, Tensor]:
+def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity, keep_per_row: int = 0) -> Masks:
     """Set the pruned weights of a loaded model to zero, in place.
 
     Returns:
@@ -244,7 +244,7 @@ def project_in_memory(model: InMemory, scores: Scores, sparsity: Sparsity, keep_
         for target in scores.targets:
             layer = by_name[target.name]
             check_weight(scores, target, layer.as_stored(layer.weight).cpu())
-    masks: dict[str, Tensor] = {}
+    masks = Masks()
     empty: list[Empty] = []
     with memory_errors_as_config_errors(model.backend), torch.no_grad():
         decided = decide(scores, [sparsity], model.backend, model.progress, model.size.weights, None, keep_per_row)

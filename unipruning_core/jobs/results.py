@@ -22,11 +22,11 @@ from unipruning_core.progress import Progress, as_progress
 from unipruning_core.sparsity.per_row import check_keep_per_row
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel
 
     from unipruning_core.data.perplexity import Perplexity
     from unipruning_core.jobs.arguments import Named, Ratios, Texts
+    from unipruning_core.jobs.masks import Masks
     from unipruning_core.projection.decide import Scores
     from unipruning_core.projection.project import Projected
 
@@ -54,7 +54,7 @@ def project(
     keep_per_row: int = 0,
     backend: str | None = None,
     progress: bool | Progress = True,
-) -> dict[str, Tensor]: ...
+) -> Masks: ...
 def project(
     model: Named | PreTrainedModel,
     scores: Named | Scores,
@@ -67,7 +67,7 @@ def project(
     revision: str | None = None,
     overwrite: bool = False,
     progress: bool | Progress = True,
-) -> list[Projected] | dict[str, Tensor]:
+) -> list[Projected] | Masks:
     """Keep the weights with the largest scores, of a search or your own; counts are exact, ties go to the lower index.
 
     Args:

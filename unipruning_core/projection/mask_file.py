@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unipruning_core.errors import CheckpointError
+from unipruning_core.frames import Tabular
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.report import MASKS, REPORT_FILE, read_report
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, parse_cut
@@ -101,14 +103,38 @@ def mask_stream(
 
 
 @dataclass(frozen=True)
-class MaskFile:
-    """The masks of a pruned checkpoint, unpacked one at a time."""
+class MaskFile(Mapping[str, Tensor], Tabular):
+    """The masks of a pruned checkpoint by target, each unpacked when it is asked for."""
 
     sparsity: str  # as the user wrote it
     targets: tuple[Target, ...]
     patterns: dict[str, SemiStructured | None]  # by target; None where the mask is bits
     packed: dict[str, TensorInfo]
     kept: Mapping[str, int] = field(default_factory=dict)  # by target, as the report counted; empty if there is none
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.packed:
+            raise KeyError(name)
+        return self.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (target.name for target in self.targets)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    # without unpacking it
+    def __contains__(self, name: object) -> bool:
+        return name in self.packed
+
+    def records(self) -> list[dict[str, Any]]:
+        rows = []
+        for target in self.targets:
+            kept = self.kept[target.name] if target.name in self.kept else int(self.read(target.name).sum())
+            pattern = str(self.patterns[target.name] or "unstructured")
+            counts = {"pattern": pattern, "kept": kept, "total": target.size, "sparsity": 1 - kept / target.size}
+            rows.append(target.cells | counts)
+        return rows
 
     def read(self, name: str) -> Tensor:
         """Return the mask of one target in the layer's orientation, (out, in) bool: True is kept."""

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unipruning_core.distributed.world import ALONE
+from unipruning_core.frames import Tabular
 from unipruning_core.progress import Progress
 from unipruning_core.projection.check import check_scores
 from unipruning_core.projection.counts import nonzero
@@ -49,8 +50,8 @@ NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Projected:
-    """One pruned checkpoint that was written."""
+class Projected(Tabular):
+    """One pruned checkpoint that was written; a row of a table."""
 
     path: Path
     sparsity: Sparsity
@@ -60,6 +61,11 @@ class Projected:
     model_weights: int  # of the whole model
     empty_rows: int = 0  # output rows that the masks remove whole
     empty_columns: int = 0  # and input columns
+
+    def records(self) -> list[dict[str, Any]]:
+        return [
+            {**vars(self), "path": str(self.path), "sparsity": str(self.sparsity), "ratio": self.pruned / self.total}
+        ]
 
     @classmethod
     def of(cls, path: Path, output: PrunedFolder) -> Projected:

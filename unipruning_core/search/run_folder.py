@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from unipruning_core.errors import CheckpointError, RunError, reason_and_remedy
+from unipruning_core.frames import Tabular
 from unipruning_core.models.choice import TargetChoice
 from unipruning_core.search.finished import RUN_FILE, check_finished
 from unipruning_core.search.run_document import (
@@ -105,7 +106,7 @@ def _write(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Tabular):
     """A finished search, read back."""
 
     folder: Path
@@ -150,6 +151,13 @@ class Run:
             Target(entry["name"], (entry["shape"][0], entry["shape"][1]), entry["transposed"], *place_of(entry))
             for entry in self.description["targets"]
         )
+
+    def records(self) -> list[dict[str, Any]]:
+        steps = [entry["steps"] for entry in self.description["targets"]]
+        return [
+            {**target.cells, "threshold": self.thresholds[target.name], "steps": taken}
+            for target, taken in zip(self.targets, steps, strict=True)
+        ]
 
     @cached_property
     def thresholds(self) -> dict[str, float]:

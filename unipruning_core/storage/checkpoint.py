@@ -46,6 +46,11 @@ class Target:
         return self.shape[0] * self.shape[1]
 
     @property
+    def cells(self) -> dict[str, Any]:
+        """What a table says of it."""
+        return {"target": self.name, "rows": self.shape[0], "columns": self.shape[1]}
+
+    @property
     def stored_shape(self) -> tuple[int, int]:
         return self.shape[::-1] if self.transposed else self.shape
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from unipruning_core.frames import Tabular
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.mask_file import read_masks
 from unipruning_core.storage.checkpoint import Checkpoint
@@ -64,7 +65,7 @@ class Zeros:
 
 
 @dataclass(frozen=True)
-class Checked:
+class Checked(Tabular):
     """A pruned checkpoint beside what was made of it."""
 
     pruned: str
@@ -74,6 +75,9 @@ class Checked:
     @property
     def overall(self) -> Zeros:
         return together("overall", self.matrices)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [{"target": matrix.name, "broken_groups": None} | matrix.to_json() for matrix in self.matrices]
 
     def to_json(self) -> dict[str, Any]:
         return {
