@@ -23,7 +23,7 @@ from unipruning_core.report.places import Place, places_of, short_names
 from unipruning_core.report.scores import LOWEST, PER_DECADE, SAMPLED, Spread, stride_of
 from unipruning_core.report.svg import colour_rules, inline_svg, standalone_svg
 
-FACTS = {"nll": 1.0, "tokens": 3, "windows": 1, "per_window_nll": [1.0], "source": "text", "dtype": "float32"}
+FACTS = {"nll": 1.0, "tokens": 3, "windows": 1, "per_window_nll": [1.0], "source": "/data/text.txt", "dtype": "float32"}
 
 
 def test_a_matrix_is_placed_by_its_layer_and_projection():
@@ -199,6 +199,7 @@ def test_the_lines_of_perplexity_are_read(tmp_path):
     lines = [json.dumps({"model": name, "perplexity": 20.0 + n, **FACTS}) for n, name in enumerate(["pruned", "other"])]
     found = read(tmp_path, "\n".join(lines) + "\n")
     assert [(one.model, one.value, one.sparsity) for one in found] == [("pruned", 20.0, 0.6), ("other", 21.0, None)]
+    assert {one.subject for one in found} == {"text.txt"}
 
 
 @pytest.mark.parametrize(

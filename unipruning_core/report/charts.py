@@ -152,7 +152,7 @@ def _range_of(spreads: Sequence[Spread]) -> tuple[int, int]:
         return -LOWEST * PER_DECADE, (1 - LOWEST) * PER_DECADE
     up_to, total = list(accumulate(counts)), sum(counts)
     first = next(number for number, below in enumerate(up_to) if 1000 * below > total)
-    last = next(number for number, below in enumerate(up_to) if 100_000 * (total - below) <= total)
+    last = next(number for number, below in enumerate(up_to) if 10_000 * (total - below) <= total)
     return first, last + 1
 
 

@@ -96,13 +96,15 @@ def _documents(text: bytes) -> Iterator[Any]:
 
 def _figures(document: Any, lookup: Lookup) -> Iterator[Measured]:
     if "rows" in document:
-        subject = str(document.get("eval_text", "the text"))
+        subject = _text_name(document.get("eval_text", "the text"))
         yield from (found for row in document["rows"] for found in _of_row(row, subject))
     elif "models" in document:
         for entry in document["models"]:
             yield from _of_model(entry, lookup)
     elif "per_window_nll" in document:
-        yield from _of_perplexity(document, str(document["source"]), str(document.get("model", "not named")), lookup)
+        yield from _of_perplexity(
+            document, _text_name(document["source"]), str(document.get("model", "not named")), lookup
+        )
 
 
 def _of_row(row: Mapping[str, Any], subject: str) -> Iterator[Measured]:
@@ -136,7 +138,12 @@ def _of_model(entry: Mapping[str, Any], lookup: Lookup) -> Iterator[Measured]:
         low, high = (value - error, value + error) if is_number(error) else (None, None)
         yield Measured(ACCURACY, str(task), *about, value, low, high)
     for source, figures in entry.get("perplexity", {}).items():
-        yield from _of_perplexity(figures, str(source), model, lookup)
+        yield from _of_perplexity(figures, _text_name(source), model, lookup)
+
+
+def _text_name(source: object) -> str:
+    """Return the name of a text without the folders that a file of it is in."""
+    return os.path.basename(str(source)) if os.path.isabs(str(source)) else str(source)
 
 
 def _of_perplexity(figures: Any, source: str, model: str, lookup: Lookup) -> Iterator[Measured]:
