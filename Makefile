@@ -27,10 +27,10 @@ TORTURE ?=
 FAMILIES ?=
 
 # what fails soonest first, then the longest, so that no core is idle at the end
-STAGES := environments assets lint gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
+STAGES := environments assets lint docs gpu-compile unit npu-tests e2e gpu-interpret gpu-conformance packaging \
 	npu-conformance installs conformance browser families-24 versions
 
-.PHONY: help demo test environments lint fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
+.PHONY: help demo test environments lint docs fix unit conformance slow e2e packaging gpu-sim gpu-compile gpu-interpret \
 	gpu-conformance npu-sim npu-tests npu-conformance installs browser assets ascend-compile torture families families-24 versions \
 	conform conform-cpu conform-cuda conform-npu bench certify-cuda certify-npu clean
 
@@ -53,6 +53,10 @@ lint: $(VENV)/.ready  ## check style, spelling and types
 	$(STAGE) format $(BIN)/ruff format --check .
 	$(STAGE) typos $(BIN)/typos
 	$(STAGE) mypy $(BIN)/mypy
+
+# -E reads every page again, since a page that is not read again gives no warning
+docs: $(VENV)/.ready  ## build the site of the documentation into build/site
+	$(STAGE) $@ $(BIN)/python -m sphinx -W --keep-going -E -q -d build/doctrees docs build/site
 
 fix: $(VENV)/.ready  ## format, and apply the fixes that ruff and typos know
 	$(BIN)/ruff check --fix .

@@ -17,6 +17,8 @@ PACKAGES = {
 # of export, described in one module
 FORMATS = ["compressed-tensors", "gguf", "packed", "safetensors", "semi-structured"]
 
+DOCS = ["sphinx>=8.1", "docutils>=0.21", "myst-parser>=4", "furo>=2024.8.6", "sphinx-argparse-cli>=1.19"]
+
 setup(
     name="unipruning",
     version="0.2.0",
@@ -66,7 +68,9 @@ setup(
         # GGUF, the scores of some tokenizers in it, and the newest layouts of codes
         "export": ["gguf>=0.10", "sentencepiece>=0.2", "compressed-tensors>=0.20"],
         "demo": ["gguf>=0.10", "transformers>=5"],
+        "docs": DOCS,
         "dev": [
+            *DOCS,
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6.100",

@@ -271,7 +271,7 @@ class Backend(ABC):
     ) -> None:
         r"""Take the proximal step of the N:M regulariser on every ``m`` consecutive inputs of a row.
 
-        .. math:: \min_w \tfrac12 \|w - z\|^2 + \lambda_2\, e_{n+1}(|w_1|, \dots, |w_m|)
+        .. math:: \min_w \tfrac12 \|w - z\|^2 + \lambda_2\, e_{n+1}(|w_1|, \ldots, |w_m|)
 
         where e is the elementary symmetric polynomial: zero exactly when at most n of the m are non-zero.  For 2:4 it
         is R_2:4 of Kübler et al. (arXiv 2501.18015).  ``reference.nm_prox`` defines which minimiser.

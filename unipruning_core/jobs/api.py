@@ -112,7 +112,7 @@ def prune(
         settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
 
     Returns:
-        What was written for each sparsity; or of a model in memory the masks by parameter name: bool, in the
+        What was written for each sparsity; or of a model in memory the masks by parameter name, bool, in the
         parameter's shape, on the host; True means kept.
 
     Raises:

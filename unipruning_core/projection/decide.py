@@ -42,7 +42,7 @@ class Scores(Protocol):
 
     @property
     def scope(self) -> Scope:
-        """The scope of a bare percentage: matrix, row or global."""
+        """The scope of a bare percentage, which is matrix, row or global."""
 
     @property
     def provenance(self) -> dict[str, object]:

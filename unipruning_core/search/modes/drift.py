@@ -39,7 +39,7 @@ class DriftSettings(QuantileSettings):
 
     @property
     def regulariser(self) -> SemiStructured:
-        """The N:M pattern that the proximal step pulls towards."""
+        """The ``N:M`` pattern that the proximal step pulls towards."""
         return pattern_of(self.prox_pattern, "--prox-pattern")
 
     def patterns(self) -> tuple[SemiStructured, ...]:

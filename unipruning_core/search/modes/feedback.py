@@ -55,7 +55,7 @@ class FeedbackSettings(Settings):
 
     @property
     def ramp_pattern(self) -> SemiStructured | None:
-        """The N:M pattern within which the ramp masks weights."""
+        """The ``N:M`` pattern within which the ramp masks weights."""
         return pattern_of(self.pattern, "--pattern") if self.pattern else None
 
     @property
