@@ -1,6 +1,6 @@
 """What each operation of the contract means, in plain PyTorch; runs on every torch device.
 
-Written to be read and checked, not to be fast.  The docstrings are in ``unipruning_core/backend.py``.
+Written to be read and checked, not to be fast.  The docstrings are in ``unipruning_core/operations.py``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""The contract as an object: the manifest, the ten operations, and that reference and contract agree."""
+"""The contract as an object: the manifest, the operations, and that reference and contract agree."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 
 import pytest
 
 from unipruning_core import Backend, BackendSpec, Probe
 from unipruning_core.backend import DIGIT_BITS, OPERATIONS
+from unipruning_core.operations import Operations
 from unipruning_kernels import reference
 
 
@@ -17,7 +19,7 @@ def spec(**changes: object) -> BackendSpec:
 
 
 def test_operations_are_the_abstract_methods_in_order():
-    abstract = [name for name, member in vars(Backend).items() if getattr(member, "__isabstractmethod__", False)]
+    abstract = [name for name, member in vars(Operations).items() if getattr(member, "__isabstractmethod__", False)]
     assert tuple(abstract) == OPERATIONS
     assert set(abstract) == Backend.__abstractmethods__
 
@@ -29,6 +31,18 @@ def test_reference_takes_what_the_contract_says(operation):
     defined = inspect.signature(getattr(reference, operation))
     assert list(defined.parameters.values()) == parameters
     assert defined.return_annotation == contract.return_annotation
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_help_says_the_shape_and_dtype_of_every_tensor(operation):
+    contract = inspect.signature(getattr(Backend, operation))
+    told = dict(re.findall(r"^ {4}(\w+): (.+)$", inspect.getdoc(getattr(Backend, operation)), re.MULTILINE))
+    # those of mask_weight that it has in common with feedback_scores are told there
+    tensors = {name for name, parameter in contract.parameters.items() if "Tensor" in str(parameter.annotation)}
+    told_elsewhere = {"second", "drift", "r", "p", "q", "weight"} if operation == "mask_weight" else set()
+    for name in tensors - told_elsewhere:
+        assert re.match(r"`*(\(.+\)|0-D)`*, (any float|float32|float16|bfloat16|u?int\d+|the weight's dtype)", told[name])
+    assert set(told) <= set(contract.parameters)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
