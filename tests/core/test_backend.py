@@ -41,7 +41,9 @@ def test_help_says_the_shape_and_dtype_of_every_tensor(operation):
     tensors = {name for name, parameter in contract.parameters.items() if "Tensor" in str(parameter.annotation)}
     told_elsewhere = {"second", "drift", "r", "p", "q", "weight"} if operation == "mask_weight" else set()
     for name in tensors - told_elsewhere:
-        assert re.match(r"`*(\(.+\)|0-D)`*, (any float|float32|float16|bfloat16|u?int\d+|the weight's dtype)", told[name])
+        assert re.match(
+            r"`*(\(.+\)|0-D)`*, (any float|float32|float16|bfloat16|u?int\d+|the weight's dtype)", told[name]
+        )
     assert set(told) <= set(contract.parameters)
 
 
