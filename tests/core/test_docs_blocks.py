@@ -18,7 +18,14 @@ from unipruning_core.cli.main import build_parser
 
 SETUP, MAKEFILE = (ROOT / "setup.py").read_text(), (ROOT / "Makefile").read_text()
 # in test_readme.py, test_api.py and test_docs_run.py
-RUN = {"README.md", "docs/python.md", "docs/own-scores.md", "docs/adding-a-mode.md", "docs/tuning.md"}
+RUN = {
+    "README.md",
+    "docs/python.md",
+    "docs/tutorial.md",
+    "docs/own-scores.md",
+    "docs/adding-a-mode.md",
+    "docs/tuning.md",
+}
 OTHER_LANGUAGES = {"", "python", "json", "yaml", "toml"}
 COMMANDS = build_parser()._subparsers._group_actions[0].choices
 OPTIONS = {
@@ -30,7 +37,7 @@ OTHER_OPTIONS = {option for action in get_args_parser()._actions for option in a
 SCRIPTS = "".join(
     path.read_text() for folder in ("benchmarks", "examples", "tests") for path in (ROOT / folder).rglob("*.py")
 )
-FLAG = re.compile(r"^\s*[a-z][\w./-]* .*(?<=\s)--[a-z]")
+FLAG = re.compile(r"^\s*[a-z][\w./-]*( [\w./-]+){0,2} --[a-z]")  # a program, a word or two, an option
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -99,3 +100,26 @@ def test_adapters_that_are_merged(pruned):
     names = {"AutoModelForCausalLM": AutoModelForCausalLM, "unipruning": unipruning}
     exec(python_of("docs/tuning.md")[2], names | {"LoraConfig": LoraConfig, "get_peft_model": get_peft_model})
     assert left_of(Path("tuned"), pruned)[0] == 0
+
+
+def test_the_tutorial(home, tmp_path, monkeypatch, capsys):
+    """Every command after those that install and fetch, and what is asked of the results."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(home / "model", "model")
+    Path("model/chat_template.jinja").write_text("{{ messages[0].content }}")
+    for name in ("c4.utf8", "wiki.utf8"):
+        shutil.copy(home / "text.txt", name)
+    commands = [
+        command
+        for block in BLOCKS
+        if block.page == ROOT / "docs" / "tutorial.md" and not block.why_not_run
+        for command in block.commands()
+        if command.startswith("unipruning ") and " demo" not in command
+    ]
+    assert [words.split()[1] for words in commands] == ["backends", "targets", "prune", "perplexity", "project"]
+    for command in commands:
+        small = command.replace("--samples 32", "--samples 4").replace("--seq-len 512", "--seq-len 16")
+        assert main(small.split()[1:]) == 0
+    (block,) = python_of("docs/tutorial.md")
+    exec(block, {})
+    assert capsys.readouterr().out.count(" says: ") == 3
