@@ -1,4 +1,4 @@
-"""Post-training pruning of large language models by mirror descent, for Python users.
+"""Post-training pruning of large language models by mirror descent, for Python users::
 
     masks = unipruning.prune(model, tokenizer, sparsity="60%", data="calibration.jsonl")
 

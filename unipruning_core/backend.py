@@ -47,7 +47,7 @@ class Probe:
 class BackendSpec:
     """A plugin's description of its backend, read before anything heavy is imported."""
 
-    name: str  #: what the user types after --backend
+    name: str  #: what the user types after ``--backend``
     device_type: str  #: torch's name for the device, as in torch.device(...).type
     priority: int  #: "auto" picks the available backend with the highest
     target: str  #: ``package.module:Class``, imported only once selected

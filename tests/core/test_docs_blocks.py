@@ -14,12 +14,14 @@ from _blocks import BLOCKS, PAGES, ROOT, program_of, spans_of
 from _commands import options_of
 from torch.distributed.run import get_args_parser
 
+import unipruning
 from unipruning_core.cli.main import build_parser
 
 SETUP, MAKEFILE = (ROOT / "setup.py").read_text(), (ROOT / "Makefile").read_text()
 # in test_readme.py, test_api.py and test_docs_run.py
 RUN = {
     "README.md",
+    "docs/index.md",
     "docs/python.md",
     "docs/tutorial.md",
     "docs/own-scores.md",
@@ -114,6 +116,11 @@ def test_every_option_within_a_line_exists(page):
         elif span.startswith("--"):
             known = set.union(OTHER_OPTIONS, *OPTIONS.values())
             assert [flag for flag in flags - known if f'"{flag}"' not in SCRIPTS] == [], span
+
+
+def test_every_public_name_of_python_is_in_the_reference():
+    named = re.findall(r"^\.\. auto\w+:: (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(unipruning.__all__)
 
 
 def test_a_marker_stands_before_a_block():

@@ -40,6 +40,12 @@ def pruned(tmp_path, monkeypatch):
     return prune(tmp_path)
 
 
+def test_the_first_page(here):
+    (block,) = python_of("docs/index.md")
+    exec(block.replace("tokenizer, sparsity", "tokenizer, samples=4, seq_len=16, sparsity"), {})
+    assert Path("pruned/model.safetensors").is_file()
+
+
 def test_scores_of_your_own(here, capsys):
     tuned = AutoModelForCausalLM.from_pretrained("MODEL")
     weight = tuned.model.layers[0].mlp.up_proj.weight
