@@ -16,9 +16,10 @@ from torch.distributed.run import get_args_parser
 
 import unipruning
 from unipruning_core.cli.main import build_parser
+from unipruning_core.errors import ConfigError
 
 SETUP, MAKEFILE = (ROOT / "setup.py").read_text(), (ROOT / "Makefile").read_text()
-# in test_readme.py, test_api.py and test_docs_run.py
+# in test_readme.py, test_api.py, test_export.py and test_docs_run.py
 RUN = {
     "README.md",
     "docs/index.md",
@@ -26,6 +27,7 @@ RUN = {
     "docs/tutorial.md",
     "docs/own-scores.md",
     "docs/adding-a-mode.md",
+    "docs/after-pruning.md",
     "docs/tuning.md",
 }
 OTHER_LANGUAGES = {"", "python", "json", "yaml", "toml"}
@@ -77,7 +79,7 @@ def test_every_command_is_understood_or_says_why_it_is_not_run(page):
             for command in block.commands():
                 try:
                     check(command)
-                except SystemExit:
+                except (SystemExit, ConfigError):
                     pytest.fail(f"{block}: {command}")
 
 
@@ -142,7 +144,7 @@ def test_a_marker_stands_before_a_block():
     ],
 )
 def test_a_command_that_is_wrong_is_noticed(command):
-    with pytest.raises((SystemExit, AssertionError)):
+    with pytest.raises((SystemExit, AssertionError, ConfigError)):
         check(command)
 
 
