@@ -8,6 +8,9 @@ import shutil
 import pytest
 import torch
 from _checkpoints import FakeScores, changed, content, parsed, save_gpt2, save_llama
+from _drawn import damaged, damages, in_place_of, quick
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import unipruning
@@ -150,6 +153,24 @@ def test_damage_is_refused_and_nothing_is_left(change, message, small, tmp_path)
     with pytest.raises(CheckpointError, match=message):
         unipruning.unpack(folder, tmp_path / "back", progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]
+
+
+@quick
+@given(st.sampled_from([VALUES_FILE, RECORD_FILE, "unipruning.masks"]), damages)
+def test_damage_of_any_kind_is_refused_or_changes_nothing(small, tmp_path, name, damage):
+    folder = tmp_path / "copy"
+    if not folder.exists():
+        shutil.copytree(small, folder)
+    whole = (small.parent / "pruned" / "model.safetensors").read_bytes()
+    before = in_place_of(folder / name, damaged((small / name).read_bytes(), damage))
+    try:
+        unipruning.unpack(folder, tmp_path / "back", progress=False)
+        assert content(tmp_path / "back")["model.safetensors"] == whole
+    except CheckpointError:
+        assert not (tmp_path / "back").exists()
+    finally:
+        shutil.rmtree(tmp_path / "back", ignore_errors=True)
+        (folder / name).write_bytes(before)
 
 
 def test_the_record_of_another_export_is_refused(small, tmp_path):
