@@ -9,15 +9,17 @@ import pytest
 import torch
 from _checkpoints import FakeScores, changed, content, parsed, save_gpt2, save_llama
 from _drawn import damaged, damages, in_place_of, quick
+from _quantised import as_fp8
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import unipruning
 from unipruning_core.cli.main import main
-from unipruning_core.errors import CheckpointError
+from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.export.job import RECORD_FILE
 from unipruning_core.export.packed import VALUES_FILE
+from unipruning_core.export.registry import Formats
 from unipruning_core.progress import Progress
 from unipruning_core.projection.project import project
 from unipruning_core.storage.checkpoint import Checkpoint, Target
@@ -72,6 +74,18 @@ def test_experts_that_are_parts_of_a_tensor_get_their_bytes_again(tmp_path):
         "1": 24,
         "experts[96:144]": 48,
     }
+
+
+def test_codes_of_eight_bits_get_their_bytes_again_and_are_refused_where_floats_are_needed(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    as_fp8(folder)
+    pruned = pruned_of(folder, tmp_path / "pruned")
+    there_and_back(pruned, tmp_path)
+    for to in ("gguf", "semi-structured", "compressed-tensors"):
+        spec = Formats().specs[to]
+        if Formats().probe(spec).available:
+            with pytest.raises(ConfigError, match=r"made from bfloat16, float16 or float32, and .* holds codes of"):
+                unipruning.export(pruned, tmp_path / "out", to, progress=False)
 
 
 def test_what_two_shards_hold_is_kept_once(tmp_path):

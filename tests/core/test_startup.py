@@ -103,6 +103,11 @@ def test_what_is_misspelt_is_refused_before_anything_heavy_is_imported(home, tmp
         assert message in sentence
 
 
+def test_the_list_of_formats_imports_nothing_heavy():
+    found, _ = imported_by([["export", "--list"]], [*HEAVY, "gguf", "compressed_tensors", "sentencepiece"])
+    assert found == [[0, []]]
+
+
 @pytest.fixture
 def search_of_lines(home, tmp_path):
     text = tmp_path / "text.jsonl"

@@ -16,6 +16,7 @@ from unipruning_core.export.job import FORMAT as RECORD_FORMAT
 from unipruning_core.export.job import RECORD_FILE
 from unipruning_core.export.packed import FORMAT, SHARDS, VALUES_FILE, segments_of
 from unipruning_core.progress import Progress, as_progress
+from unipruning_core.projection.counts import INTEGERS
 from unipruning_core.projection.mask_file import MaskFile, read_masks
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.documents import digest_member, member, parse_json, quoted, read_object, unsealed
@@ -88,7 +89,8 @@ def _spread(packed: Path, kept: Tensor, target: Target, masks: MaskFile) -> Tens
     stored = mask.t() if target.transposed else mask
     if kept.numel() != int(mask.sum()):
         raise _damaged(packed, f"it has {kept.numel()} values of {target.name!r}, and its mask keeps {int(mask.sum())}")
-    return torch.zeros(target.stored_shape, dtype=kept.dtype).masked_scatter_(stored, kept)
+    bits = kept.view(INTEGERS[kept.dtype.itemsize])  # torch scatters no floats of eight bits
+    return torch.zeros(target.stored_shape, dtype=bits.dtype).masked_scatter_(stored, bits)
 
 
 def _digests(packed: Path) -> dict[str, str]:
