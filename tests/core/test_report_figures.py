@@ -17,7 +17,9 @@ from unipruning_core.errors import ConfigError
 from unipruning_core.report import png
 from unipruning_core.report.axes import Scale, scale_of, shown
 from unipruning_core.report.charts import Point, domain_of, histograms, quality_chart, step_of, steps_chart
+from unipruning_core.report.content import content_of
 from unipruning_core.report.figure import PALETTE, STEPS, Disc, Figure, Label
+from unipruning_core.report.gather import Gathered
 from unipruning_core.report.measured import Known, known_models, read_results
 from unipruning_core.report.places import Place, places_of, short_names
 from unipruning_core.report.scores import LOWEST, PER_DECADE, SAMPLED, Spread, stride_of
@@ -208,6 +210,38 @@ def test_the_lines_of_perplexity_are_read(tmp_path):
 def test_what_has_no_figures_is_refused(tmp_path, content):
     with pytest.raises(ConfigError, match="hold no figures that are known; pass the results"):
         read(tmp_path, content)
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "2:4", "50%/row", "wanda"])
+ROW = st.fixed_dictionaries(
+    {"perplexity": LEAVES, "pruned": LEAVES, "method": LEAVES, "sparsity": LEAVES},
+    optional={"low": LEAVES, "high": LEAVES},
+)
+TASK = st.dictionaries(st.sampled_from(["acc,none", "acc_stderr,none", "f1,none", "alias"]), LEAVES)
+MODEL = st.fixed_dictionaries(
+    {"model": st.sampled_from(["pruned", "dense"])},
+    optional={
+        "tasks": LEAVES | st.dictionaries(st.sampled_from(["arc", "piqa"]), TASK | LEAVES),
+        "perplexity": LEAVES | st.dictionaries(st.sampled_from(["c4"]), ROW | LEAVES),
+    },
+)
+JSON = (
+    st.fixed_dictionaries({"rows": st.lists(ROW, max_size=3) | LEAVES})
+    | st.fixed_dictionaries({"models": st.lists(MODEL | LEAVES, max_size=3)})
+    | st.fixed_dictionaries({"per_window_nll": LEAVES, "perplexity": LEAVES}, optional={"source": LEAVES})
+)
+
+
+@given(JSON)
+def test_whatever_a_file_holds_is_drawn_or_refused_with_a_sentence(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(content))
+    try:
+        found = read_results(path, lookup)
+    except ConfigError:
+        return
+    drawn = content_of(Gathered((), (), {}), found, [path])
+    assert all("nan" not in inline_svg(figure) for figure in drawn.figures)
 
 
 def test_a_model_is_known_by_its_path_by_its_report_or_as_the_dense_one(tmp_path, monkeypatch):

@@ -58,12 +58,12 @@ def test_wheel_holds_exactly_the_sources_of_its_packages(archive, wheel):
         f"{package}/{path.name}"
         for package, folder in PACKAGES.items()
         for path in (wheel.parent / "source" / folder).iterdir()
-        if path.suffix in {".py", ".c", ".json"} or path.name == "py.typed"
+        if path.suffix in {".py", ".c", ".json", ".html", ".css", ".js"} or path.name == "py.typed"
     }
     held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == sources
     assert {f"{package}/py.typed" for package in PACKAGES if "/" not in package} <= held
-    assert any(name.endswith(".c") for name in held)
+    assert {".c", ".html", ".css", ".js"} <= {name[name.rindex(".") :] for name in held if "py.typed" not in name}
 
 
 def test_wheel_installs_no_top_level_name_of_others(archive):

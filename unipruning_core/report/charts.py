@@ -137,10 +137,11 @@ def histograms(name: str, title: str, spreads: Mapping[str, Spread], *, masked: 
         zeros = f", {spread.zeros / spread.total:.1%} are zero" if 1000 * spread.zeros >= max(1, spread.total) else ""
         shapes.append(Label(x.start, foot - 44, f"{projection}{zeros}", size=11))
     bottom = top + panel * len(spreads)
-    for value in x.ticks(6):
-        if value == int(value):
-            shapes.append(Line(((x(value), bottom), (x(value), bottom + 4)), "muted"))
-            shapes.append(Label(x(value), bottom + 17, f"1e{int(value)}", "muted", anchor="middle"))
+    decades = [value for value in x.ticks(6) if value == int(value)]
+    for value in decades or (x.low, x.high):
+        shapes.append(Line(((x(value), bottom), (x(value), bottom + 4)), "muted"))
+        text = f"1e{int(value)}" if decades else shown(10**value)
+        shapes.append(Label(x(value), bottom + 17, text, "muted", anchor="middle"))
     shapes.append(Label(WIDTH / 2, bottom + 34, "score, each step an eighth of a decade", anchor="middle"))
     return Figure(name, title, WIDTH, bottom + 42, tuple(shapes), caption)
 

@@ -102,43 +102,43 @@ def _figures(document: Any, lookup: Lookup) -> Iterator[Measured]:
         for entry in document["models"]:
             yield from _of_model(entry, lookup)
     elif "per_window_nll" in document:
-        yield from _of_perplexity(
-            document, _text_name(document["source"]), str(document.get("model", "not named")), lookup
-        )
+        name, source = str(document.get("model", "not named")), _text_name(document["source"])
+        yield from _of_perplexity(document, source, name, lookup(name))
 
 
 def _of_row(row: Mapping[str, Any], subject: str) -> Iterator[Measured]:
-    if not is_number(row["perplexity"]):  # a broken model, whose perplexity is no number in JSON
+    pruned, value = _finite(row["pruned"]), _finite(row["perplexity"])
+    # a broken model has no perplexity in JSON
+    if pruned is None or value is None or value <= 0:
         return
-    cut, slash, budget = str(row["sparsity"]).partition("/")
-    series = row["method"] if ":" in cut else f"{row['method']}{slash}{budget}"
-    yield Measured(
-        PERPLEXITY, subject, series, row["method"], row["pruned"], row["sparsity"], *_numbers(row, "perplexity")
-    )
-
-
-def _numbers(row: Mapping[str, Any], name: str) -> tuple[float, float | None, float | None]:
-    low, high = (row.get(key) if is_number(row.get(key)) else None for key in ("low", "high"))
-    return float(row[name]), low, high
+    method, sparsity = str(row["method"]), str(row["sparsity"])
+    cut, slash, budget = sparsity.partition("/")
+    series = method if ":" in cut else f"{method}{slash}{budget}"
+    ends = _finite(row.get("low")), _finite(row.get("high"))
+    yield Measured(PERPLEXITY, subject, series, method, pruned, sparsity, value, *ends)
 
 
 def _of_model(entry: Mapping[str, Any], lookup: Lookup) -> Iterator[Measured]:
     model = str(entry["model"])
     known = lookup(model)
-    about = (known.series, model, known.sparsity, known.pattern)
     for task, figures in entry.get("tasks", {}).items():
-        metric = next((name for name in figures if name in ("acc,none", "acc")), None) or next(
-            (name for name, value in figures.items() if is_number(value) and "stderr" not in name), None
-        )
-        if metric is None or not is_number(figures[metric]):
+        named = [name for name, value in figures.items() if "stderr" not in name and _finite(value) is not None]
+        metric = next((name for name in named if name.partition(",")[0] == "acc"), named[0] if named else None)
+        if metric is None:
             continue
         name, comma, filtered = metric.partition(",")
-        error = figures.get(f"{name}_stderr{comma}{filtered}")
-        value = float(figures[metric])
-        low, high = (value - error, value + error) if is_number(error) else (None, None)
-        yield Measured(ACCURACY, str(task), *about, value, low, high)
+        value, error = _finite(figures[metric]), _finite(figures.get(f"{name}_stderr{comma}{filtered}"))
+        assert value is not None
+        ends = (None, None) if error is None else (value - error, value + error)
+        yield Measured(ACCURACY, str(task), known.series, model, known.sparsity, known.pattern, value, *ends)
     for source, figures in entry.get("perplexity", {}).items():
-        yield from _of_perplexity(figures, _text_name(source), model, lookup)
+        yield from _of_perplexity(figures, _text_name(source), model, known)
+
+
+def _of_perplexity(figures: Any, source: str, model: str, known: Known) -> Iterator[Measured]:
+    value = _finite(figures.get("perplexity") if isinstance(figures, Mapping) else figures)
+    if value is not None and value > 0:
+        yield Measured(PERPLEXITY, source, known.series, model, known.sparsity, known.pattern, value)
 
 
 def _text_name(source: object) -> str:
@@ -146,8 +146,5 @@ def _text_name(source: object) -> str:
     return os.path.basename(str(source)) if os.path.isabs(str(source)) else str(source)
 
 
-def _of_perplexity(figures: Any, source: str, model: str, lookup: Lookup) -> Iterator[Measured]:
-    value: Any = figures.get("perplexity") if isinstance(figures, Mapping) else figures
-    if is_number(value) and math.isfinite(value):
-        known = lookup(model)
-        yield Measured(PERPLEXITY, source, known.series, model, known.sparsity, known.pattern, float(value))
+def _finite(value: Any) -> float | None:
+    return float(value) if is_number(value) and math.isfinite(value) else None
