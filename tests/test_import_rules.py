@@ -71,6 +71,8 @@ EXTRA = {
     "unipruning_core/export/gguf_file.py": {"gguf"},
     "unipruning_core/export/gguf_model.py": {"gguf"},
     "unipruning_core/export/gguf_tokenizer.py": {"gguf"},
+    # only a recipe needs it
+    "unipruning_core/cli/recipe.py": {"yaml"},
     # only the picture of a benchmark needs it, and says so where it is missing
     "unipruning_core/tools/bench/plot.py": {"matplotlib"},
     # what datasets reads tables with; a local one needs no more of datasets, whose import takes far longer

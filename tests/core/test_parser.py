@@ -3,7 +3,7 @@
 import pytest
 
 from unipruning_core.cli.main import build_parser, main
-from unipruning_core.cli.parser import parsed
+from unipruning_core.cli.resolve import parsed
 from unipruning_core.errors import ConfigError
 
 

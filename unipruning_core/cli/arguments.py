@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from unipruning_core.cli.parser import Sparsities
+from unipruning_core.cli.parser import Sparsities, checked_by
+from unipruning_core.cli.places import place_of, placed
 from unipruning_core.data.sources import parse_weighted
 from unipruning_core.errors import ConfigError
-from unipruning_core.models.choice import TargetChoice
+from unipruning_core.models.choice import TargetChoice, compiled
+from unipruning_core.models.named import check_dtype
 from unipruning_core.progress import Progress, as_progress
-from unipruning_core.search.choice import Flag, flags, settings_of, spelled
+from unipruning_core.search.choice import Flag, Kind, flags, settings_of, spelled
 from unipruning_core.search.modes import DEFAULT_MODE, MODES
+from unipruning_core.sparsity.parse import parse_sparsity
 
 if TYPE_CHECKING:
     from unipruning_core.search.settings import Settings
@@ -53,7 +57,8 @@ def add_outline(parser: argparse.ArgumentParser) -> None:
 
 def add_sparsity(parser: Arguments, about: str = SPARSITY_HELP, **named: Any) -> None:
     """Add a sparsity or, for a command that takes several, those that follow one flag or each its own."""
-    parser.add_argument("--sparsity", **{"action": Sparsities, "metavar": "S [S ...]", "help": about, **named})
+    common = {"action": Sparsities, "metavar": "S [S ...]", "type": checked_by(parse_sparsity)}
+    parser.add_argument("--sparsity", help=about, **{**common, **named})
 
 
 def add_revision(parser: Arguments) -> None:
@@ -77,7 +82,10 @@ def note_unused_dtype(options: argparse.Namespace) -> None:
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dtype", default="auto", help="dtype to load the weights in: auto, float32, bfloat16 or float16"
+        "--dtype",
+        type=checked_by(check_dtype),
+        default="auto",
+        help="dtype to load the weights in: auto, float32, bfloat16 or float16",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     add_revision(parser)
@@ -88,6 +96,7 @@ def add_targets(parser: Arguments) -> None:
     parser.add_argument(
         "--include",
         action="append",
+        type=checked_by(partial(compiled, flag="--include")),
         default=[],
         metavar="PATTERN",
         help="prune the linear layers whose names match, wherever they are, and no others; a name with *, ? and [...], "
@@ -96,6 +105,7 @@ def add_targets(parser: Arguments) -> None:
     parser.add_argument(
         "--exclude",
         action="append",
+        type=checked_by(partial(compiled, flag="--exclude")),
         default=[],
         metavar="PATTERN",
         help="leave dense what matches, even if it is included; may be repeated",
@@ -140,7 +150,7 @@ class Single(argparse.Action):
     """The name of a text that is read alone, where other commands mix those that are given."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
-        if getattr(namespace, self.dest) not in (None, self.default):
+        if getattr(namespace, self.dest, None) not in (None, self.default):
             raise ConfigError(f"{option_string} takes one text, not several; run the command once for each")
         setattr(namespace, self.dest, values)
 
@@ -182,7 +192,8 @@ def add_calibration(parser: argparse.ArgumentParser, *, seed: bool = True) -> Ar
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the mode and the settings of all modes, those of only one mode in a separate group."""
     method = parser.add_argument_group("method (published settings default to the published values)")
-    method.add_argument("--mode", help=f"{', '.join(MODES)}; see above (default: {DEFAULT_MODE})")
+    about = f"{', '.join(MODES)}; see above (default: {DEFAULT_MODE})"
+    method.add_argument("--mode", type=checked_by(lambda mode: settings_of(mode, {})), help=about)
     groups = {mode: parser.add_argument_group(f"only with --mode {mode}") for mode in MODES}
     for flag in flags():
         add_flag(groups[flag.modes[0]] if len(flag.modes) == 1 else method, flag)
@@ -205,7 +216,16 @@ def given(options: argparse.Namespace, offered: Iterable[Flag]) -> dict[str, str
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """Return the settings given, checked; all others keep their defaults."""
-    return settings_of(options.mode, given(options, flags()))
+    return built_from(options, flags(), partial(settings_of, options.mode))
+
+
+def built_from(options: argparse.Namespace, offered: Iterable[Flag], build: Callable[[dict[str, str]], Kind]) -> Kind:
+    """Build settings from those given, each checked alone before, so that a refusal has the place of what is wrong."""
+    values = given(options, offered)
+    for name, value in values.items():
+        with placed(place_of(options, name)):
+            build({name: value})
+    return build(values)
 
 
 def loading_from(options: argparse.Namespace) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from unipruning_core.cli.arguments import (
@@ -15,14 +16,15 @@ from unipruning_core.cli.arguments import (
     add_sparsity,
     add_targets,
     add_text,
+    built_from,
     calibration_from,
-    given,
     loading_from,
     progress_from,
     targets_from,
 )
 from unipruning_core.cli.early import check_first
-from unipruning_core.cli.parser import OneSparsity
+from unipruning_core.cli.parser import OneSparsity, checked_by
+from unipruning_core.cli.presets import check_list
 from unipruning_core.compare.methods import KEEPS, PRESETS, SPECS, parse_methods, parse_ratios
 from unipruning_core.compare.settings import SparseGptSettings
 from unipruning_core.errors import ConfigError
@@ -67,10 +69,20 @@ def _add_compare(command: Command) -> None:
     parser = command("compare", _compare, summary, COMPARE_DETAILS)
     add_model(parser)
     parser.add_argument(
-        "--methods", action="append", default=[], metavar="M[,M...]", help="methods to compare, see above"
+        "--methods",
+        type=checked_by(lambda names: parse_methods([names], [])),
+        action="append",
+        default=[],
+        metavar="M[,M...]",
+        help="methods to compare, see above",
     )
     parser.add_argument(
-        "--preset", action="append", default=[], metavar="NAME", help=f"a list of methods: {', '.join(PRESETS)}"
+        "--preset",
+        type=checked_by(check_list),
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a list of methods: {', '.join(PRESETS)}",
     )
     add_sparsity(parser, "60%% or N:M, one or more", required=True)
     parser.add_argument(
@@ -157,7 +169,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _sparsegpt(options: argparse.Namespace) -> int:
-    settings = built(SparseGptSettings, given(options, flags(SPARSEGPT_FLAGS)), "SparseGPT")
+    settings = built_from(options, flags(SPARSEGPT_FLAGS), partial(built, SparseGptSettings, owner="SparseGPT"))
     sparsity = parse_sparsity(options.sparsity)
     targets = TargetChoice(**targets_from(options))
     check_first(options, "dtype", "backend", "model", "tokenizer", "data")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unipruning_core.cli.arguments import Command, add_backend, add_revision, add_sparsity, progress_from
 from unipruning_core.cli.early import check_first
+from unipruning_core.cli.parser import checked_by
 from unipruning_core.errors import ConfigError
 from unipruning_core.search.choice import settings_of
 from unipruning_core.search.modes import DEFAULT_MODE
@@ -30,7 +31,8 @@ def add_commands(command: Command) -> None:
     parser.add_argument(
         "--windows", type=int, default=16, help="evaluation windows of 1024 tokens (default: %(default)s)"
     )
-    parser.add_argument("--mode", default=DEFAULT_MODE, help="mode of the search (default: %(default)s)")
+    mode = checked_by(lambda name: settings_of(name, {}))
+    parser.add_argument("--mode", type=mode, default=DEFAULT_MODE, help="mode of the search (default: %(default)s)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -42,7 +44,6 @@ def add_commands(command: Command) -> None:
 def _demo(options: argparse.Namespace) -> int:
     sparsities = options.sparsity or ["50%", "60%", "2:4"]
     check_distinct(map(parse_sparsity, sparsities))
-    settings_of(options.mode, {})
     check_first(options, "backend", "model", "data", "eval_data")
     if options.revision and not options.model:
         raise ConfigError(f"--revision {options.revision!r} is for a model on the hub; name it with --model")

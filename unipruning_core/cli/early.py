@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unipruning_core.cli.places import place_of, placed
 from unipruning_core.data.sources import find_text
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.hub import check_model, check_revision, check_tokenizer
@@ -58,6 +59,8 @@ def check_first(options: argparse.Namespace, *names: str) -> None:
     for name in names:
         value = getattr(options, name)
         if value is not None or name == "backend":
-            CHECKS[name](value)
+            with placed(place_of(options, name)):
+                CHECKS[name](value)
         if name in ("model", "models") and value is not None:
-            check_revision([value] if name == "model" else value, options.revision)
+            with placed(place_of(options, "revision")):
+                check_revision([value] if name == "model" else value, options.revision)

@@ -122,15 +122,19 @@ def _run(argv: list[str]) -> int:
     command = next((position for position, word in enumerate(argv) if not word.startswith("-")), None)
     if command is not None:
         argv[command] = EARLIER_NAMES.get(argv[command], argv[command])
-    from unipruning_core.cli.parser import parsed
+    from unipruning_core.cli.resolve import dumped, parsed
 
-    options = parsed(build_parser(), argv)
+    options = parsed(parser := build_parser(), argv)
+    if options.dump_config:
+        print(dumped(options, parser.commands[options.name]), end="")
+        return 0
     os.getcwd()  # libraries end the process, or find nothing, in a folder that is gone
     logging.basicConfig(format="%(message)s", level=logging.ERROR if options.quiet else logging.WARNING)
     # warnings of transformers are for those who write models, not for those who prune them
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # threads that wait for each other give way, or on cores with other work they keep each other from it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from unipruning_core.cli.arguments import progress_from
     from unipruning_core.distributed.launched import launched, only_the_first_speaks
     from unipruning_core.errors import ConfigError
     from unipruning_core.stopping import signals_as_exceptions
@@ -138,6 +142,8 @@ def _run(argv: list[str]) -> int:
     if launched() and not options.over_ranks:
         raise ConfigError(f"{options.name} {options.alone} start it without torchrun")
     with signals_as_exceptions(), only_the_first_speaks():
+        for remark in options.remarks:
+            progress_from(options).note(f"{options.config}: {remark}")
         return int(options.run(options))
 
 
@@ -165,6 +171,7 @@ def build_parser() -> Parser:
         zeros,
     )
     from unipruning_core.cli.parser import Parser
+    from unipruning_core.cli.resolve import add_config
 
     parser = Parser("unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"unipruning {version('unipruning')}")
@@ -187,6 +194,7 @@ def build_parser() -> Parser:
         )
         sub.set_defaults(run=run, name=name, over_ranks=False, alone="runs in one process;")
         parser.commands[name] = sub
+        add_config(sub)
         return sub
 
     before = (targets, plan, prune, allocate, dequantize)

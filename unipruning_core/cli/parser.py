@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, NoReturn
 
@@ -22,8 +22,8 @@ class Sparsities(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
 
 
-class OneSparsity(Sparsities):
-    """The sparsity of a command that takes only one."""
+class Once(argparse.Action):
+    """A value that is given once."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         if (earlier := getattr(namespace, self.dest, None)) is not None:
@@ -32,6 +32,10 @@ class OneSparsity(Sparsities):
                 "once for each"
             )
         setattr(namespace, self.dest, values)
+
+
+class OneSparsity(Once, Sparsities):
+    """The sparsity of a command that takes only one, so that a second behind it is refused as one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,15 +68,29 @@ class Parser(argparse.ArgumentParser):
             self._refuse(next((word for word in unknown if word.startswith("-")), unknown[0]))
         return {name: value for name, value in vars(found).items() if value not in (None, [])}
 
-    def completed(self, given: dict[str, Any]) -> argparse.Namespace:
-        """Return what is given beside the defaults of all else.
+    def converted(self, action: argparse.Action, text: str) -> Any:
+        """Return the value of an option that a word stands for.
+
+        Raises:
+            ConfigError: it is none that the option takes.
+        """
+        value = self._get_value(action, text)
+        self._check_value(action, value)
+        return value
+
+    def has(self, dest: str) -> bool:
+        """Return whether an option or an argument of this command is called so."""
+        return any(action.dest == dest for action in self._actions)
+
+    def completed(self, given: dict[str, Any], *, partly: bool = False) -> argparse.Namespace:
+        """Return what is given beside the defaults of all else; ``partly`` leaves None where there is none.
 
         Raises:
             ConfigError: what has no default is not given.
         """
         needed = [action for action in self._actions if action.required and action.dest not in given]
-        if missing := [str(action.metavar) if not (names := action.option_strings) else names[0] for action in needed]:
-            *others, last = missing
+        if needed and not partly:
+            *others, last = map(called, needed)
             listed = f"{', '.join(others)} and {last}" if others else last
             raise ConfigError(f"'{self.prog}' needs {listed}; '{self.prog} --help' shows how")
         defaults = {
@@ -139,24 +157,16 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(f"{called(action)} must be one of {', '.join(known)}, not {quoted(value)}{hint}")
 
 
+def checked_by(check: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a type of an option: the word as it is, once ``check`` has accepted it."""
+
+    def word(text: str) -> str:
+        check(text)
+        return text
+
+    return word
+
+
 def called(action: argparse.Action) -> str:
     """Return what a message calls an option or an argument."""
     return str(action.option_strings[-1] if action.option_strings else action.metavar)
-
-
-def parsed(parser: Parser, words: list[str]) -> argparse.Namespace:
-    """Return the options of the command that the words name.
-
-    Raises:
-        ConfigError: there is no such command, or it does not take them.
-        SystemExit: with 0, after the help or the version is shown.
-    """
-    place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
-    if place is None:
-        parser.given(words)
-        raise ConfigError(f"no command is given; there are {', '.join(parser.commands)}")
-    common, name = parser.given(words[:place]), words[place]
-    if (command := parser.commands.get(name)) is None:
-        hint = did_you_mean(name, parser.commands) or f"; there are {', '.join(parser.commands)}"
-        raise ConfigError(f"no command is called {name!r}{hint}")
-    return command.completed(common | command.given(words[place + 1 :]))

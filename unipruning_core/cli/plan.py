@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from unipruning_core.cli.arguments import (
     targets_from,
 )
 from unipruning_core.cli.early import check_first
+from unipruning_core.cli.parser import checked_by
 from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.layout import OFFLOADS, size_of
 from unipruning_core.models.named import check_outline
@@ -67,7 +69,9 @@ def add_commands(command: Command) -> None:
     parser.add_argument("--bandwidth", type=float, metavar="GB/S", help="memory bandwidth of the device")
     parser.add_argument("--flops", type=float, metavar="TFLOP/S", help="speed of matrix products in the weights' dtype")
     layout = parser.add_argument_group("layout (default: one process, or the smallest one that fits --device-memory)")
-    layout.add_argument("--device-memory", metavar="SIZE", help="memory of each device, such as 80GiB or 24GB")
+    memory = checked_by(partial(size_of, flag="--device-memory"))
+    about = "memory of each device, such as 80GiB or 24GB"
+    layout.add_argument("--device-memory", type=memory, metavar="SIZE", help=about)
     layout.add_argument("--ranks", type=int, metavar="N", help="processes, a device each (default: at most 8 a node)")
     layout.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default: %(default)s)")
     layout.add_argument(

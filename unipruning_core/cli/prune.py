@@ -26,6 +26,9 @@ from unipruning_core.cli.arguments import (
 )
 from unipruning_core.cli.dequantize import model_of
 from unipruning_core.cli.early import check_first
+from unipruning_core.cli.parser import checked_by
+from unipruning_core.cli.places import place_of, placed
+from unipruning_core.cli.presets import PRESETS, check_preset, described
 from unipruning_core.models.layout import OFFLOADS, size_of
 from unipruning_core.progress import size_text
 from unipruning_core.search.intervals import SAVE_EVERY, Interval
@@ -43,6 +46,9 @@ saved when run again.
 
 modes
 {modes}
+
+presets, of which any option that is given beats its part
+{presets}
 
 examples
   unipruning {examples}
@@ -101,7 +107,7 @@ def _search_details(examples: str) -> str:
         textwrap.fill(kind.summary, 118, initial_indent=f"  {mode:10}", subsequent_indent=" " * 12)
         for mode, kind in MODES.items()
     )
-    return SEARCH_DETAILS.format(modes=modes, examples=examples)
+    return SEARCH_DETAILS.format(modes=modes, presets=described(), examples=examples)
 
 
 def _sparsity_and_out(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +130,9 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write a quantised MODEL in bfloat16 to DIR first, or take it from there, and prune that",
     )
+    parser.add_argument(
+        "--preset", type=checked_by(check_preset), metavar="NAME", help=f"{', '.join(PRESETS)}; see above"
+    )
     add_calibration(parser)
     add_targets(parser.add_argument_group("layers to prune (default: linear layers of the decoder blocks)"))
     add_settings(parser)
@@ -131,6 +140,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     add_backend(machine)
     machine.add_argument(
         "--save-every",
+        type=checked_by(Interval.of),
         default=SAVE_EVERY,
         metavar="TIME",
         help="save an unfinished search this often: 90s, 10min or 2h, or less often where that would take more than "
@@ -160,6 +170,7 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
     )
     machine.add_argument(
         "--max-memory",
+        type=checked_by(size_of),
         metavar="SIZE",
         help="most memory of each device to use, such as 22GiB (default: what is free)",
     )
@@ -178,8 +189,6 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
 
 def _prune(options: argparse.Namespace) -> int:
     sparsities, settings, targets = _sparsities(options), settings_from(options), targets_from(options)
-    Interval.of(options.save_every)
-    size_of(options.max_memory)
     check_first(options, *SEARCHED)
     options.model = model_of(options)
     with collector_at_rest(ours=True):
@@ -214,8 +223,6 @@ def _prune(options: argparse.Namespace) -> int:
 
 def _search(options: argparse.Namespace) -> int:
     settings, targets = settings_from(options), targets_from(options)
-    Interval.of(options.save_every)
-    size_of(options.max_memory)
     check_first(options, *SEARCHED)
     options.model = model_of(options)
     with collector_at_rest(ours=True):
@@ -267,8 +274,9 @@ def _project(options: argparse.Namespace) -> int:
 
 
 def _sparsities(options: argparse.Namespace) -> list[Any]:
-    parsed = [parse_sparsity(text) for text in options.sparsity]
-    check_distinct(parsed)
+    with placed(place_of(options, "sparsity")):
+        parsed = [parse_sparsity(text) for text in options.sparsity]
+        check_distinct(parsed)
     check_keep_per_row(options.keep_per_row, parsed)
     return parsed
 
