@@ -20,7 +20,8 @@ def add_config(parser: Parser) -> None:
         action=Once,
         type=Path,
         metavar="FILE",
-        help="take options from a recipe in YAML; what is given here beats it",
+        help="take options from a recipe in YAML, or those of an earlier search or projection from its run.json or "
+        "unipruning.json; what is given here beats it",
     )
     recipe.add_argument(
         "--dump-config", action="store_true", help="print the options as a recipe that gives the same, and do nothing"
@@ -72,6 +73,12 @@ def _of_file(
     """Return what a file gives to a command, the place of each in it, and what is to be said of the file."""
     if path is None:
         return {}, {}, []
+    if path.suffix == ".json":
+        from unipruning_core.cli.records import recorded
+
+        if (record := recorded(path, name)) is not None:
+            values = {dest: value for dest, value in record.values.items() if commands[name].has(dest)}
+            return values, dict.fromkeys(values, str(path)), record.remarks
     from unipruning_core.cli.recipe import Recipe
 
     recipe = Recipe(path, name, commands)

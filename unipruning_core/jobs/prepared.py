@@ -140,8 +140,8 @@ class Prepared(ABC):
             "packing": data.packing,
             "dtype": dtype_name(self.dtype),
         }
-        if self.named_tokenizer is not None:
-            described["tokenizer"] = self.named_tokenizer
+        named = {"split": data.text.split, "text_column": data.text.column, "tokenizer": self.named_tokenizer}
+        described |= {name: value for name, value in named.items() if value is not None}
         if text.parts:
             described["sources"] = [
                 {"source": part.source, "sha256": part.sha256, "weight": weight, "samples": share}
