@@ -20,7 +20,8 @@ html_title = f"{project} {release}"
 html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
-smartquotes = False
+html_show_search_summary = False  # they are fetched, which a browser refuses to pages of a folder
+smartquotes_action = "De"  # dashes, but straight quotes, since what is quoted is typed
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_argparse_cli"]
 myst_enable_extensions = ["deflist", "dollarmath"]

@@ -91,8 +91,8 @@ def prune(
         packing: "packed" joins the documents and cuts them into samples; "document" takes one document per sample.
         split: split of a data set (default: "train").
         text_column: the column that holds text, conversations or token ids (default: "text", "messages", ...).
-        include: patterns of names, such as "*.mlp.*" or "re:REGEX"; only linear layers that match are pruned, wherever
-            they are (default: those of the decoder blocks, without routers and the like).
+        include: patterns of names, such as ``*.mlp.*`` or ``re:REGEX``; only linear layers that match are pruned,
+            wherever they are (default: those of the decoder blocks, without routers and the like).
         exclude: patterns of what stays dense, whatever else is included.
         keep_per_row: K, so many of the largest scores of every output row are kept, with the same total; the command
             line's ``--keep-per-row``.
@@ -191,7 +191,7 @@ def search(
     The other arguments are those of ``prune``.  A model in memory is left unchanged.
 
     Returns:
-        The scores to pass to ``project``: for each target the magnitude of Γ, (out, in) float32.
+        The scores to pass to ``project``, for each target the magnitude of Γ, (out, in), float32.
 
     Raises:
         UnipruningError: says in one sentence what is wrong, before any expensive work if possible.
