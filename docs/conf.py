@@ -33,6 +33,7 @@ html_math_renderer = "mathml"
 nitpicky = True
 # types of other projects, whose pages are on the network, and of modules that have no page
 nitpick_ignore_regex = [("py:(class|exc)", r"[\w.]+")]
+autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 python_maximum_signature_line_length = 88
 

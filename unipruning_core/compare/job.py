@@ -37,8 +37,8 @@ CSV_FILE, JSON_FILE, PLOT_FILE = "results.csv", "results.json", "perplexity.png"
 class Comparison(Tabular):
     """A finished comparison; as a string it is the table."""
 
-    rows: tuple[Row, ...]  # the dense model first
-    remarks: Mapping[str, str]  # on methods, by the text that names them
+    rows: tuple[Row, ...]  #: the dense model first
+    remarks: Mapping[str, str]  #: on methods, by the text that names them
     footnotes: tuple[str, ...]
 
     def records(self) -> list[dict[str, Any]]:

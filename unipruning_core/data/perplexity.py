@@ -36,16 +36,16 @@ PROBE_TOKENS = 8
 class Perplexity(Tabular):
     """One measurement, with what is needed to repeat it; a row of a table."""
 
-    perplexity: float  # exp(nll); infinite if that overflows
-    nll: float  # mean over windows, in nats per token
-    tokens: int  # predicted tokens: seq_len - 1 per window
+    perplexity: float  #: exp(nll); infinite if that overflows
+    nll: float  #: mean over windows, in nats per token
+    tokens: int  #: predicted tokens, seq_len - 1 per window
     windows: int
     seq_len: int
     source: str
     data_sha256: str
-    dtype: str  # in which the weights were loaded
+    dtype: str  #: in which the weights were loaded
     per_window_nll: list[float]
-    tokenizer: str | None = None  # where it is from, unless it came with the model
+    tokenizer: str | None = None  #: where it is from, unless it came with the model
 
     def records(self) -> list[dict[str, Any]]:
         return [{name: value for name, value in vars(self).items() if name != "per_window_nll"}]

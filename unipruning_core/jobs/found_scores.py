@@ -21,17 +21,17 @@ class FoundScores(Tabular):
     """The scores found by a search of a model in memory; they can be projected any number of times."""
 
     targets: tuple[Target, ...]
-    fingerprint: str  # of the weights that were searched
+    fingerprint: str  #: of the weights that were searched
     scope: Scope
     provenance: dict[str, object]
-    duals: Mapping[str, Tensor]  # V by target: (out, in), float32, on the host
-    thresholds: Mapping[str, float]  # tau by target
-    losses: tuple[float, ...]  # one per calibration sample, if the mode computes them
-    threshold_trace: tuple[float, ...] = ()  # of the mode at each step, if it has one
-    masked: set[str] = field(default_factory=set)  # fingerprints of the weights masked by these scores
-    digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of the weight that was searched, by target
+    duals: Mapping[str, Tensor]  #: V by target, (out, in), float32, on the host
+    thresholds: Mapping[str, float]  #: tau by target
+    losses: tuple[float, ...]  #: one per calibration sample, if the mode computes them
+    threshold_trace: tuple[float, ...] = ()  #: of the mode at each step, if it has one
+    masked: set[str] = field(default_factory=set)  #: fingerprints of the weights masked by these scores
+    digests: Mapping[str, str] = field(default_factory=dict)  #: sha256 of the weight that was searched, by target
     target_choice: TargetChoice = BY_ROLE
-    model_weights: int | None = None  # of the whole model
+    model_weights: int | None = None  #: of the whole model
 
     def records(self) -> list[dict[str, Any]]:
         return [{**target.cells, "threshold": self.thresholds[target.name]} for target in self.targets]

@@ -49,7 +49,7 @@ class Scores(Protocol):
         """Settings and versions, serialisable as JSON."""
 
     def score(self, name: str) -> Tensor:  # (out, in), float32, finite, on the CPU
-        """Return abs(Gamma) of one target."""
+        """Return abs(Gamma) of one target, (out, in), float32, finite, on the host."""
 
 
 def checked_score(scores: Scores, target: Target) -> Tensor:  # (out, in), float32, on the host

@@ -55,12 +55,12 @@ class Projected(Tabular):
 
     path: Path
     sparsity: Sparsity
-    pruned: int  # weights that the masks prune
-    total: int  # weights of all targets
-    zero_fraction: float  # of the targets' weights in the file
-    model_weights: int  # of the whole model
-    empty_rows: int = 0  # output rows that the masks remove whole
-    empty_columns: int = 0  # and input columns
+    pruned: int  #: weights that the masks prune
+    total: int  #: weights of all targets
+    zero_fraction: float  #: of the targets' weights in the file
+    model_weights: int  #: of the whole model
+    empty_rows: int = 0  #: output rows that the masks remove whole
+    empty_columns: int = 0  #: and input columns
 
     def records(self) -> list[dict[str, Any]]:
         return [
