@@ -21,7 +21,7 @@ html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_show_search_summary = False  # they are fetched, which a browser refuses to pages of a folder
-smartquotes_action = "De"  # dashes, but straight quotes, since what is quoted is typed
+smartquotes = False  # two dashes begin a flag, and what is quoted is typed
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_argparse_cli"]
 myst_enable_extensions = ["deflist", "dollarmath"]
@@ -42,6 +42,7 @@ def setup(app: Sphinx) -> None:
     # mathematics that a browser shows by itself: no script, no font and nothing from the network
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_block, None))
     app.connect("autodoc-process-docstring", _add_settings)
+    app.connect("doctree-read", _set_dashes)
 
 
 def _inline(writer: Any, node: nodes.math) -> None:
@@ -67,3 +68,9 @@ def _add_settings(app: Sphinx, what: str, name: str, documented: Any, options: A
     if what == "class" and issubclass(documented, Settings):
         told = [f":param {item.name}: {escape(item.metadata['help'])}" for item in fields(documented)]
         lines += ["", *told, ""]
+
+
+def _set_dashes(app: Sphinx, doctree: nodes.document) -> None:
+    """Write as a dash what Sphinx puts between a parameter and its description."""
+    for text in [text for text in doctree.findall(nodes.Text) if text == " -- "]:
+        text.parent.replace(text, nodes.Text(" – "))
