@@ -153,6 +153,7 @@ def test_the_function_returns_the_table(two, tasks, tmp_path):
     )
     assert [row.model for row in found.rows] == [*two, *two]
     assert str(found).startswith("task ")
+    assert list(found.to_frame()["model"]) == [*two, *two]
 
 
 def test_an_unknown_task_is_named_before_a_model_is_loaded(words, refused, monkeypatch):

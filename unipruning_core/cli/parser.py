@@ -1,4 +1,7 @@
-"""The parser of the commands: it refuses in one sentence, and tells what was given from what was left out."""
+"""The parser of the commands: it refuses in one sentence, and tells what was given from what was left out.
+
+It is argparse's, since typer takes about as long to import as all else that ``--help`` needs.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from unipruning_core.evaluation.harness import Harness, TaskOptions, check_insta
 from unipruning_core.evaluation.measures import PERPLEXITY, measures_of, perplexity_measure
 from unipruning_core.evaluation.records import Cell, as_file_name, folder_name, tidy
 from unipruning_core.evaluation.table import Row, rows_of, to_text, write_csv, write_results
+from unipruning_core.frames import Tabular
 from unipruning_core.jobs.arguments import open_on_disk
 from unipruning_core.models.decoder import text_model
 from unipruning_core.models.hub import local_folder
@@ -34,11 +35,15 @@ SMALLER_BATCH = f"{LARGER_DEVICE}, or a smaller --batch-size"
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Tabular):
     """What was measured; as a string it is the table."""
 
     rows: tuple[Row, ...]  # the first model's before the others', figure by figure
     out: Path
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the rows as dictionaries."""
+        return [asdict(row) for row in self.rows]
 
     def __str__(self) -> str:
         return (

@@ -1,4 +1,7 @@
-"""The memory that the host still has for this process: of the machine, of its control groups, and of its limits."""
+"""The memory that the host still has for this process: of the machine, of its control groups, and of its limits.
+
+psutil knows the first alone, which in a container is that of the whole host.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 A marker is a small file with a fixed content.  It is written before anything else and removed after everything else.
 A lock is a file that exists while a command works.  Where the file system has locks, ``flock`` decides, so that
 whatever a killed command leaves is free at once.  Elsewhere, and on systems without ``fcntl``, its content does: the
-host and the process that hold it.
+host and the process that hold it.  Locks of the package filelock are not inherited by the commands that one starts, and
+know no file system without locks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The safetensors format: headers read without trusting them and written, tensors read one at a time."""
+"""The safetensors format: headers read without trusting them and written, tensors read one at a time.
+
+Weights are patched where they lie, for which safetensors gives no offsets and huggingface_hub's parser none that are
+compared with the size of the file.
+"""
 
 from __future__ import annotations
 
