@@ -264,6 +264,12 @@ def test_the_record_names_type_and_sparsity(pruned, tmp_path):
     assert gguf.GGUFReader(file).get_field("general.name").contents() == "llama pruned 2:4"
 
 
+def test_the_type_of_the_weights_is_told_where_none_was_asked_for(pruned, tmp_path):
+    done = unipruning.export(pruned, tmp_path / "out", "gguf", progress=False)
+    record = json.loads((tmp_path / "out" / "unipruning-export.json").read_text())
+    assert (done.type, record["type"], done.to_json()["type"]) == ("BF16",) * 3
+
+
 def test_without_the_package_the_command_says_what_to_install(pruned, tmp_path, monkeypatch, refused):
     monkeypatch.delitem(sys.modules, "gguf")
     monkeypatch.setattr("unipruning_core.export.builtin.find_spec", lambda name: None)

@@ -41,7 +41,7 @@ compressed_tensors = _plugin(
     ExporterSpec(
         "compressed-tensors",
         "codes of 8 or 4 bits with exact zeros, rounded to the nearest, for vLLM and transformers",
-        "nothing: codes of zeros take as many bits as others",
+        "codes of fewer bits, but nothing by zeros: the code of a zero takes as many",
         NO_RUNTIME,
         f"{HERE}.compressed:Compressed",
         lambda: _needs("compressed_tensors", "compressed-tensors"),
@@ -52,7 +52,7 @@ gguf = _plugin(
     ExporterSpec(
         "gguf",
         "one file for llama.cpp, of llama, mistral, qwen2 and qwen3",
-        "nothing: codes of zeros take as many bits as others",
+        "codes of fewer bits, but nothing by zeros: the code of a zero takes as many",
         NO_RUNTIME,
         f"{HERE}.gguf_file:Gguf",
         lambda: _needs("gguf", "gguf"),

@@ -36,5 +36,6 @@ class Exporter(ABC):
     def write(self, source: Source, choice: Choice, folder: Path, progress: Progress) -> Mapping[str, Any]:
         """Fill an empty folder, one matrix in memory at a time, and return what the record is to say of it.
 
+        A ``type`` that is chosen by what the checkpoint holds is part of that.
         The same source and choice give the same bytes.
         """

@@ -94,7 +94,7 @@ class Gguf(Exporter):
                 for entry in entries:
                     writer.write_tensor_data(_codes(_values(source, described, entry), entry))
                     task.advance()
-        return {"unfit": unfit} if unfit else {}
+        return {"type": name, **({"unfit": unfit} if unfit else {})}
 
 
 def _checked(source: Source) -> Described:

@@ -80,7 +80,7 @@ def export(
             files = _recorded(source, spec.name, choice.type, folder, details)
             size = sum((folder / name).stat().st_size for name in files)
             work.publish()
-    return Exported(out, spec.name, choice.type, size, files, details)
+    return Exported(out, spec.name, str(details.get("type", choice.type)), size, files, details)
 
 
 def _recorded(source: Source, to: str, type_name: str, folder: Path, details: dict[str, Any]) -> tuple[str, ...]:
