@@ -211,9 +211,14 @@ def another_tensor(folder):
     changed(folder, lambda tensors: tensors.update({"model.layers.0.other.weight": torch.ones(HIDDEN)}))
 
 
+def biased(folder):
+    edit_json(folder / "config.json", lambda config: config.update(model_type="qwen3", attention_bias=True))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (biased, "GGUF is not written for attention_bias True of"),
         (remove_tokenizer, "has no tokenizer.json; copy the tokenizer of the model there"),
         (not_json, "tokenizer.json' cannot be read: "),
         (unknown_split, r"\(BPE, split by Whitespace\) is none of those .*convert_hf_to_gguf.py of llama.cpp"),
@@ -238,6 +243,19 @@ def test_another_architecture_is_sent_to_the_converter_of_llama_cpp(tmp_path):
 def test_a_type_that_an_older_gguf_lacks_is_refused(pruned):
     with pytest.raises(ConfigError, match="the installed package gguf has no type Q9_9; pip install --upgrade gguf"):
         Gguf().size(Source.open(pruned, Progress()), Choice("Q9_9"))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_output_layer_is_left_out_only_where_it_is_the_embedding(same, tmp_path):
+    folder = save_model(tmp_path / "model", tie_word_embeddings=True)
+
+    def untie(tensors):
+        embedding = tensors["model.embed_tokens.weight"]
+        tensors["lm_head.weight"] = embedding.clone() if same else embedding + 1
+
+    changed(folder, untie)
+    reader = gguf.GGUFReader(export(pruned_of(folder, tmp_path / "pruned"), tmp_path / "out"))
+    assert ("output.weight" in {tensor.name for tensor in reader.tensors}) is not same
 
 
 def test_more_tokens_than_rows_are_refused(tmp_path):

@@ -89,6 +89,17 @@ def test_the_loader_gives_the_model_that_was_pruned(tmp_path, monkeypatch):
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+def test_shards_become_one_file_without_an_index(tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    folder = save_model(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="50KB")
+    (folder / "model.safetensors").unlink()
+    export(pruned_of(folder, tmp_path / "pruned"), tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {name for name in names if "model" in name or FILE in name} == {FILE}
+
+
 def test_a_device_without_2_4_is_refused(tmp_path):
     export(pruned_of(save_model(tmp_path / "model"), tmp_path / "pruned"), tmp_path / "out")
     with pytest.raises(ConfigError, match=r"'cpu' cannot compute with 2:4: .*; use a GPU that can"):

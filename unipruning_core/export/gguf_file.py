@@ -17,6 +17,7 @@ from unipruning_core.export.contract import Choice, Exporter
 from unipruning_core.export.gguf_model import Described, in_pairs
 from unipruning_core.export.gguf_tokenizer import CONVERTER, TOKENIZER_FILE, add_tokenizer, check_tokenizer
 from unipruning_core.models.borders import library_errors_as
+from unipruning_core.storage.tensorfile import is_copy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 
     from unipruning_core.export.source import Source
     from unipruning_core.progress import Progress
+    from unipruning_core.storage.tensorfile import TensorInfo
 
 AS_STORED = "auto"
 FLOATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 ALL_FLOATS = "F32"
 FALLBACK = "F16"  # for rows that do not divide into blocks
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"  # in a checkpoint
 EMBEDDINGS = frozenset(("token_embd.weight", "output.weight"))  # not pruned, and in more bits where codes are short
 OF_EMBEDDINGS = "Q8_0"
 FREQUENCIES = "rope_freqs.weight"
@@ -74,9 +77,7 @@ class Gguf(Exporter):
         described = _checked(source)
         entries = list(_entries(source, described, choice))
         name = _type_of(source, choice)
-        unfit = [
-            entry.source for entry in entries if len(entry.shape) > 1 and entry.kind.name not in (name, OF_EMBEDDINGS)
-        ]
+        unfit = [entry.source for entry in entries if entry.is_matrix and entry.kind.name not in (name, OF_EMBEDDINGS)]
         with closing(gguf.GGUFWriter(folder / f"model-{name}.gguf", described.family.name)) as writer:
             described.add_to(writer, f"{source.config['model_type']} pruned {source.masks.sparsity}")
             sizes = "ALL" if name == ALL_FLOATS else "MOSTLY"
@@ -121,8 +122,11 @@ def _entries(source: Source, described: Described, choice: Choice) -> Iterator[E
     types = gguf.GGMLQuantizationType
     if (asked := getattr(types, name := _type_of(source, choice), None)) is None:
         raise ConfigError(f"the installed package gguf has no type {name}; pip install --upgrade gguf")
+    left_out = {name for name in source.checkpoint.tensors if name.endswith(LEFT_OUT)}
+    if described.config.tie_word_embeddings and _is_one(source.checkpoint.tensors):
+        left_out.add(OUTPUT)
     for name, info in source.checkpoint.tensors.items():
-        if name.endswith(LEFT_OUT) or (name == "lm_head.weight" and described.config.tie_word_embeddings):
+        if name in left_out:
             continue
         if (mapped := blocks.get_name(name, try_suffixes=(".weight", ".bias"))) is None:
             raise ConfigError(f"gguf has no name for the tensor {name!r} of {described.family.name!r}; {CONVERTER}")
@@ -137,6 +141,11 @@ def _entries(source: Source, described: Described, choice: Choice) -> Iterator[E
         yield Entry(mapped, name, info.shape, kind)
     if (frequencies := described.frequencies()) is not None:
         yield Entry(FREQUENCIES, "", tuple(frequencies.shape), types.F32)
+
+
+def _is_one(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Return whether the output layer is the embedding a second time; where it is not, transformers ties nothing."""
+    return OUTPUT in tensors and EMBEDDING in tensors and is_copy(tensors[EMBEDDING], tensors[OUTPUT])
 
 
 def _bits(kind: Any) -> float:

@@ -73,6 +73,7 @@ class Described:
         unknown = {
             "hidden_act": config.hidden_act not in ("silu", "swish"),
             "rope_type": rope["rope_type"] not in ("default", "linear", "llama3"),
+            "attention_bias": kind == "qwen3" and bool(config.attention_bias),
             "use_sliding_window": bool(getattr(config, "use_sliding_window", False)),
         }
         if odd := [name for name, is_odd in unknown.items() if is_odd]:

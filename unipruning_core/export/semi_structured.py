@@ -25,6 +25,7 @@ from unipruning_core.models.borders import library_errors_as
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.counts import HALF, is_half
 from unipruning_core.storage.documents import member, parse_json, quoted
+from unipruning_core.storage.layout import INDEX_FILE
 from unipruning_core.storage.tensorfile import read_header, read_tensor
 from unipruning_core.storage.tensorstream import TensorStream
 
@@ -60,7 +61,7 @@ class SemiStructured(Exporter):
     def write(self, source: Source, choice: Choice, folder: Path, progress: Progress) -> Mapping[str, Any]:
         by_name = {target.name: target for target in source.masks.targets}
         packed = {target.name for target in source.masks.targets if _fits(source, target)}
-        source.copy_files(folder)
+        source.copy_files(folder, but=(INDEX_FILE,))
         about = {"format": FORMAT, "matrices": json.dumps(sorted(packed))}
         names = source.checkpoint.tensors
         with (
