@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from unipruning_core.errors import CheckpointError
@@ -131,15 +132,16 @@ def _in_order(source: Source, shard: Path) -> list[Segment]:
 
 
 def _kept_values(source: Source, target: Target, weight: Tensor) -> Tensor:
-    mask = source.mask(target)
-    bits = weight.view(INTEGERS[weight.dtype.itemsize])
+    # as integers, which numpy has, and picks several times faster than torch
+    bits = weight.view(INTEGERS[weight.dtype.itemsize]).numpy()
+    values = bits[source.mask(target).numpy()]
     # a bit pattern of zeros alone can be made again from nothing
-    if bool(bits[~mask].any()):
+    if np.count_nonzero(values) != np.count_nonzero(bits):
         raise CheckpointError(
             f"pruned weights of {target.name!r} are -0, which has bits of its own; export to safetensors, which keeps "
             "them"
         )
-    return bits[mask].view(weight.dtype)
+    return torch.from_numpy(values).view(weight.dtype)
 
 
 def _kept(source: Source, target: Target) -> int:

@@ -89,8 +89,10 @@ def _spread(packed: Path, kept: Tensor, target: Target, masks: MaskFile) -> Tens
     stored = mask.t() if target.transposed else mask
     if kept.numel() != int(mask.sum()):
         raise _damaged(packed, f"it has {kept.numel()} values of {target.name!r}, and its mask keeps {int(mask.sum())}")
-    bits = kept.view(INTEGERS[kept.dtype.itemsize])  # torch scatters no floats of eight bits
-    return torch.zeros(target.stored_shape, dtype=bits.dtype).masked_scatter_(stored, bits)
+    bits = kept.view(INTEGERS[kept.dtype.itemsize])  # numpy has no bfloat16, nor floats of eight bits
+    weight = torch.zeros(target.stored_shape, dtype=bits.dtype)
+    weight.numpy()[stored.numpy()] = bits.flatten().numpy()
+    return weight
 
 
 def _digests(packed: Path) -> dict[str, str]:
