@@ -14,7 +14,6 @@ from torch.sparse import _semi_structured_conversions as conversions
 import unipruning
 from unipruning_core.cli.main import main
 from unipruning_core.errors import CheckpointError, ConfigError
-from unipruning_core.export import semi_structured
 from unipruning_core.export.semi_structured import FILE
 
 IDS = torch.arange(24)[None] * 7 % VOCABULARY
@@ -119,7 +118,6 @@ def test_what_was_not_exported_is_not_loaded(tmp_path):
 
 def test_a_release_of_torch_without_the_packer_is_named(tmp_path, monkeypatch, refused):
     pruned = pruned_of(save_model(tmp_path / "model"), tmp_path / "pruned")
-    semi_structured._conversions.cache_clear()
     monkeypatch.delattr(conversions, "sparse_semi_structured_from_dense_cutlass")
     words = ["export", pruned, "--to", "semi-structured", "--out", tmp_path / "out"]
     assert f"torch {torch.__version__} has no packer of 2:4 in Python; use a release" in refused(*words)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +110,6 @@ def _packed(name: str, weight: Tensor) -> Iterator[Tensor]:
     yield meta
 
 
-@cache
 def _conversions() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return torch's packer and its inverse, which run on any device.
 
