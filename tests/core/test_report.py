@@ -130,6 +130,14 @@ def test_a_checkpoint_alone_has_no_scores_and_a_search_alone_no_map(made, tmp_pa
     assert "search" not in sections(tmp_path / "frozen.html")
 
 
+def test_a_search_without_a_score_above_zero_has_lost_nothing_that_is_known(home, model, tmp_path):
+    far = ("--mode", "coupled", "--soft-threshold", "1e9")
+    succeed("search", *model, *SEARCH, *far, "--out", tmp_path / "run")
+    succeed("project", home / "model", tmp_path / "run", "--sparsity", "50%", "--out", tmp_path / "out")
+    succeed("report", tmp_path / "run", tmp_path / "out", "--out", tmp_path / "r.html")
+    assert {"scores", "sparsity"} <= set(sections(tmp_path / "r.html")) - {"lost"} == set(sections(tmp_path / "r.html"))
+
+
 def test_scores_of_another_search_are_not_taken_for_those_of_a_checkpoint(made, tmp_path):
     succeed("report", made / "frozen", made / "out", "--out", tmp_path / "r.html")
     assert "lost" not in sections(tmp_path / "r.html")
@@ -140,7 +148,7 @@ def test_loss_and_threshold_of_each_step_are_drawn(made, gathered):
     figures = {figure.name: figure for figure in content_of(gathered, [], []).figures}
     run = Run.open(made / "run").description
     for name, values in [("loss-run", run["losses"]), ("threshold-run", run["threshold_trace"])]:
-        line = next(shape for shape in figures[name].shapes if getattr(shape, "stroke", "") == "c5")
+        line = next(shape for shape in figures[name].shapes if getattr(shape, "stroke", "") == "c0")
         heights = [y for _, y in line.points]
         drawn = [value for value in values if value > 0 or name == "loss-run"]
         assert len(heights) in (len(values), len(drawn))

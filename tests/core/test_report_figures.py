@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import combinations
 from math import gcd
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+from _drawn import quick, values
 from _folders import SEARCH, succeed
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +21,7 @@ from unipruning_core.report import png
 from unipruning_core.report.axes import Scale, scale_of, shown
 from unipruning_core.report.charts import Point, domain_of, histograms, quality_chart, step_of, steps_chart
 from unipruning_core.report.content import content_of
-from unipruning_core.report.figure import PALETTE, STEPS, Disc, Figure, Label
+from unipruning_core.report.figure import PALETTE, SERIES, STEPS, Disc, Figure, Label
 from unipruning_core.report.gather import Gathered
 from unipruning_core.report.measured import Known, known_models, read_results
 from unipruning_core.report.places import Place, places_of, short_names
@@ -45,6 +48,7 @@ def test_projections_are_called_by_their_last_part_where_that_is_enough():
     assert short_names(["mlp.up", "experts.*.up"]) == {"mlp.up": "mlp.up", "experts.*.up": "experts.*.up"}
 
 
+@quick
 @given(rows=st.integers(1, 40_000), columns=st.integers(1, 40_000))
 def test_sampled_scores_lie_in_all_columns_and_are_no_more_than_asked(rows, columns):
     stride = stride_of((rows, columns))
@@ -70,15 +74,17 @@ def test_scores_are_counted_in_their_bins():
     assert torch.equal(whole.kept, spread.kept + spread.pruned)
 
 
+@quick
 @given(st.lists(st.floats(0, 1), min_size=1))
-def test_the_scale_of_a_map_has_all_its_values(values):
-    low, high = domain_of(values)
-    assert low <= min(values) + 1e-9
-    assert high >= max(values) - 1e-9
+def test_the_scale_of_a_map_has_all_its_values(fractions):
+    low, high = domain_of(fractions)
+    assert low <= min(fractions) + 1e-9
+    assert high >= max(fractions) - 1e-9
     assert high - low >= 0.049
-    assert all(0 <= step_of(value, (low, high)) < STEPS for value in values)
+    assert all(0 <= step_of(value, (low, high)) < STEPS for value in fractions)
 
 
+@quick
 @given(st.floats(1e-12, 1e12), st.floats(1e-12, 1e12), st.booleans())
 def test_ticks_are_round_and_inside(one, two, logarithmic):
     scale = scale_of([one, two], 0, 100, logarithmic=logarithmic)
@@ -122,6 +128,35 @@ def test_every_colour_has_a_value_on_light_and_on_dark():
     for name, (light, dark) in PALETTE.items():
         assert light != dark
         assert f"--{name}:light-dark({light},{dark});" in rules
+
+
+# how linear red, green and blue look without one kind of cones, by Machado, Oliveira and Fernandes (2009)
+VISION = {
+    "all cones": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no long": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no medium": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "no short": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+WHITE = [0.9505, 1.0, 1.089]
+
+
+def lab(colour: str, vision: str) -> np.ndarray:
+    """CIE L*a*b* of a colour as it is seen."""
+    parts = np.array([int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(np.maximum(TO_XYZ @ np.clip(VISION[vision] @ linear, 0, 1) / WHITE, 1e-6))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_are_told_apart_without_one_kind_of_cones(vision, theme):
+    series = [lab(PALETTE[f"c{number}"][theme], vision) for number in range(SERIES)]
+    assert min(np.linalg.norm(one - two) for one, two in combinations(series, 2)) > 29
+    lightness = [lab(PALETTE[f"s{step}"][theme], vision)[0] for step in range(STEPS)]
+    steps = np.diff(lightness) * (1 if theme else -1)
+    assert steps.min() > 4
 
 
 def figures() -> list[Figure]:
@@ -212,7 +247,7 @@ def test_what_has_no_figures_is_refused(tmp_path, content):
         read(tmp_path, content)
 
 
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "2:4", "50%/row", "wanda"])
+LEAVES = values | st.floats(0, 1) | st.sampled_from(["2:4", "50%/row", "wanda"])
 ROW = st.fixed_dictionaries(
     {"perplexity": LEAVES, "pruned": LEAVES, "method": LEAVES, "sparsity": LEAVES},
     optional={"low": LEAVES, "high": LEAVES},
@@ -232,10 +267,11 @@ JSON = (
 )
 
 
+@quick
 @given(JSON)
 def test_whatever_a_file_holds_is_drawn_or_refused_with_a_sentence(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.json"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     try:
         found = read_results(path, lookup)
     except ConfigError:

@@ -102,7 +102,7 @@ def steps_chart(
     y = scale_of((value for _, value in known), top + PLOT_HEIGHT, top, logarithmic=logarithmic)
     frame = Frame(x, y)
     shapes = list(frame.shapes(x_title, y_title))
-    shapes.append(Line(tuple(frame.point(*point) for point in known), "c5", 1))
+    shapes.append(Line(tuple(frame.point(*point) for point in known), "c0", 1))
     if len(known) >= 16:
         reach = len(known) // 16
         means = [

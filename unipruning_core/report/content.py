@@ -112,16 +112,17 @@ def _map(output: Pruned, kind: str, values: Mapping[Place, float], domain: tuple
 
 
 def _lost(gathered: Gathered) -> Section | None:
-    shown = [output for output in gathered.outputs if output.lost]
+    known = {
+        output.label: {cell.place: cell.lost for cell in output.cells if cell.lost is not None}
+        for output in gathered.outputs
+    }
+    shown = [output for output in gathered.outputs if known[output.label]]
     if not shown:
         return None
     text = [words.LOST]
     if missing := [output.label for output in gathered.outputs if not output.lost]:
         text.append(f"Not known of {', '.join(missing)}, whose run folder was not given.")
-    known = {
-        output.label: {cell.place: cell.lost for cell in output.cells if cell.lost is not None} for output in shown
-    }
-    domain = domain_of([value for values in known.values() for value in values.values()])
+    domain = domain_of([value for output in shown for value in known[output.label].values()])
     figures = [_map(output, "lost", known[output.label], domain, "scores lost") for output in shown]
     return Section("lost", "What each layer lost", text, figures)
 

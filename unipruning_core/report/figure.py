@@ -84,8 +84,8 @@ def _pairs(names: str, light: str, dark: str) -> dict[str, tuple[str, str]]:
     }
 
 
-# on light and on dark.  The scale goes by lightness alone, away from the paper, so that it is read without colours too;
-# the colours of series are near those of Okabe and Ito, and no two series differ by colour alone.
+# on light and on dark.  The scale goes by lightness, away from the paper.  The first two colours of series are those of
+# Okabe and Ito; the others are as far from them and from each other as can be, for eyes that miss a cone too.
 PALETTE = {
     **_pairs("paper panel ink muted rule accent", "ffffff f5f6f8 1b1f24 59616b d9dde2 0b62a4",
              "14171b 1d2127 e6e9ed a2abb5 363c45 7cc0f5"),
@@ -95,10 +95,10 @@ PALETTE = {
     **_pairs(" ".join(f"on{step}" for step in range(STEPS)),
              "1b1f24 1b1f24 1b1f24 1b1f24 1b1f24 1b1f24 10141a ffffff ffffff ffffff ffffff",
              "ffffff ffffff ffffff ffffff ffffff 0d1116 0d1116 0d1116 0d1116 0d1116 0d1116"),
-    **_pairs("c0 c1 c2 c3 c4 c5 c6", "0072b2 d55e00 007a5e a8518a 8f6a00 3d4f9f 5b6168",
-             "56b4e9 ff9250 34c79c e392c4 e8c02a a5b4ff b9c0c8"),
+    **_pairs("c0 c1 c2 c3 c4 c5", "0072b2 d55e00 1b0205 8007ed b68884 02144f",
+             "56b4e9 ff9250 bacaa3 9608f4 496c71 b63424"),
 }  # fmt: skip
-SERIES = 7  # colours of series
+SERIES = 6  # colours of series
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 3), (2, 3), (8, 3, 2, 3))
 
 
