@@ -221,13 +221,18 @@ def test_the_rows_of_a_comparison_are_read_but_not_those_of_broken_models(tmp_pa
 
 
 def test_accuracies_are_read_with_their_errors(tmp_path):
-    tasks = {"arc": {"acc,none": 0.5, "acc_stderr,none": 0.02}, "odd": {"f1,none": 0.3}, "no": {"alias": "x"}}
-    about = {"model": "pruned", "tasks": tasks, "perplexity": {"c4": {"perplexity": 30.5}, "w": {"perplexity": None}}}
+    tasks = {
+        "arc": {"acc_difference,none": -0.1, "acc,none": 0.5, "acc_stderr,none": 0.02},
+        "odd": {"f1,none": 0.3},
+        "no": {"alias": "x"},
+    }
+    texts = {"c4": {"windows": 8, "perplexity": 30.5, "perplexity_stderr": 0.5}, "w": {"perplexity": None}}
+    about = {"model": "pruned", "fingerprint": "f", "tasks": tasks, "perplexity": texts}
     found = read(tmp_path, {"models": [about]})
     assert [(one.kind, one.subject, one.value, one.low, one.high) for one in found] == [
         ("accuracy", "arc", 0.5, 0.48, 0.52),
         ("accuracy", "odd", 0.3, None, None),
-        ("perplexity", "c4", 30.5, None, None),
+        ("perplexity", "c4", 30.5, 30.0, 31.0),
     ]
     assert {(one.series, one.sparsity, one.pattern) for one in found} == {("drift ria", 0.6, "60%/row")}
 

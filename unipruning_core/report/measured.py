@@ -129,16 +129,24 @@ def _of_model(entry: Mapping[str, Any], lookup: Lookup) -> Iterator[Measured]:
         name, comma, filtered = metric.partition(",")
         value, error = _finite(figures[metric]), _finite(figures.get(f"{name}_stderr{comma}{filtered}"))
         assert value is not None
-        ends = (None, None) if error is None else (value - error, value + error)
-        yield Measured(ACCURACY, str(task), known.series, model, known.sparsity, known.pattern, value, *ends)
+        about = (str(task), known.series, model, known.sparsity, known.pattern)
+        yield Measured(ACCURACY, *about, value, *_interval(value, error))
     for source, figures in entry.get("perplexity", {}).items():
         yield from _of_perplexity(figures, _text_name(source), model, known)
 
 
 def _of_perplexity(figures: Any, source: str, model: str, known: Known) -> Iterator[Measured]:
-    value = _finite(figures.get("perplexity") if isinstance(figures, Mapping) else figures)
+    if not isinstance(figures, Mapping):
+        figures = {"perplexity": figures}
+    value, error = (_finite(figures.get(name)) for name in ("perplexity", "perplexity_stderr"))
     if value is not None and value > 0:
-        yield Measured(PERPLEXITY, source, known.series, model, known.sparsity, known.pattern, value)
+        about = (source, known.series, model, known.sparsity, known.pattern)
+        yield Measured(PERPLEXITY, *about, value, *_interval(value, error))
+
+
+def _interval(value: float, error: float | None) -> tuple[float | None, float | None]:
+    """Return what lies within one standard error."""
+    return (None, None) if error is None else (value - error, value + error)
 
 
 def _text_name(source: object) -> str:

@@ -11,7 +11,7 @@ LOST = (
 )
 QUALITY = (
     "Each line is a method; N:M patterns stand apart. Bars are the interval that the file gives: 95\u00a0% over "
-    "windows for perplexities, one standard error for accuracies. Lower perplexity and higher accuracy are better."
+    "windows of a comparison, one standard error of an evaluation. Lower perplexity and higher accuracy are better."
 )
 SEARCH = (
     "The loss of each calibration sample, of the model as the search sees it: masked along the ramp in feedback, with "
