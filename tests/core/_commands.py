@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+FROM_ELSEWHERE = {"--config", "--preset"}
 STARTERS = {"exec", "srun"}  # words before a command that start it
 
 
@@ -38,13 +39,17 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 
 
 def options_of(words: list[str]) -> tuple[object, object]:
-    """The options that torchrun, or None, and unipruning find in a command; SystemExit if there is another."""
+    """The options that torchrun, or None, and unipruning find in a command; an error if there is another."""
     from torch.distributed.run import get_args_parser
 
     from unipruning_core.cli.main import build_parser
 
     if words[0] == "unipruning":
-        return None, build_parser().parse_args(words[1:])
+        parser = build_parser()
+        # what is required may come from a file that is not here
+        if FROM_ELSEWHERE.intersection(words):
+            return None, parser.commands[words[1]].given(words[2:])
+        return None, parser.parse_args(words[1:])
     started = get_args_parser().parse_args(words[1:])
     assert (words[0], started.module, started.training_script) == ("torchrun", True, "unipruning_core")
     return started, build_parser().parse_args(started.training_script_args)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 
 import pytest
 from _blocks import BLOCKS, PAGES, ROOT, program_of, spans_of
@@ -47,10 +48,10 @@ by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relat
 
 
 def words_of(command: str) -> list[str]:
-    """The words of a command, with what a synopsis has in brackets, and before a comment or an ``&``."""
+    """The words of a command, with what a synopsis has in brackets, and before a comment, a ``>`` or an ``&``."""
     # a synopsis names options as [--json]; a pattern of names has its brackets in quotes
     words = shlex.split(re.sub(r"\[(--[^\]]+)\]", r"\1", command), comments=True)
-    return words[: words.index("&")] if "&" in words else words
+    return list(takewhile(lambda word: word not in ("&", ">"), words))
 
 
 def check(command: str) -> None:

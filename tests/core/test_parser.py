@@ -48,8 +48,8 @@ def test_a_number_behind_sparsities_is_a_sparsity_and_asked_about(capsys):
     ("words", "says"),
     [
         (["prunee"], "no command is called 'prunee'; did you mean 'prune'?"),
-        (["zzz"], "no command is called 'zzz'; there are prune, "),
-        ([], "no command is given; there are prune, "),
+        (["zzz"], "no command is called 'zzz'; there are targets, plan, prune, "),
+        ([], "no command is given; there are targets, plan, prune, "),
         (["--quiet", "prune"], "'unipruning' has no option '--quiet'"),
         (["search", "M", "--samplez", "4"], "has no option '--samplez'; did you mean '--samples'?"),
         (["search", "M", "--samplez=4"], "has no option '--samplez'; did you mean '--samples'?"),

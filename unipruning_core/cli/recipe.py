@@ -117,7 +117,7 @@ class Recipe:
 
     def _hint(self, word: str) -> str:
         if others := [name for name, parser in self._commands.items() if word in actions_of(parser)]:
-            return f", which {others[0]} has; leave it out, or write it below '{others[0]}:'"
+            return f", which is for {', '.join(others)}; leave it out, or write it below the name of its command"
         return did_you_mean(word, [*actions_of(self._parser), *self._commands]) or "; its help lists those it has"
 
     def _place(self, node: yaml.Node) -> str:
@@ -130,7 +130,9 @@ def actions_of(parser: Parser) -> dict[str, argparse.Action]:
     for action in parser._actions:
         if action.dest not in OUTSIDE:
             long = [option.removeprefix("--") for option in action.option_strings if option.startswith("--")]
-            found |= dict.fromkeys(long or [str(action.metavar).lower().replace("_", "-")], action)
+            metavar = str(action.metavar).lower()
+            named = metavar if metavar.isidentifier() else action.dest
+            found |= dict.fromkeys(long or [named.replace("_", "-")], action)
     return found
 
 
@@ -152,8 +154,12 @@ def as_yaml(command: Parser, options: argparse.Namespace, settings: Mapping[str,
         # a preset of a search is told as its values, which are those of its name only in this version
         if value is None or value is False or value == [] or (action.dest == "preset" and isinstance(value, str)):
             continue
-        content[name] = os.fspath(value) if isinstance(value, Path) else value
+        content[name] = list(map(_plain, value)) if isinstance(value, list) else _plain(value)
     return str(yaml.safe_dump({options.name: content}, sort_keys=False, allow_unicode=True, width=math.inf))
+
+
+def _plain(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, Path) else value
 
 
 def _composed(path: Path) -> yaml.Node:
