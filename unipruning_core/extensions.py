@@ -8,9 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from importlib.metadata import EntryPoints, entry_points
+from typing import TYPE_CHECKING
 
 from unipruning_core.errors import chain, first_line
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP = "torch.backends"
 AUTOLOAD_ENV = "TORCH_DEVICE_BACKEND_AUTOLOAD"
@@ -62,4 +65,6 @@ def root_cause(error: BaseException) -> str:
 
 
 def _points() -> EntryPoints:
+    from importlib.metadata import entry_points
+
     return entry_points(group=GROUP)

@@ -23,7 +23,7 @@ def installed(monkeypatch, tmp_path):
     (tmp_path / "fails.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(str(tmp_path))
     points = EntryPoints(EntryPoint(name, f"{name}:load", extensions.GROUP) for name in ("fails", "works"))
-    monkeypatch.setattr(extensions, "entry_points", lambda group: points.select(group=group))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points.select(group=group))
     monkeypatch.setenv(extensions.AUTOLOAD_ENV, "1")
     yield
     for name in ("works", "fails"):
@@ -44,7 +44,7 @@ def test_no_extension_is_loaded_where_torch_would_load_none(installed, monkeypat
 
 def test_where_none_fails_the_setting_stays(installed, monkeypatch):
     points = EntryPoints([EntryPoint("works", "works:load", extensions.GROUP)])
-    monkeypatch.setattr(extensions, "entry_points", lambda group: points)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
     assert extensions.load_extensions() == {}
     assert os.environ[extensions.AUTOLOAD_ENV] == "1"
 

@@ -36,10 +36,10 @@ def imported_by(commands, names):
     return json.loads(ran.stdout.splitlines()[-1]), ran.stderr
 
 
-def cpu_seconds(*words):
+def cpu_seconds(*words, around=None):
     """The processor time of a Python process and of those it starts."""
     before = os.times()
-    subprocess.run([sys.executable, *words], capture_output=True, timeout=300, check=False)
+    subprocess.run([sys.executable, *words], capture_output=True, timeout=300, check=False, env=around)
     after = os.times()
     return sum(getattr(after, name) - getattr(before, name) for name in ("children_user", "children_system"))
 
@@ -120,6 +120,23 @@ def test_a_search_of_json_lines_imports_no_library_for_tables(search_of_lines):
     tables = ["datasets", "pandas", "pyarrow", "sklearn", "matplotlib"]
     found, _ = imported_by([search_of_lines], tables)
     assert found == [[0, []]]
+
+
+def test_help_and_refusals_look_up_no_package():
+    unneeded = [*HEAVY, "importlib.metadata", "pluggy", "yaml", "jinja2"]
+    program = "import sys; before = set(sys.modules); from unipruning_core.cli.main import build_parser; "
+    program += f"build_parser().format_help(); print(sorted(({set(unneeded)!r} & set(sys.modules)) - before))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_costs_a_small_part_of_importing_torch(tmp_path):
+    words = ("-m", "unipruning_core.cli", "--help")
+    # compiled once, as torch is where it is installed
+    around = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    around["PYTHONPYCACHEPREFIX"] = str(tmp_path)
+    cpu_seconds(*words, around=around)
+    assert any(cpu_seconds(*words, around=around) <= 0.1 * cpu_seconds("-c", "import torch") for _ in range(TRIES))
 
 
 def test_a_misspelt_model_costs_a_small_part_of_importing_torch():

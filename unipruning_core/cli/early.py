@@ -12,11 +12,13 @@ from unipruning_core.data.sources import find_text
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.hub import check_model, check_revision, check_tokenizer
 from unipruning_core.models.named import check_dtype
-from unipruning_core.registry import Catalogue
 from unipruning_core.search.finished import check_finished
 
 
 def _check_backend(name: str | None) -> None:
+    # pluggy and the metadata of packages are for those who name a backend
+    from unipruning_core.registry import Catalogue
+
     Catalogue().requested(name)
 
 

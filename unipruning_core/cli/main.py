@@ -150,7 +150,6 @@ def _run(argv: list[str]) -> int:
 def build_parser() -> Parser:
     """Return the parser of all commands and their options."""
     import argparse
-    from importlib.metadata import version
 
     from unipruning_core.cli import (
         allocate,
@@ -170,11 +169,11 @@ def build_parser() -> Parser:
         targets,
         zeros,
     )
-    from unipruning_core.cli.parser import Parser
+    from unipruning_core.cli.parser import Parser, Version
     from unipruning_core.cli.resolve import add_config
 
     parser = Parser("unipruning", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"unipruning {version('unipruning')}")
+    parser.add_argument("--version", action=Version)
     parser.add_argument(
         "--traceback", action="store_true", help="show where an error came from, before the sentence about it"
     )

@@ -25,6 +25,19 @@ class Sparsities(argparse.Action):
         setattr(namespace, self.dest, [*(getattr(namespace, self.dest, None) or []), values])
 
 
+class Version(argparse.Action):
+    """The flag that shows the version, which is looked up only then."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="show the version and exit")
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        from importlib.metadata import version
+
+        print(f"unipruning {version('unipruning')}")
+        parser.exit()
+
+
 class Once(argparse.Action):
     """A value that is given once."""
 

@@ -26,7 +26,6 @@ from unipruning_core.cli.parser import checked_by
 from unipruning_core.models.choice import TargetChoice
 from unipruning_core.models.layout import OFFLOADS, size_of
 from unipruning_core.models.named import check_outline
-from unipruning_core.registry import Catalogue
 from unipruning_core.search.choice import flags, spelled
 from unipruning_core.search.settings import RECOMPUTATION
 from unipruning_core.sparsity.parse import check_distinct, parse_sparsity
@@ -94,6 +93,8 @@ def add_commands(command: Command) -> None:
 def _plan(options: argparse.Namespace) -> int:
     settings, choice = settings_from(options), TargetChoice(**targets_from(options))
     memory = size_of(options.device_memory, "--device-memory")
+    from unipruning_core.registry import Catalogue
+
     spec = None if options.backend is None else Catalogue().specs.get(options.backend)
     on_host = spec is not None and spec.device_type == "cpu"
     wanted = Wanted(
