@@ -125,7 +125,10 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path, capsys):
     assert all(line["speedup"] > 0 for line in written["lines"])
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 1 + len(written["lines"])
     assert main([*words, "--compare", str(tmp_path / "a.json")]) == 0
-    assert capsys.readouterr().out.count("ms before") == len(written["lines"])
+    compared = capsys.readouterr().out
+    assert compared.count("ms before") == len(written["lines"])
+    (device,) = written["environment"]["devices"].items()
+    assert f"compared with {written['environment']['date']}, {device[0]}: {device[1]}\n" in compared
 
 
 def test_all_backends_are_those_that_can_run_here(capsys):

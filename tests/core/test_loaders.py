@@ -156,8 +156,8 @@ def test_weights_in_a_file_with_the_earlier_name_are_pruned_like_any_other(copy_
 def test_masks_of_an_earlier_pruning_are_not_copied_into_a_new_one(single, tmp_path):
     once = pruned(single, tmp_path / "once")
     twice = pruned(once, tmp_path / "twice")
-    left_out = json.loads((twice / REPORT_FILE).read_text())["left_out"]
-    assert left_out == {
+    not_copied = json.loads((twice / REPORT_FILE).read_text())["not_copied"]
+    assert not_copied == {
         MASK_FILE: "the masks of an earlier pruning",
         REPORT_FILE: "the report of an earlier pruning",
     }

@@ -158,7 +158,7 @@ def test_the_report_says_what_was_done(llama, tmp_path):
     assert report["backend"] == "cpu"
     assert report["model_fingerprint"] == checkpoint.fingerprint()
     assert report["provenance"] == {"mode": "fake", "steps": 3}
-    assert report["left_out"] == {"pytorch_model.bin": "pickled weights"}
+    assert report["not_copied"] == {"pytorch_model.bin": "pickled weights"}
     assert report["matrices"].keys() == {target.name for target in scores.targets}
     assert report["matrices"][name] == {
         "asked": "50%/matrix",
@@ -181,7 +181,7 @@ def test_a_pruned_checkpoint_can_be_pruned_again(llama, tmp_path):
     project(once, FakeScores(once), parsed("50%"), tmp_path / "twice", BACKEND)
     report = json.loads((tmp_path / "twice" / "unipruning.json").read_text())
     assert report["sparsity"] == "50%/matrix"
-    assert report["left_out"].keys() == {"unipruning.masks", "unipruning.json"}
+    assert report["not_copied"].keys() == {"unipruning.masks", "unipruning.json"}
 
 
 def test_weights_that_are_not_finite_become_zero_where_they_are_pruned(llama, tmp_path):

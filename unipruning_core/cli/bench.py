@@ -107,7 +107,8 @@ def _bench(options: argparse.Namespace) -> int:
             print(table_row(line))
     print(f"\n{EXPLAINED}")
     if earlier:
-        print(f"\ncompared with {earlier['environment']['date']}, {earlier['environment']['devices']}")
+        devices = "; ".join(f"{name}: {detail}" for name, detail in earlier["environment"]["devices"].items())
+        print(f"\ncompared with {earlier['environment']['date']}, {devices}")
         print("\n".join(compare(lines, earlier)))
     written = to_json(lines, surroundings, model=options.model, baseline=options.baseline)
     if options.json:

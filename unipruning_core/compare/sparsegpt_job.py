@@ -19,7 +19,7 @@ from unipruning_core.models.targets import check_values, find_targets
 from unipruning_core.projection.output import PrunedFolder
 from unipruning_core.projection.place import Output, claimed_output, files_of
 from unipruning_core.projection.project import Projected
-from unipruning_core.projection.report import REVISION
+from unipruning_core.projection.report import NOT_COPIED, REVISION
 from unipruning_core.search.loop import versions
 from unipruning_core.sparsity.forms import MatrixSparsity, SemiStructured, Unstructured
 from unipruning_core.sparsity.parse import Sparsity
@@ -189,7 +189,7 @@ def write_changed(
     model_weights: int,  # of the whole model
 ) -> Projected:
     """Write the checkpoint with the layers' current weights, in the dtype of the source, and their masks."""
-    files, left_out = files_of(checkpoint)
+    files, not_copied = files_of(checkpoint)
     targets = tuple(layer.target for layer in layers)
     cuts: dict[str, MatrixSparsity] = dict.fromkeys((target.name for target in targets), sparsity)
     with output.filling() as folder, PrunedFolder(folder, sparsity, checkpoint, targets, cuts, model_weights) as pruned:
@@ -202,5 +202,5 @@ def write_changed(
                 mask = masks[layer.name]
                 pruned.prune(layer.target, weight, mask, mask.numel())
                 task.advance()
-        pruned.write_report(**about, left_out=left_out)
+        pruned.write_report(**about, **{NOT_COPIED: not_copied})
     return Projected.of(output.folder, pruned)

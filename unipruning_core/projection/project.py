@@ -29,7 +29,7 @@ from unipruning_core.projection.place import (
     size_of,
     slugs_of,
 )
-from unipruning_core.projection.report import KEEP_PER_ROW, REVISION
+from unipruning_core.projection.report import KEEP_PER_ROW, NOT_COPIED, REVISION
 from unipruning_core.projection.side_work import meanwhile, one_behind
 from unipruning_core.sparsity.forms import Unstructured
 from unipruning_core.sparsity.parse import Sparsity, check_fits
@@ -134,8 +134,8 @@ def _project(
     look: Callable[[], None],
 ) -> list[Projected]:
     slugs, sparsities = list(folders), list(folders.values())
-    files, left_out = files_of(checkpoint)
-    if links := [name for name, reason in left_out.items() if reason == LEADS_OUTSIDE]:
+    files, not_copied = files_of(checkpoint)
+    if links := [name for name, reason in not_copied.items() if reason == LEADS_OUTSIDE]:
         more = f" and {len(links) - 1} more" if len(links) > 1 else ""
         progress.note(f"not copied: {links[0]}{more} ({LEADS_OUTSIDE})")
     about: dict[str, object] = {
@@ -143,7 +143,7 @@ def _project(
         "model_fingerprint": scores.fingerprint,
         **({REVISION: revision} if (revision := checkpoint.revision) else {}),
         "provenance": scores.provenance,
-        "left_out": left_out,
+        NOT_COPIED: not_copied,
         KEEP_PER_ROW: keep_per_row,
     }
 

@@ -26,6 +26,7 @@ EARLIER_FORMATS = ("unipruning-checkpoint-2", "unipruning-checkpoint-1")
 MASKS = "masks_sha256"  # of the mask file
 REVISION = "model_revision"  # commit on the hub of the model that was pruned, if it came from there
 KEEP_PER_ROW = "keep_per_row"  # weights that every output row was to keep; reports lacked it at first
+NOT_COPIED = "not_copied"  # files of the model folder, with the reason; at first under the name of what stays dense
 EMPTY = ("empty_rows", "empty_columns")  # which the masks remove whole; reports lacked them at first
 TUNED = "tuned"  # true where the kept weights were trained after pruning
 MODEL = "model"  # counts of the whole model, which reports lacked at first
