@@ -13,7 +13,7 @@ from unipruning_core.cli.main import main
 from unipruning_core.errors import ConfigError
 from unipruning_core.testing import oracle
 from unipruning_core.tools.bench import baseline as bench_baseline
-from unipruning_core.tools.bench.cases import Case, Inputs, calls_of, parts_of, ready
+from unipruning_core.tools.bench.cases import OPERATION_KINDS, Case, Inputs, calls_of, parts_of, ready
 from unipruning_core.tools.bench.report import DERIVED
 from unipruning_core.tools.bench.run import Bench, BenchLine, Copies, known_operations, measure, run, summed
 from unipruning_cpu.backend import CpuBackend
@@ -58,6 +58,7 @@ def damage_result(arguments, returned):
 
 def test_all_operations_of_the_contract_can_be_measured():
     assert set(OPERATIONS) < set(known_operations())
+    assert known_operations() == list(OPERATION_KINDS)
     assert {part for name in known_operations() for part in parts_of(name)} == set(OPERATIONS)
 
 

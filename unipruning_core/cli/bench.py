@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unipruning_core.cli.arguments import Command, add_revision
+from unipruning_core.cli.parser import checked_by
 from unipruning_core.errors import ConfigError, OutputError, reason_and_remedy
 from unipruning_core.models.named import check_outline
 from unipruning_core.storage.outputs import check_file, write_whole
+from unipruning_core.tools.bench.names import check_baseline, check_dtypes, check_operation
 
 if TYPE_CHECKING:
     from unipruning_core.tools.bench.run import Bench, BenchLine
@@ -29,7 +31,12 @@ examples
 def add_commands(command: Command) -> None:
     parser = command("bench", _bench, "measure the operations of a backend, each checked before it is timed", DETAILS)
     parser.add_argument(
-        "operations", nargs="*", default=[], metavar="OP", help="operations to measure, see --list (default: all)"
+        "operations",
+        nargs="*",
+        default=[],
+        type=checked_by(check_operation),
+        metavar="OP",
+        help="operations to measure, see --list (default: all)",
     )
     parser.add_argument("--list", action="store_true", help="list the benchmarks and their minimum memory traffic")
     parser.add_argument(
@@ -40,6 +47,7 @@ def add_commands(command: Command) -> None:
     )
     parser.add_argument(
         "--baseline",
+        type=checked_by(check_baseline),
         help="also time another implementation: eager (the definition in plain torch), released (the eager formulation "
         "of the released code), or compile (the definition under torch.compile)",
     )
@@ -51,6 +59,7 @@ def add_commands(command: Command) -> None:
     shapes.add_argument("--shape", action="append", metavar="RxC", help="shape of the matrix (default: 4096x4096)")
     parser.add_argument(
         "--dtype",
+        type=checked_by(check_dtypes),
         default="bfloat16",
         help="dtypes of weights and activations, separated by commas (default: %(default)s)",
     )
@@ -107,8 +116,8 @@ def _bench(options: argparse.Namespace) -> int:
             print(table_row(line))
     print(f"\n{EXPLAINED}")
     if earlier:
-        devices = "; ".join(f"{name}: {detail}" for name, detail in earlier["environment"]["devices"].items())
-        print(f"\ncompared with {earlier['environment']['date']}, {devices}")
+        there = "; ".join(f"{name}: {detail}" for name, detail in earlier["environment"]["devices"].items())
+        print(f"\ncompared with {earlier['environment']['date']}, {there}")
         print("\n".join(compare(lines, earlier)))
     written = to_json(lines, surroundings, model=options.model, baseline=options.baseline)
     if options.json:

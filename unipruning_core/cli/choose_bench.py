@@ -11,16 +11,16 @@ from unipruning_core.backend import Backend
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.outline import outline
 from unipruning_core.registry import Catalogue
-from unipruning_core.spelling import did_you_mean
-from unipruning_core.tools.bench.baseline import BASELINES, check_compiler_cache
+from unipruning_core.tools.bench.baseline import check_compiler_cache
 from unipruning_core.tools.bench.cases import PATTERN
-from unipruning_core.tools.bench.run import Bench, known_operations
+from unipruning_core.tools.bench.names import DTYPE_NAMES, MEASURED
+from unipruning_core.tools.bench.run import Bench
 
 if TYPE_CHECKING:
     import argparse
 
 DEFAULT_SHAPE = (4096, 4096)
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 FEWEST_SAMPLES, MOST_SAMPLES = 2, 1_000_000
 
 
@@ -28,20 +28,9 @@ def choose_bench(options: argparse.Namespace) -> Bench:
     """Return the requested benchmark.
 
     Raises:
-        ConfigError: an argument is unknown or out of range.
+        ConfigError: an argument is out of range.
     """
-    known = known_operations()
-    for operation in options.operations:
-        if operation not in known:
-            hint = did_you_mean(operation, known)
-            raise ConfigError(f"operation {operation!r} cannot be measured; choose from {', '.join(known)}{hint}")
     names = options.dtype.split(",")
-    for name in names:
-        if name not in DTYPES:
-            raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, not {name!r}{did_you_mean(name, DTYPES)}")
-    if options.baseline not in (None, *BASELINES):
-        hint = did_you_mean(options.baseline, BASELINES)
-        raise ConfigError(f"--baseline must be one of {', '.join(BASELINES)}, not {options.baseline!r}{hint}")
     if options.baseline == "compile":
         check_compiler_cache()
     if options.repeat < FEWEST_SAMPLES:
@@ -57,7 +46,7 @@ def choose_bench(options: argparse.Namespace) -> Bench:
         if columns % PATTERN[1]:
             raise ConfigError(f"a shape needs a multiple of {PATTERN[1]} columns for its N:M masks, not {columns}")
     return Bench(
-        tuple(dict.fromkeys(options.operations)) or tuple(known),
+        tuple(dict.fromkeys(options.operations)) or MEASURED,
         shapes,
         [DTYPES[name] for name in dict.fromkeys(names)],
         options.repeat,

@@ -21,7 +21,6 @@ from unipruning_core.tools.bench.cases import ADAMW, OPERATION_KINDS, PATTERN, Q
 if TYPE_CHECKING:
     from unipruning_core.backend import Backend
 
-BASELINES = ("eager", "released", "compile")
 QUANTILE_SAMPLE = 100_000  # elements from which the released formulation estimates its threshold
 
 

@@ -13,7 +13,8 @@ import torch
 from unipruning_core.backend import Backend
 from unipruning_core.errors import ConfigError
 from unipruning_core.tools.bench.baseline import baseline
-from unipruning_core.tools.bench.cases import OPERATION_KINDS, SAMPLED_ROWS, Call, Case, Inputs, calls_of, ready
+from unipruning_core.tools.bench.cases import SAMPLED_ROWS, Call, Case, Inputs, calls_of, ready
+from unipruning_core.tools.bench.names import MEASURED
 
 SHORTEST_SAMPLE = 1e-3  # seconds; faster runs are repeated within one sample to last this long
 
@@ -197,4 +198,4 @@ def _sum(group: Sequence[BenchLine]) -> BenchLine:
 
 def known_operations() -> list[str]:
     """Return everything that can be measured."""
-    return list(OPERATION_KINDS)
+    return list(MEASURED)
