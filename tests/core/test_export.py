@@ -130,6 +130,8 @@ def test_a_format_cannot_lose_zeros_in_a_type_that_it_lacks():
     ("words", "message"),
     [
         (["--to", "namse"], "no format is called 'namse'; installed: "),
+        (["--to", "safetensor"], "; did you mean 'safetensors'?"),
+        (["--to", "names", "--type", "shorty"], "; did you mean 'short'?"),
         (["--to", "names", "--type", "long"], "--type of names must be one of short, odd, not 'long'"),
         (["--to", "names", "--type", "odd"], "odd turns the zeros of pruned weights into other numbers; choose one of"),
         (["--to", "packed", "--type", "odd"], "--type is for formats of several types, and packed has one"),

@@ -9,6 +9,7 @@ from unipruning_core.backend import Probe
 from unipruning_core.errors import ConfigError
 from unipruning_core.export.contract import Choice
 from unipruning_core.registry import answer_of, asked, installed
+from unipruning_core.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from pluggy import PluginManager
@@ -45,7 +46,8 @@ class Formats:
                 f"the plugin of the format {name!r} failed to load: {self.broken[name]}; install it again"
             )
         if name not in self.specs:
-            raise ConfigError(f"no format is called {name!r}; installed: {', '.join(sorted(self.specs)) or 'none'}")
+            listed = ", ".join(sorted(self.specs)) or "none"
+            raise ConfigError(f"no format is called {name!r}; installed: {listed}{did_you_mean(name, self.specs)}")
         spec = self.specs[name]
         if not (probe := asked(spec.probe)).available:
             raise ConfigError(f"the format {name!r} cannot be written here: {probe.detail}")
@@ -53,7 +55,8 @@ class Formats:
         if type_name and not spec.types:
             raise ConfigError(f"--type is for formats of several types, and {name} has one; leave it out")
         if type_name and type_name not in spec.types:
-            raise ConfigError(f"--type of {name} must be one of {', '.join(spec.types)}, not {type_name!r}")
+            hint = did_you_mean(type_name or "", spec.types)
+            raise ConfigError(f"--type of {name} must be one of {', '.join(spec.types)}, not {type_name!r}{hint}")
         if chosen in spec.losing and not force:
             keeping = ", ".join(kind for kind in spec.types if kind not in spec.losing)
             raise ConfigError(
