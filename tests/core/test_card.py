@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -136,6 +137,50 @@ def test_figures_of_these_weights_are_put_between_the_marks(pruned, tmp_path):
     assert text.endswith("My own words.\n")
     assert main(["card", str(pruned), "--results", str(results)]) == 0
     assert card.read_text() == text
+
+
+def test_names_in_results_stay_in_their_cells(pruned, tmp_path):
+    results = results_for(pruned, tmp_path / "results.json")
+    content = json.loads(results.read_text())
+    figures = content["models"][1]["tasks"]
+    figures["a | b\n<!-- end of figures --><script>"] = figures.pop("pick")
+    content["models"][0]["model"] = "x|\n<img src=x>"
+    results.write_text(json.dumps(content))
+    before = (pruned / "README.md").read_text()
+    assert main(["card", str(pruned), "--results", str(results)]) == 0
+    text = (pruned / "README.md").read_text()
+    assert "| a _ b__!-- end of figures --__script_ | acc | 0.25 ± 0.03125 | -0.125 |" in text
+    assert "difference to x___img src=x_ |" in text
+    assert text.partition("<!-- end of figures -->")[2] == before.partition("<!-- end of figures -->")[2]
+
+
+def test_a_card_keeps_its_line_ends_and_is_whole_or_as_it_was(pruned, tmp_path, refused, monkeypatch):
+    card = pruned / "README.md"
+    card.write_bytes(before := card.read_bytes().replace(b"\n", b"\r\n"))
+    results = results_for(pruned, tmp_path / "results.json")
+    with monkeypatch.context() as full:
+
+        def fsync(_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr("os.fsync", fsync)
+        assert "could not be written: No space left" in refused("card", pruned, "--results", results)
+    assert card.read_bytes() == before
+    assert not (pruned / "README.md.partial").exists()
+    assert main(["card", str(pruned), "--results", str(results)]) == 0
+    assert card.read_bytes().startswith(before.partition(b"<!-- figures -->")[0])
+    assert card.read_bytes().endswith(before.partition(b"<!-- end of figures -->")[2])
+
+
+@pytest.mark.parametrize(
+    ("part", "content"), [("tasks", [1]), ("tasks", "text"), ("tasks", None), ("perplexity", [1]), ("perplexity", {})]
+)
+def test_figures_of_another_shape_are_refused(pruned, tmp_path, refused, part, content):
+    results = results_for(pruned, tmp_path / "results.json")
+    whole = json.loads(results.read_text())
+    whole["models"][1][part] = {"a": content}
+    results.write_text(json.dumps(whole))
+    assert "are none of an evaluation" in refused("card", pruned, "--results", results)
 
 
 def test_figures_of_other_weights_are_refused(pruned, made, tmp_path, refused):

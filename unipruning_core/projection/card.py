@@ -15,11 +15,11 @@ from typing import Any
 
 import yaml
 
-from unipruning_core.errors import CheckpointError
+from unipruning_core.errors import CheckpointError, OutputError, reason_and_remedy
 from unipruning_core.projection.report import KEEP_PER_ROW, REPORT_FILE, REVISION, TUNED
 from unipruning_core.search.choice import spelled
 from unipruning_core.storage.documents import read_object
-from unipruning_core.storage.files import read_bytes
+from unipruning_core.storage.files import read_bytes, write_text
 from unipruning_core.storage.layout import CONFIG_FILE
 
 CARD_FILE, BASE_CARD_FILE = "README.md", "README.base.md"
@@ -70,7 +70,7 @@ def card_text(report: Mapping[str, Any], base: Mapping[str, Any], generates: boo
     front: dict[str, Any] = {"base_model": name} if REVISION in report else {}
     front |= {"library_name": "transformers", **({"pipeline_tag": "text-generation"} if generates else {}), **base}
     front |= {"tags": ["pruned", "sparse", "unipruning"]}
-    rows = "\n".join(f"| {what} | {_cell(value)} |" for what, value in _facts(report, base))
+    rows = "\n".join(f"| {what} | {cell(value)} |" for what, value in _facts(report, base))
     commands = "\n".join(_commands(report))
     made = f"```\n{commands}\n```\n" if commands else "By scores that no search of unipruning made.\n"
     overall = report["overall"]
@@ -106,10 +106,11 @@ def put_figures(folder: Path, figures: str) -> None:
 
     Raises:
         CheckpointError: the card is missing, or has no place for them.
+        OutputError: it cannot be written; it is as it was then.
     """
     path = folder / CARD_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path, LARGEST_CARD).decode()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"card {str(path)!r} cannot be read: {error}; project again") from error
     before, begin, rest = text.partition(BEGIN)
@@ -118,7 +119,16 @@ def put_figures(folder: Path, figures: str) -> None:
         raise CheckpointError(
             f"card {str(path)!r} has no place for figures; put the lines {BEGIN} and {END} where they belong"
         )
-    path.write_text(f"{before}{BEGIN}\n{figures.strip()}\n{END}{after}", encoding="utf-8")
+    try:
+        write_text(path, f"{before}{BEGIN}\n{figures.strip()}\n{END}{after}")
+    except OSError as error:
+        reason = reason_and_remedy(error, "let it be written to", path)
+        raise OutputError(f"card {str(path)!r} could not be written: {reason}") from error
+
+
+def cell(text: str) -> str:
+    """Return text as a cell of a table, without what would end the cell, the table or the place of figures."""
+    return re.sub(r"[|`<>\r\n]", "_", text)
 
 
 def _facts(report: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -208,7 +218,3 @@ def _generates(folder: Path) -> bool:
 def _plain(text: str) -> str:
     """Return text without what Markdown or a table takes for its own."""
     return re.sub(r"[^\w .:;,%/+@=()-]", "_", text)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"[|`<>\r\n]", "_", text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unipruning_core.errors import CheckpointError
-from unipruning_core.projection.card import put_figures
+from unipruning_core.projection.card import cell, put_figures
 from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.documents import is_number, member, read_object
 
@@ -19,6 +19,7 @@ def add_figures(folder: Path, results: Path) -> None:
 
     Raises:
         CheckpointError: the results cannot be read or have nothing of these weights, or the card has no place.
+        OutputError: the card cannot be written.
     """
     try:
         models = member(read_object(results), "models", list)
@@ -36,7 +37,7 @@ def add_figures(folder: Path, results: Path) -> None:
         )
     try:
         rows = "\n".join(_rows(model, is_first=model is models[0]))
-        against = Path(member(models[0], "model", str)).name
+        against = cell(Path(member(models[0], "model", str)).name)
     except ValueError as error:
         raise _other(results, error) from error
     put_figures(
@@ -48,13 +49,16 @@ def add_figures(folder: Path, results: Path) -> None:
 
 
 def _rows(model: Mapping[str, Any], *, is_first: bool) -> Iterator[str]:
-    for task, figures in member(model, "tasks", dict).items():
-        for metric in figures:
+    tasks, texts = member(model, "tasks", dict), member(model, "perplexity", dict)
+    for task in tasks:
+        for metric in (figures := member(tasks, task, dict)):
             name, _, chosen = metric.partition(",")
             if not name.endswith((STDERR, DIFFERENCE)):
                 yield _row(task, metric.removesuffix(",none"), figures, name, f",{chosen}", is_first)
-    for text, figures in member(model, "perplexity", dict).items():
-        yield _row(Path(text).name, f"perplexity, {figures['windows']} windows", figures, "perplexity", "", is_first)
+    for text in texts:
+        figures = member(texts, text, dict)
+        shown = f"perplexity, {member(figures, 'windows', int)} windows"
+        yield _row(Path(text).name, shown, figures, "perplexity", "", is_first)
 
 
 def _row(task: str, shown: str, figures: Mapping[str, Any], name: str, end: str, is_first: bool) -> str:
@@ -63,7 +67,7 @@ def _row(task: str, shown: str, figures: Mapping[str, Any], name: str, end: str,
         error = f" ± {stderr:.4g}" if is_number(stderr) else ""
         return f"{value:{sign}.4g}{error}" if is_number(value) else "-"
 
-    return f"| {task} | {shown} | {text('')} | {'' if is_first else text(DIFFERENCE, '+')} |"
+    return f"| {cell(task)} | {cell(shown)} | {text('')} | {'' if is_first else text(DIFFERENCE, '+')} |"
 
 
 def _other(results: Path, error: ValueError) -> CheckpointError:

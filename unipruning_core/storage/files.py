@@ -26,10 +26,10 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
-    """Write a file of UTF-8 atomically: under a temporary name, synced to disk, then renamed."""
+    """Write UTF-8 atomically, its line ends as given: under a temporary name, synced to disk, then renamed."""
     partial = partial_name(path)
     try:
-        with partial.open("w", encoding="utf-8", errors=errors) as file:
+        with partial.open("w", encoding="utf-8", errors=errors, newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
