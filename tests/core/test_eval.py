@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -145,6 +146,43 @@ def test_another_limit_is_another_measurement(words, tmp_path):
     assert {row["items"] for row in table(tmp_path / "out") if row["task"] == "pick"} == {"3"}
     assert main([*words, "--limit", "5"]) == 0
     assert {row["items"] for row in table(tmp_path / "out") if row["task"] == "pick"} == {"5"}
+
+
+def test_other_items_or_another_config_are_another_measurement(words, two, tasks, tmp_path, capsys):
+    folder, model = shutil.copytree(tasks, tmp_path / "tasks"), shutil.copytree(two[0], tmp_path / "model")
+    for path in folder.glob("*.yaml"):
+        path.write_text(path.read_text().replace(str(tasks), str(folder)))
+    words = ["eval", str(model), "--tasks", "pick", "--include-path", str(folder), "--out", str(tmp_path / "out")]
+    data, config = folder / "pick.jsonl", model / "config.json"
+    for path, old, new in ((data, '"answer": 0', '"answer": 3'), (config, '"rms_norm_eps": ', '"rms_norm_eps": 1')):
+        assert main(words) == 0
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+        capsys.readouterr()
+        assert main(words) == 0
+        assert "measuring" in capsys.readouterr().err
+    (model / "README.md").write_text("a card")  # on which no figure depends
+    assert main(words) == 0
+    assert "measuring" not in capsys.readouterr().err
+
+
+def test_what_is_given_twice_is_measured_and_shown_once(two, tasks, home, tmp_path):
+    given = {"tasks": ["pick", "pick"], "data": [str(home / "text.txt")] * 2, "include_path": tasks}
+    found = unipruning.evaluate(two[0], **given, seq_len=16, windows=2, out=tmp_path / "out", progress=False)
+    assert [row.metric for row in found.rows] == ["acc,none", "acc_norm,none", "perplexity"]
+
+
+def test_a_figure_that_is_no_mean_has_an_error_from_drawing_again(two, tasks, tmp_path, monkeypatch, capsys):
+    text = (tasks / "pick.yaml").read_text().replace("task: pick", "task: linked").replace("acc_norm", "mcc")
+    (tmp_path / "linked.yaml").write_text(text)
+    monkeypatch.setattr(harness, "RESAMPLES", 20)
+    given = {"tasks": "linked", "include_path": tmp_path, "progress": False}
+    found = [unipruning.evaluate(two, **given, out=tmp_path / name).rows for name in ("a", "b")]
+    assert found[0] == found[1]
+    row = found[0][-1]
+    assert (row.metric, row.difference_stderr) == ("mcc,none", None)
+    assert row.stderr is not None
+    assert capsys.readouterr().out == ""
 
 
 def test_the_function_returns_the_table(two, tasks, tmp_path):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
 from unipruning_core.data.hub import quiet_libraries
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 MISSING = "the tasks are those of lm-eval, which is not installed; pip install 'lm-eval>=0.4.13', or leave out --tasks"
 REMEDY = "check the task and its data, offline too with 'lm_eval --tasks NAME --limit 2'"
 SHOWN = 10  # names in a message
+RESAMPLES = 1000  # for errors of figures that are no means; lm-eval's own 100 000 take minutes, and change 2 % of one
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Harness:
         self._progress = progress
         self._manager = _manager(names, folder)
         self._check_names(names, folder)
-        # sha256 of the configuration of each task, and of all tasks in it if it is a group
+        # sha256 of the configuration and the items of each task, and of all tasks in it if it is a group
         self.digests = {name: self._digest(name) for name in names}
 
     def run(self, name: str, model: PreTrainedModel, tokenizer: Any, options: TaskOptions) -> dict[str, Any]:
@@ -71,6 +74,7 @@ class Harness:
                 num_fewshot=options.num_fewshot,
                 apply_chat_template=options.chat_template,
                 task_manager=self._manager,
+                bootstrap_iters=RESAMPLES,
             )
         return found
 
@@ -92,8 +96,12 @@ class Harness:
 
         with _quiet(), library_errors_as(ConfigError, f"task {name!r} cannot be loaded", REMEDY):
             tasks: Mapping[str, Any] = self._manager.load([name])["tasks"]
-            configs = {key: tasks[key].dump_config() for key in sorted(tasks)}
-        return hashlib.sha256(json.dumps(configs, default=handle_non_serializable).encode()).hexdigest()
+            digest = hashlib.sha256()
+            for key in sorted(tasks):
+                # the items too: a local file may have others by the next evaluation
+                for part in (key, tasks[key].dump_config(), *tasks[key].eval_docs):
+                    digest.update(json.dumps(part, default=handle_non_serializable).encode())
+        return digest.hexdigest()
 
 
 def _manager(names: Sequence[str], folder: Path | None) -> Any:
@@ -162,6 +170,7 @@ class _Counter:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the notes of lm-eval and git, and the bars of preparations and of data sets, from the terminal."""
+    import lm_eval.api.metrics as metrics
     import lm_eval.api.task as task
     import lm_eval.evaluator as evaluator
     from tqdm import tqdm
@@ -173,12 +182,20 @@ def _quiet() -> Iterator[None]:
         with (
             quiet_libraries(),
             _replaced(task, "tqdm", lambda items, *_, **__: tqdm(items, disable=True)),
+            # in this process, which holds a model, and without words on standard output
+            _replaced(metrics, "bootstrap_stderr", _resampled_stderr),
             # of the folder that the command is in, which is not lm-eval's
             _replaced(evaluator, "get_git_commit_hash", lambda: None),
         ):
             yield
     finally:
         log.setLevel(level)
+
+
+def _resampled_stderr(figure: Callable[[Sequence[Any]], float], items: Sequence[Any], iters: int) -> float:
+    """Return the standard deviation of a figure over items drawn again with replacement."""
+    drawn = random.Random(0)
+    return stdev(figure(drawn.choices(items, k=len(items))) for _ in range(iters))
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from unipruning_core.models.hub import local_folder
 from unipruning_core.models.memory import LARGER_DEVICE, memory_errors_as_config_errors
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.stopping import explained
+from unipruning_core.storage.files import sha256
 from unipruning_core.storage.holding import holding
 from unipruning_core.storage.outputs import errors_as_output_errors
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 CSV_FILE, JSON_FILE = "results.csv", "results.json"
 KEPT = "; what was measured is kept, and the same command goes on from there"
+SHAPING = (".json", ".jinja", ".model", ".py", ".txt")  # files beside the weights that figures depend on
 SMALLER_BATCH = f"{LARGER_DEVICE}, or a smaller --batch-size"
 
 
@@ -109,7 +112,8 @@ def evaluate(
         UnipruningError: anything wrong, found before a model is loaded if possible.
     """
     options = TaskOptions(limit, num_fewshot, apply_chat_template, batch_size)
-    names, wanted, sources = _as_list(models), _as_list(tasks), _as_list(data)
+    names = _as_list(models)
+    wanted, sources = (list(dict.fromkeys(_as_list(given))) for given in (tasks, data))
     _check(names, wanted, sources, options)
     if wanted:
         check_installed()
@@ -161,7 +165,10 @@ def _job(
     """Read all that does not need the model loaded: headers, tokenizer and texts."""
     fingerprint = disk.checkpoint.fingerprint()
     place = folder / folder_name(disk.name, fingerprint)
-    facts = {"dtype": str(disk.dtype), "tokenizer": disk.named_tokenizer}
+    files = _digest_of_files(
+        [disk.checkpoint.folder, *(path for what, path in disk.choice.folders() if what != "model")]
+    )
+    facts = {"dtype": str(disk.dtype), "tokenizer": disk.named_tokenizer, "files": files}
     of_tasks, of_texts = [], []
     for name, digest in () if harness is None else harness.digests.items():
         how = {key: value for key, value in asdict(options).items() if key != "batch_size"}  # of speed alone
@@ -172,6 +179,16 @@ def _job(
         given = {**facts, "text": made.data_sha256, "source": made.source, "windows": list(made.ids.shape)}
         of_texts.append((made, Cell.of(place, PERPLEXITY, given)))
     return _Job(disk, fingerprint, of_tasks, of_texts)
+
+
+def _digest_of_files(folders: Iterable[Path]) -> str:
+    """Return a sha256 of config, tokenizer and code in these folders, which the fingerprint of weights leaves out."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.suffix in SHAPING and path.is_file():
+                digest.update(f"{path.name}:{sha256(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _measure(job: _Job, harness: Harness | None, options: TaskOptions, progress: Progress) -> None:
