@@ -138,8 +138,11 @@ def test_other_versions_are_told_and_no_obstacle(record, capsys):
         (lambda content: content.pop("data"), "'data' is missing"),
         (lambda content: content["model"].pop("name"), "'name' is missing"),
         (lambda content: content["data"].update(sources=[{"source": 3}]), "'source' is 3"),
+        (lambda content: content.update(target_patterns=[1]), "'target_patterns' is [1]"),
+        (lambda content: content.update(target_patterns={"exclude": 5}), "'exclude' is 5"),
+        (lambda content: content.update(versions=[1]), "'versions' is [1]"),
     ],
-    ids=["mode", "data", "name", "sources"],
+    ids=["mode", "data", "name", "sources", "patterns", "pattern", "versions"],
 )
 def test_a_record_that_lacks_something_is_refused(record, change, says, capsys):
     rewritten(record, change)

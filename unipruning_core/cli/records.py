@@ -86,8 +86,10 @@ def _of_search(record: Mapping[str, Any]) -> Record:
         options["data"] = {member(part, "source", str): member(part, "weight", int | float) for part in parts}
     if record.get("skipped"):  # samples, which are left out only where that is asked for
         options["skip_nonfinite"] = True
-    options |= {name: list(patterns) for name, patterns in record.get("target_patterns", {}).items()}
-    return Record(options, _of_other_versions(record.get("versions", {})))
+    # which records of earlier versions lack
+    patterns = member({"target_patterns": {}, **record}, "target_patterns", dict)
+    options |= {name: member(patterns, name, list) for name in ("include", "exclude") if name in patterns}
+    return Record(options, _of_other_versions(member({"versions": {}, **record}, "versions", dict)))
 
 
 def _of_other_versions(versions: Mapping[str, str]) -> list[str]:
