@@ -74,6 +74,17 @@ def test_a_run_that_does_not_fit_is_refused_and_nothing_is_written(changed, text
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.base.md"])
+def test_a_folder_in_the_place_of_a_card_is_refused_before_any_work(name, tmp_path):
+    folder = save_llama(tmp_path / "model")
+    (folder / name).mkdir()
+    (folder / name / "text").write_text("text")
+    checkpoint = Checkpoint.open(folder)
+    with pytest.raises(CheckpointError, match=f"{name}' is a folder, where a pruned checkpoint has its card"):
+        project(checkpoint, FakeScores(checkpoint), parsed("60%"), tmp_path / "out", BACKEND)
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_changed_where_the_fingerprint_does_not_look_are_refused_and_nothing_is_written(tmp_path):
     checkpoint = Checkpoint.open(save_llama(tmp_path / "model", dtype=torch.float32))
     scores = FakeScores(checkpoint)

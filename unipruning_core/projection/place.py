@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unipruning_core.errors import OutputError
+from unipruning_core.errors import CheckpointError, OutputError
 from unipruning_core.progress import Progress
 from unipruning_core.projection.card import BASE_CARD_FILE, CARD_FILE
 from unipruning_core.projection.mask_file import EARLIER_MASK_FILE, MASK_FILE
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # without them nothing loads the folder, or takes it for ours, so they come last
 LAST = ("config.json", REPORT_FILE)
+CARDS = (CARD_FILE, BASE_CARD_FILE)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def claimed_output(
                 check_apart(out, what, [path])
             if out.exists() and not out.is_dir():
                 raise OutputError(f"output {str(out)!r} is a file; choose a folder that does not exist yet")
-            own = [MASK_FILE, EARLIER_MASK_FILE, REPORT_FILE, CARD_FILE, BASE_CARD_FILE]
+            own = [MASK_FILE, EARLIER_MASK_FILE, REPORT_FILE, *CARDS]
             expected = [path.as_posix() for path in files] + own
             # before anything is made in it, and again when nobody else can change it
             if not _is_begun(out):
@@ -151,9 +152,13 @@ def files_of(checkpoint: Checkpoint) -> tuple[list[Path], dict[str, str]]:
     """Return the files to copy, shards first, and those left out, with the reason.
 
     Raises:
-        CheckpointError: the config or the index leads outside the folder.
+        CheckpointError: the config or the index leads outside the folder, or a folder is in the place of the card.
     """
     files, left_out = checkpoint.files_to_copy()
+    if cards := [path.parts[0] for path in files if path.parts[0] in CARDS and len(path.parts) > 1]:
+        raise CheckpointError(
+            f"{str(checkpoint.folder / cards[0])!r} is a folder, where a pruned checkpoint has its card; rename it"
+        )
     for path in list(files):
         if path.as_posix() in (MASK_FILE, REPORT_FILE):
             files.remove(path)
