@@ -166,6 +166,13 @@ def test_other_items_or_another_config_are_another_measurement(words, two, tasks
     assert "measuring" not in capsys.readouterr().err
 
 
+def test_a_tokenizer_without_ends_is_refused_before_the_model_is_loaded(tasks, home, tmp_path, refused):
+    words = ["--tasks", "pick", "--include-path", tasks, "--out", tmp_path / "out"]
+    error = refused("eval", home / "model", *words)
+    assert "lm-eval needs a token for the beginning or the end of a text" in error
+    assert "measuring" not in error
+
+
 def test_what_is_given_twice_is_measured_and_shown_once(two, tasks, home, tmp_path):
     given = {"tasks": ["pick", "pick"], "data": [str(home / "text.txt")] * 2, "include_path": tasks}
     found = unipruning.evaluate(two[0], **given, seq_len=16, windows=2, out=tmp_path / "out", progress=False)

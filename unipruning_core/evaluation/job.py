@@ -194,6 +194,12 @@ def _digest_of_files(folders: Iterable[Path]) -> str:
 def _measure(job: _Job, harness: Harness | None, options: TaskOptions, progress: Progress) -> None:
     """Load a checkpoint once, for all that is missing of it."""
     disk = job.disk
+    to_do = [(name, cell) for name, cell in job.tasks if cell.read() is None]
+    if to_do and disk.tokenizer.bos_token is None and disk.tokenizer.eos_token is None:
+        raise ConfigError(
+            f"lm-eval needs a token for the beginning or the end of a text, and {disk.name!r} has none; name a "
+            "tokenizer that has one with --tokenizer"
+        )
     progress.note(f"measuring {disk.name!r}")
     with memory_errors_as_config_errors(disk.backend, SMALLER_BATCH):
         model = disk.load()
@@ -201,8 +207,8 @@ def _measure(job: _Job, harness: Harness | None, options: TaskOptions, progress:
             if cell.read() is None:
                 losses = measured(model, made, progress).per_window_nll
                 cell.write([perplexity_measure(made.source, losses, made.data_sha256)], {})
-        for name, cell in job.tasks:
-            if harness is not None and cell.read() is None:
+        for name, cell in to_do:
+            if harness is not None:
                 found = harness.run(name, text_model(model), disk.tokenizer, options)
                 results, samples = plain_results(found)
                 files = {f"samples_{as_file_name(task)}.jsonl": text for task, text in samples.items()}
