@@ -51,4 +51,4 @@ def test_a_sample_launches_few_kernels_a_matrix_and_waits_for_one_value(
     assert len(layers) == 21
     # the first block's query, key and value need no gradient of their input, so nothing makes their weight again
     assert launches - 3 / 21 <= (backend.launcher.launches.total() - before) / 21 <= launches
-    assert tally.host_reads == (mode != "frozen")
+    assert tally.host_reads == 0  # the list of loss and threshold is no operator's

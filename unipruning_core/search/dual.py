@@ -110,9 +110,11 @@ class DualSearch(LossSearch):
             return nan
         self._move(sample, loss)
         self._count_steps()
-        by_device = [torch.stack([self.thresholds[one] for one in positions]).cpu() for positions in self.positions]
-        self._note_threshold(sample, torch.cat(by_device).median())
-        return float(loss.detach())
+        by_device = [torch.stack([self.thresholds[one] for one in positions]) for positions in self.positions]
+        middle = torch.cat([thresholds.to(loss.device) for thresholds in by_device]).median()
+        value, threshold = torch.stack((loss.detach().float(), middle)).tolist()  # read at once
+        self._note_threshold(sample, threshold)
+        return float(value)
 
     @abstractmethod
     def _move(self, sample: int, loss: Tensor) -> None:

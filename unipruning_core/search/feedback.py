@@ -111,7 +111,6 @@ class FeedbackSearch(LossSearch):
         self.growth = torch.zeros((), device=device)  # of the scores since they were drawn; at 0 no weight is masked
         self.rates = {layer.device: torch.zeros((), device=layer.device) for layer in self.layers}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
-        self.latest_threshold = torch.zeros((), device=device)
 
         self.recorder = Recorded(self._sample, self.backend, self.notes)
         # a recording is of one device, and of one sample
@@ -129,27 +128,27 @@ class FeedbackSearch(LossSearch):
             self._draw()
         mine = self._share(batch)
         if self.skips_nonfinite:
-            losses = [self._kept_apart(*mine)]
-        elif len(mine) == 1:
-            losses = [float(self.recorder(*mine))]
+            *losses, threshold = self._kept_apart(*mine)
         else:
-            losses = self._sample(*mine).tolist()
+            made = self.recorder(*mine) if len(mine) == 1 else self._sample(*mine)
+            *losses, threshold = made.tolist()
         losses = self._of_all(losses)
-        self._note_threshold(number, self.latest_threshold)
+        self._note_threshold(number, threshold)
         if not any(map(isnan, losses)):
             self._count_steps()
         return losses
 
-    def _kept_apart(self, input_ids: Tensor) -> float:
-        """Process one sample, or return NaN and leave everything as it was."""
+    def _kept_apart(self, input_ids: Tensor) -> list[float]:
+        """Process one sample, and return its loss, NaN where everything is left as it was, and the threshold."""
         drawn = [scores.clone() for scores in self.drawn.scores]
         try:
-            return float(self._sample(input_ids))
+            read: list[float] = self._sample(input_ids).tolist()
         except NotFiniteError:
             self.kept.clear()
             for scores, earlier in zip(self.drawn.scores, drawn, strict=True):
                 scores.copy_(earlier)
-            return nan
+            return [nan, float(self.threshold[self.rank.device])]
+        return read
 
     def _set_numbers(self, sample: int) -> None:
         """Copy this sample's numbers to the device: the threshold's rank, the growth of v, and the rate of U's step."""
@@ -175,7 +174,7 @@ class FeedbackSearch(LossSearch):
         return self.settings.most_sparse * min(1.0, sample / rising)
 
     def _sample(self, *batch: Tensor) -> Tensor:
-        """Process this rank's samples of one step, and return their losses, 0-D if there is one.
+        """Process this rank's samples of one step, and return their losses and the threshold, to be read at once.
 
         Nothing here depends on the step's number, and no value is read.
         """
@@ -185,7 +184,6 @@ class FeedbackSearch(LossSearch):
         threshold = self.drawn.sorted().to(self.rank.device).index_select(0, self.rank)
         # what a pattern keeps has the largest score that there is, and grows no further
         threshold = (threshold * self.growth).clamp_max(torch.finfo(torch.float32).max).view(())
-        self.latest_threshold.copy_(threshold)  # where a replayed sample leaves it too
         self.threshold = {device: threshold.to(device) for device in self.rates}
         losses: list[Tensor] = []
         weights = given_weights if self.world.sharded else substituted_weights
@@ -198,7 +196,7 @@ class FeedbackSearch(LossSearch):
                 losses.append(loss.detach())
         self.kept.clear()
         self.drawn.keep(self.touched)
-        return losses[0] if len(batch) == 1 else torch.stack(losses)
+        return torch.stack([*losses, threshold.to(losses[0].device)])
 
     @torch.no_grad()
     def _follow(self, position: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -147,9 +148,9 @@ class LossSearch(Search):
         state |= {f"sums.{device}": sums for device, sums in enumerate(self.sums)}
         return state | {f"counts.{device}": counts for device, counts in enumerate(self.counts)}
 
-    def _note_threshold(self, step: int, threshold: Tensor) -> None:
+    def _note_threshold(self, step: int, threshold: float) -> None:
         # one that is not finite comes of a state that is not, which ends the search with its own sentence
-        self.trace[step] = torch.nan_to_num(threshold).item()
+        self.trace.numpy()[step] = threshold if isfinite(threshold) else 0.0
 
     def thresholds_of(self, samples: int) -> list[float]:
         return self.trace[: -(-samples // self.batch_size)].tolist()

@@ -18,7 +18,7 @@ PLAIN = 2  # samples before one is recorded: libraries and caches set themselves
 
 
 class Recorded:
-    """Work from token ids to a loss, run plainly until the backend can replay it.
+    """Work from token ids to a few numbers, run plainly until the backend can replay it.
 
     The work must read no value on the host, take its inputs from tensors that stay where they are, and leave its
     results in such tensors.  The bytes are the same, replayed or not.
@@ -26,7 +26,7 @@ class Recorded:
 
     def __init__(
         self,
-        work: Callable[[Tensor], Tensor],  # from (1, tokens) int64 to a 0-D loss
+        work: Callable[[Tensor], Tensor],  # from (1, tokens) int64 to numbers of one shape
         backend: Backend,
         notes: list[str],  # gets one if recording fails
     ) -> None:
@@ -34,7 +34,7 @@ class Recorded:
         self.runs = 0
         self.possible = True
         self._replay: Callable[[], None] | None = None
-        self._input = self._loss = torch.empty(0)
+        self._input = self._result = torch.empty(0)
 
     @property
     def recorded(self) -> bool:
@@ -45,18 +45,21 @@ class Recorded:
         self.runs += 1
         if self._replay is None and self.possible and self.runs > PLAIN:
             self._record(input_ids)
-        if self._replay is None or self._input.shape != input_ids.shape:
+        if self._replay is None:
+            self._result = self.work(input_ids)
+            return self._result
+        if self._input.shape != input_ids.shape:
             return self.work(input_ids)
         self._input.copy_(input_ids)
         self._replay()
-        return self._loss
+        return self._result
 
     def _record(self, input_ids: Tensor) -> None:
         self.possible = False  # whatever comes of it, once is enough
-        self._input, self._loss = input_ids.clone(), torch.zeros((), device=input_ids.device)
+        self._input, self._result = input_ids.clone(), torch.zeros_like(self._result)
 
         def recorded() -> None:
-            self._loss.copy_(self.work(self._input))
+            self._result.copy_(self.work(self._input))
 
         try:
             self._replay = self.backend.recorded(recorded)

@@ -155,7 +155,9 @@ class Commands:
 
     def _forget_messages(self) -> None:
         if self._messages is not None:
-            self._messages.truncate(0)
+            # the offset is that of the command too, which would go on behind a gap
+            self._messages.seek(0)
+            self._messages.truncate()
 
     def _check(self, command: str, code: int) -> None:
         if not code:
