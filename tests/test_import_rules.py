@@ -38,7 +38,7 @@ ROOMS: dict[str, set[str]] = {
     "jobs": {"storage", "distributed", "sparsity", "models", "data", "search", "projection"},
     "tuning": {"storage", "models", "projection"},
     "evaluation": {"storage", "models", "data", "jobs"},
-    "sharing": {"storage", "models", "projection"},
+    "sharing": {"storage", "models", "projection", "export"},
     "export": {"storage", "sparsity", "models", "projection"},
     "tools": {"storage", "sparsity", "models", "data", "search", "projection", "jobs"},
     "compare": {

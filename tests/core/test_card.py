@@ -10,7 +10,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from _checkpoints import save_home
+from _checkpoints import changed, save_home
 from _folders import succeed
 from huggingface_hub import ModelCard
 
@@ -206,6 +206,18 @@ def test_a_card_without_the_marks_is_left_alone(pruned, tmp_path, refused):
     assert (pruned / "README.md").read_text() == "mine"
 
 
+def test_a_card_with_words_of_ones_own_is_not_overwritten(made, pruned, tmp_path, refused):
+    again = ["project", made / "model", made / "pruned-run", "--sparsity", "50%", "--out", pruned, "--overwrite"]
+    results = results_for(pruned, tmp_path / "results.json")
+    assert main(["card", str(pruned), "--results", str(results)]) == 0
+    succeed(*again)  # figures can be put in again
+    (pruned / "README.md").write_text((pruned / "README.md").read_text() + "Mine.\n")
+    assert "or have other words now: 'README.md'" in refused(*again)
+    assert (pruned / "README.md").read_text().endswith("Mine.\n")
+    (pruned / "README.md").unlink()
+    succeed(*again)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     """What is asked of the hub."""
@@ -262,6 +274,12 @@ def test_what_is_damaged_or_without_a_card_is_not_sent(pruned, hub, refused):
     (pruned / "unipruning.masks").write_bytes(masks)
     (pruned / "README.md").unlink()
     assert "has no README.md" in refused("push", pruned, "name")
+    assert hub == []
+
+
+def test_weights_that_are_not_as_they_were_pruned_are_not_sent(pruned, hub, refused):
+    changed(pruned, lambda tensors: tensors["model.layers.0.mlp.up_proj.weight"].add_(1))
+    assert "'model.layers.0.mlp.up_proj.weight'" in refused("push", pruned, "name", "--dry-run")
     assert hub == []
 
 

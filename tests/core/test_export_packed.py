@@ -192,3 +192,25 @@ def test_the_record_of_another_export_is_refused(small, tmp_path):
     unipruning.export(pruned, tmp_path / "plain", progress=False)
     with pytest.raises(CheckpointError, match=rf"{RECORD_FILE} tells of another format, 'safetensors'; pass a folder"):
         unipruning.unpack(tmp_path / "plain", tmp_path / "back", progress=False)
+
+
+def test_what_is_beside_the_written_files_stays_there(small, tmp_path):
+    pruned, folder = small.parent / "pruned", shutil.copytree(small, tmp_path / "packed")
+    (folder / "model.safetensors").write_text("stray")
+    (folder / "notes").mkdir()
+    unipruning.unpack(folder, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "notes").exists()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (pruned / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [(None, "it lacks 'config.json'"), ("outside", "leads outside the folder")]
+)
+def test_a_file_that_is_missing_or_leads_outside_is_refused(small, tmp_path, target, said):
+    folder = shutil.copytree(small, tmp_path / "packed")
+    (folder / "config.json").rename(tmp_path / "outside")
+    if target:
+        (folder / "config.json").symlink_to(tmp_path / target)
+    with pytest.raises(CheckpointError, match=said):
+        unipruning.unpack(folder, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()

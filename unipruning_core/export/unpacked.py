@@ -18,6 +18,7 @@ from unipruning_core.export.packed import FORMAT, SHARDS, VALUES_FILE, segments_
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.counts import INTEGERS
 from unipruning_core.projection.mask_file import MaskFile, read_masks
+from unipruning_core.storage.beside import stays_inside
 from unipruning_core.storage.checkpoint import Target
 from unipruning_core.storage.documents import digest_member, member, parse_json, quoted, read_object, unsealed
 from unipruning_core.storage.layout import CONFIG_FILE
@@ -43,16 +44,17 @@ def unpack(packed: str | os.PathLike[str], out: str | os.PathLike[str], progress
     if set(headers) != set(digests):
         raise _damaged(packed, f"{RECORD_FILE} names other shards")
     shards = {name: _parsed(packed, header, packed / name) for name, header in headers.items()}
-    files = [path for path in packed.iterdir() if path.name not in (VALUES_FILE, RECORD_FILE)]
+    files = [path for path in _recorded(packed) if path.name != VALUES_FILE]
     total = sum(info.nbytes for tensors in shards.values() for info in tensors.values())
     with errors_as_output_errors(out):
         out = out.resolve()
         check_apart(out, "packed checkpoint", [packed])
-        check_space(out, total + sum(path.stat().st_size for path in files))
+        check_space(out, total + sum((packed / path).stat().st_size for path in files))
         with working(out.with_name(f"{out.name}.partial"), out, "checkpoint", last=(CONFIG_FILE,)) as work:
             folder = work.start()
             for path in files:
-                (shutil.copytree if path.is_dir() else shutil.copyfile)(path, folder / path.name)
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(packed / path, folder / path)
             with shown.task("unpacking", total, "B") as task:
                 for name, tensors in shards.items():
                     digest = hashlib.sha256()
@@ -65,6 +67,26 @@ def unpack(packed: str | os.PathLike[str], out: str | os.PathLike[str], progress
                         raise _damaged(packed, f"{name!r} has other bytes than before")
             work.publish()
     return out
+
+
+def _recorded(packed: Path) -> list[Path]:
+    """Return the files that were written, relative to the folder; what else lies there, links outside too, is not ours.
+
+    Raises:
+        CheckpointError: one is missing, or leads outside the folder.
+    """
+    try:
+        names = member(unsealed(read_object(packed / RECORD_FILE)), "files", dict)
+        for name in names:
+            if name.startswith("/") or {"", ".", ".."} & set(name.split("/")):
+                raise ValueError(f"{RECORD_FILE} names the file {quoted(name)}")
+            if not (packed / name).is_file():
+                raise ValueError(f"it lacks {name!r}")
+            if not stays_inside(packed, packed / name):
+                raise ValueError(f"{name!r} leads outside the folder")
+    except ValueError as error:
+        raise _damaged(packed, str(error)) from error
+    return [Path(name) for name in names]
 
 
 def _pieces(

@@ -6,6 +6,7 @@ put in later; the text around them is the user's.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shlex
@@ -23,6 +24,7 @@ from unipruning_core.storage.files import read_bytes, write_text
 from unipruning_core.storage.layout import CONFIG_FILE
 
 CARD_FILE, BASE_CARD_FILE = "README.md", "README.base.md"
+CARD = "card_sha256"  # in the report: of the card without its figures
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 NOT_MEASURED = "None were measured when this was written."
 LARGEST_CARD = 1 << 20  # bytes
@@ -32,8 +34,8 @@ KEPT = ("license", "license_name", "license_link", "language", "pipeline_tag")
 GENERATES = "ForCausalLM"
 
 
-def write_card(folder: Path, report: Mapping[str, Any], names: list[str]) -> None:
-    """Write the card of a folder whose files are ``names``, which change with it.
+def write_card(folder: Path, report: Mapping[str, Any], names: list[str]) -> str:
+    """Write the card of a folder whose files are ``names``, which change with it, and return its digest.
 
     The base model's card, copied by then, gets out of the way; that of an earlier pruning is replaced, since what it
     says is of other masks.
@@ -46,6 +48,25 @@ def write_card(folder: Path, report: Mapping[str, Any], names: list[str]) -> Non
     text = card_text(report, base_metadata(folder / BASE_CARD_FILE), _generates(folder))
     (folder / CARD_FILE).write_text(text, encoding="utf-8", errors="backslashreplace")
     names.append(CARD_FILE)
+    return _digest(text)
+
+
+def has_own_words(folder: Path, report: Mapping[str, Any]) -> bool:
+    """Return whether somebody has changed a card besides its figures; of cards of before a digest nothing is known."""
+    if CARD not in report:
+        return False
+    try:
+        return bool(_digest(read_bytes(folder / CARD_FILE, LARGEST_CARD).decode()) != report[CARD])
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+
+
+def _digest(text: str) -> str:
+    """Return the sha256 of a card without what stands between its marks."""
+    before, begin, rest = text.partition(BEGIN)
+    return hashlib.sha256(f"{before}{begin}{rest.partition(END)[2]}".encode(errors="backslashreplace")).hexdigest()
 
 
 def base_metadata(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from unipruning_core.distributed.world import ALONE
 from unipruning_core.errors import CheckpointError, reason_and_remedy
 from unipruning_core.progress import Task
-from unipruning_core.projection.card import write_card
+from unipruning_core.projection.card import CARD, write_card
 from unipruning_core.projection.counts import INTEGERS, PIECE, kept, nonzero
 from unipruning_core.projection.empty import Empty
 from unipruning_core.projection.mask_file import MASK_FILE, mask_stream, pack, packed_bytes
@@ -183,5 +183,5 @@ class PrunedFolder(AbstractContextManager["PrunedFolder"]):
             "overall": {**self.overall.as_json(), MODEL: self._of_model},
             "matrices": {name: layer.as_json() for name, layer in self.layers.items()},
         }
-        write_card(self.folder, report, self.names)
+        report[CARD] = write_card(self.folder, report, self.names)
         write_report(self.folder, {**report, "written": sorted(self.names)})

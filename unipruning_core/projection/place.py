@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from unipruning_core.errors import CheckpointError, OutputError
 from unipruning_core.progress import Progress
-from unipruning_core.projection.card import BASE_CARD_FILE, CARD_FILE
+from unipruning_core.projection.card import BASE_CARD_FILE, CARD_FILE, has_own_words
 from unipruning_core.projection.mask_file import EARLIER_MASK_FILE, MASK_FILE
 from unipruning_core.projection.report import REPORT_FILE, found_report
 from unipruning_core.sparsity.parse import Sparsity, check_distinct
@@ -242,8 +242,8 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
         found = [path for path in _files_below(folder) if path.parts[0] != UNFINISHED or slug]
         if strangers := [path.as_posix() for path in found if path.as_posix() not in written]:
             raise OutputError(
-                f"{str(folder)!r} holds files that were not written with the checkpoint: {listed(strangers)}; move "
-                "them elsewhere, or choose another output folder"
+                f"{str(folder)!r} holds files that were not written with the checkpoint, or have other words now: "
+                f"{listed(strangers)}; move them elsewhere, or choose another output folder"
             )
         old += [(Path(slug) / path).as_posix() for path in found]
     return old
@@ -251,7 +251,8 @@ def _look_at(out: Path, slugs: list[str], expected: list[str], *, replace: bool)
 
 def _written(folder: Path, expected: Iterable[str]) -> set[str]:
     """Return the files of a pruned checkpoint by its report, or ``expected`` for a format that did not list them."""
-    names = [*(found_report(folder) or {}).get("written", expected)]
+    report = found_report(folder) or {}
+    names = [name for name in report.get("written", expected) if name != CARD_FILE or not has_own_words(folder, report)]
     if EARLIER_MASK_FILE in names:
         names.append(MASK_FILE)  # whoever serves the folder may have renamed it
     return {name for name in names if isinstance(name, str) and not {"", "..", "/"} & {name, *Path(name).parts}}

@@ -8,13 +8,12 @@ from glob import escape
 from pathlib import Path
 
 from unipruning_core.errors import CheckpointError, ConfigError
+from unipruning_core.export.source import Source
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.progress import Progress, as_progress
 from unipruning_core.projection.card import CARD_FILE
-from unipruning_core.projection.mask_file import read_masks
 from unipruning_core.projection.report import REPORT_FILE, read_report
 from unipruning_core.sharing.figures import add_figures
-from unipruning_core.storage.checkpoint import Checkpoint
 from unipruning_core.storage.ownership import BOOKKEEPING
 
 NOT_SENT = (".cache/**", ".git/**", "*.partial", *BOOKKEEPING)
@@ -59,24 +58,26 @@ def push(
         ConfigError: the hub refuses it.
     """
     place, shown = Path(folder), as_progress(progress)
-    report = read_report(place)
-    read_masks(place, shown)
+    report, source = read_report(place), Source.open(place, shown)
     if not (place / CARD_FILE).is_file():
         raise CheckpointError(f"{str(place)!r} has no {CARD_FILE}, which says what it is; project again, or write one")
     if results is not None:
         add_figures(place, Path(results))
-    checkpoint = Checkpoint.open(place)
     files = _files(place)
     size = sum((place / name).stat().st_size for name in files)
     provenance = report["provenance"]
     named = [str(provenance[part][key]) for part, key in NAMED if key in provenance.get(part, {})]
     if local := [name for name in named if Path(name).is_absolute()]:
         shown.note(f"{REPORT_FILE} names places of this machine: {', '.join(local)}")
+    with shown.task("checking weights", len(source.masks.targets), "matrices") as task:
+        for target in source.masks.targets:
+            source.stored(target)
+            task.advance()
     if dry_run:
         return Pushed(repository, "", files, size)
     from huggingface_hub import HfApi
 
-    shown.note(f"sending {len(files)} files of {checkpoint.folder.name!r} to {repository!r}")
+    shown.note(f"sending {len(files)} files of {place.name!r} to {repository!r}")
     with library_errors_as(ConfigError, f"{repository!r} cannot be written", REMEDY):
         api = HfApi()
         made = api.create_repo(repository, private=private, exist_ok=True)

@@ -48,7 +48,7 @@ def files_to_copy(folder: Path, shards: Collection[str]) -> tuple[list[Path], di
                 continue
             if path != index and (reason := _why_file_left_out(folder / path)):
                 left_out[path.as_posix()] = reason
-            elif not _stays_inside(folder, folder / path):
+            elif not stays_inside(folder, folder / path):
                 left_out[path.as_posix()] = LEADS_OUTSIDE
             else:
                 copied.append(path)
@@ -74,7 +74,7 @@ def _why_file_left_out(path: Path) -> str | None:
     return next((reason for pattern, reason in LEFT_OUT if fnmatch(path.name.lower(), pattern)), None)
 
 
-def _stays_inside(folder: Path, path: Path) -> bool:
+def stays_inside(folder: Path, path: Path) -> bool:
     """Return whether a file lies in the model folder, through links too; in the hub's cache they lead to its blobs."""
     home, file = folder.resolve(), path.resolve()
     homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]

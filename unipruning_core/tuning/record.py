@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.progress import Progress, as_progress
-from unipruning_core.projection.card import BASE_CARD_FILE, CARD_FILE, write_card
+from unipruning_core.projection.card import BASE_CARD_FILE, CARD, CARD_FILE, write_card
 from unipruning_core.projection.counts import nonzero
 from unipruning_core.projection.mask_file import MASK_FILE, MaskFile, read_masks
 from unipruning_core.projection.report import MASKS, REPORT_FILE, TUNED, read_report, write_report
@@ -50,7 +50,7 @@ def record_tuned(
         if not (tuned / CARD_FILE).exists():
             if (pruned / BASE_CARD_FILE).is_file():
                 shutil.copyfile(pruned / BASE_CARD_FILE, tuned / BASE_CARD_FILE)
-            write_card(tuned, content, [])
+            content[CARD] = write_card(tuned, content, [])
         # the rest was written by whoever trained
         write_report(tuned, {**content, "written": [MASK_FILE, REPORT_FILE]})
 
