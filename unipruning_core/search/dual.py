@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from math import nan
+from statistics import median_low
 from typing import TYPE_CHECKING
 
 import torch
@@ -111,9 +112,9 @@ class DualSearch(LossSearch):
         self._move(sample, loss)
         self._count_steps()
         by_device = [torch.stack([self.thresholds[one] for one in positions]) for positions in self.positions]
-        middle = torch.cat([thresholds.to(loss.device) for thresholds in by_device]).median()
-        value, threshold = torch.stack((loss.detach().float(), middle)).tolist()  # read at once
-        self._note_threshold(sample, threshold)
+        on_one = [thresholds.to(loss.device) for thresholds in by_device]
+        value, *thresholds = torch.cat([loss.detach().float().view(1), *on_one]).tolist()  # read at once
+        self._note_threshold(sample, median_low(thresholds))
         return float(value)
 
     @abstractmethod
