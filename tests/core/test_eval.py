@@ -205,7 +205,7 @@ def test_an_unknown_task_is_named_before_a_model_is_loaded(words, refused, monke
     monkeypatch.setattr(job, "_measure", None)
     words[words.index("pick")] = "arc_easyy"
     error = refused(*words)
-    assert "is called 'arc_easyy'; did you mean arc_easy" in error
+    assert "is called 'arc_easyy'; did you mean 'arc_easy'" in error
 
 
 def test_without_lm_eval_the_sentence_says_how_to_get_it(words, refused, monkeypatch):

@@ -136,7 +136,7 @@ def measured(
             mine.append(_window_nll(text, head, window.to(text.device)))
             if not math.isfinite(mine[-1]):
                 break
-            task.advance(1, perplexity=_exp(sum(mine) / len(mine)))
+            task.advance(1, perplexity=exp_of(sum(mine) / len(mine)))
     by_rank = world.each(mine)
     losses: list[float] = []
     for number in range(count):
@@ -148,7 +148,7 @@ def measured(
             )
     nll = sum(losses) / count
     return Perplexity(
-        _exp(nll),
+        exp_of(nll),
         nll,
         count * (seq_len - 1),
         count,
@@ -191,7 +191,8 @@ def _hidden_states(model: PreTrainedModel, ids: Tensor) -> Tensor:
     return hidden[0]  # (L, hidden)
 
 
-def _exp(nll: float) -> float:
+def exp_of(nll: float) -> float:
+    """Return exp, or infinity beyond the largest float."""
     try:
         return math.exp(nll)
     # the loss of a model pruned too far can overflow exp

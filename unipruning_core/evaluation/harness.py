@@ -18,13 +18,13 @@ from unipruning_core.data.hub import quiet_libraries
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.borders import library_errors_as
 from unipruning_core.progress import Progress
+from unipruning_core.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MISSING = "the tasks are those of lm-eval, which is not installed; pip install 'lm-eval>=0.4.13', or leave out --tasks"
 REMEDY = "check the task and its data, offline too with 'lm_eval --tasks NAME --limit 2'"
-SHOWN = 10  # names in a message
 RESAMPLES = 1000  # for errors of figures that are no means; lm-eval's own 100 000 take minutes, and change 2 % of one
 
 
@@ -81,14 +81,9 @@ class Harness:
     def _check_names(self, names: Sequence[str], folder: Path | None) -> None:
         unknown = [name for name in names if name not in self._manager.all_tasks]
         if unknown:
-            from difflib import get_close_matches
-
-            near = get_close_matches(unknown[0], self._manager.all_tasks, SHOWN)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            hint = did_you_mean(unknown[0], self._manager.all_tasks) or "; lm_eval ls tasks lists them"
             where = "" if folder is None else f" or {str(folder)!r}"
-            raise ConfigError(
-                f"no task of lm-eval{where} is called {unknown[0]!r}{hint or '; lm_eval ls tasks lists them'}"
-            )
+            raise ConfigError(f"no task of lm-eval{where} is called {unknown[0]!r}{hint}")
 
     def _digest(self, name: str) -> str:
         """Load a task, which finds or downloads its data."""

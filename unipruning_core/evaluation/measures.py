@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from unipruning_core.data.perplexity import exp_of
+
 PERPLEXITY = "perplexity"
 # by which a task is counted in the mean, the first that it has
 MAIN = ("acc_norm,none", "acc,none")
@@ -82,7 +84,7 @@ def _paired_items(
 def perplexity_measure(source: str, losses: Sequence[float], text_sha256: str) -> Measure:
     r"""Return exp of the mean loss of windows, with the standard error of that mean times it (delta method)."""
     numbers = np.asarray(losses, dtype=np.float64)
-    value = _exp(float(numbers.mean()))
+    value = exp_of(float(numbers.mean()))
     stderr = value * _stderr(numbers) if len(numbers) > 1 and math.isfinite(value) else None
     hashes = tuple(f"{text_sha256}:{len(losses)}:{window}" for window in range(len(losses)))
     return Measure(source, PERPLEXITY, value, stderr, tuple(losses), hashes)
@@ -150,10 +152,3 @@ def _together(errors: Sequence[float]) -> float:
 
 def _stderr(values: Any) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

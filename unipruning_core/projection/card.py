@@ -18,7 +18,8 @@ import yaml
 
 from unipruning_core.errors import CheckpointError, OutputError, reason_and_remedy
 from unipruning_core.projection.report import KEEP_PER_ROW, REPORT_FILE, REVISION, TUNED
-from unipruning_core.search.choice import spelled
+from unipruning_core.search.modes import MODES
+from unipruning_core.search.words import search_words
 from unipruning_core.storage.documents import read_object
 from unipruning_core.storage.files import read_bytes, write_text
 from unipruning_core.storage.layout import CONFIG_FILE
@@ -169,7 +170,7 @@ def _facts(report: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[tuple
     if "mode" in settings:
         yield "method", f"{settings['mode']}, local metric {settings.get('metric')}, seed {settings.get('seed')}"
     if {"source", "samples", "seq_len"} <= data.keys():
-        texts = " and ".join(text for text, _ in _texts(data))
+        texts = " and ".join(_last(part["source"]) for part in data.get("sources") or [data])
         yield "calibration", f"{data['samples']} x {data['seq_len']} tokens of {texts}"
     if "sha256" in data:
         yield "sha256 of the text", str(data["sha256"])
@@ -180,35 +181,20 @@ def _commands(report: Mapping[str, Any]) -> Iterator[str]:
     """Yield the commands that make this checkpoint, with every setting, so that later defaults change nothing."""
     provenance = report["provenance"]
     settings, data = _part(provenance, "settings"), _part(provenance, "data")
-    if "mode" not in settings or not {"source", "samples", "seq_len", "packing"} <= data.keys():
+    if settings.get("mode") not in MODES or not {"source", "samples", "seq_len", "packing"} <= data.keys():
         return
-    words = ["unipruning", "search", _base_name(report)]
-    if REVISION in report:
-        words += ["--revision", str(report[REVISION])]
-    for name, value in settings.items():
-        words += [spelled(name), str(value)] if value != "" else []
-    for text, weight in _texts(data):
-        words += ["--data", text if weight is None else f"{weight:g}:{text}"]
-    if "tokenizer" in data:
-        words += ["--tokenizer", _last(data["tokenizer"])]
-    for name in ("samples", "seq_len", "packing", "dtype"):
-        words += [spelled(name), str(data[name])] if name in data else []
-    patterns = _part(provenance, "target_patterns")
-    for name in ("include", "exclude"):
-        for pattern in patterns.get(name, ()):
-            words += [f"--{name}", str(pattern)]
+    words = search_words(
+        _base_name(report),
+        settings,
+        data,
+        _part(provenance, "target_patterns"),
+        revision=report.get(REVISION),
+        shown=_last,
+    )
     yield shlex.join([*words, "--out", "run"])
     last = ["unipruning", "project", _base_name(report), "run", "--sparsity", str(report["sparsity"])]
     keep = ["--keep-per-row", str(report[KEEP_PER_ROW])] if report.get(KEEP_PER_ROW) else []
     yield shlex.join([*last, *keep, "--out", "pruned"])
-
-
-def _texts(data: Mapping[str, Any]) -> list[tuple[str, float | None]]:
-    """Return the names of the texts, with their weights in a mixture."""
-    parts = data.get("sources")
-    if isinstance(parts, list) and parts:
-        return [(_last(part["source"]), float(part["weight"])) for part in parts]
-    return [(_last(data["source"]), None)]
 
 
 def _base_name(report: Mapping[str, Any]) -> str:

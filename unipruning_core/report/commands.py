@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from unipruning_core.report.gather import Gathered
-from unipruning_core.search.choice import own_settings, settings_of, spelled
 from unipruning_core.search.run_document import REVISION, TARGETS
+from unipruning_core.search.words import search_words
 
 
 def commands_of(gathered: Gathered, results: Iterable[Path]) -> list[str]:
@@ -27,25 +27,9 @@ def commands_of(gathered: Gathered, results: Iterable[Path]) -> list[str]:
 
 def _search(description: Mapping[str, Any], path: Path) -> str:
     model, data, chosen = (description[name] for name in ("model", "data", TARGETS))
-    words: list[object] = ["search", model.get("name", "MODEL")]
-    if REVISION in model:
-        words += ["--revision", model[REVISION]]
-    settings = own_settings(description["settings"])
-    words += ["--mode", settings["mode"], *_changed(settings)]
-    for name in ("source", "samples", "seq_len", "packing", "dtype"):
-        if name in data:
-            words += ["--data" if name == "source" else spelled(name), data[name]]
-    for name in ("include", "exclude"):
-        words += [word for pattern in chosen[name] for word in (f"--{name}", pattern)]
-    return _joined([*words, "--out", path])
-
-
-def _changed(settings: Mapping[str, Any]) -> Iterator[object]:
-    """Yield the settings that are not the mode's own."""
-    usual = settings_of(settings["mode"], {}).to_json()
-    for name, value in settings.items():
-        if usual.get(name) != value:
-            yield from (spelled(name), value)
+    name = str(model.get("name", "MODEL"))
+    words = search_words(name, description["settings"], data, chosen, revision=model.get(REVISION))
+    return shlex.join([*words, "--out", str(path)])
 
 
 def _joined(words: Iterable[object]) -> str:

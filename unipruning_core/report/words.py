@@ -24,10 +24,7 @@ SCORES = (
     "hold what lies beyond them."
 )
 PROVENANCE = "As the folders record it."
-COMMANDS = (
-    "Written anew from the records, with the names of files as they were then. Settings that a record does not hold, "
-    "such as a text column, are left out."
-)
+COMMANDS = "Written anew from the records, with every setting and the names of files as they were then."
 UNKNOWN_RESULTS = (
     "results {!r} hold no figures that are known; pass the results.json of 'unipruning compare' or 'unipruning eval', "
     "or what 'unipruning perplexity --json' printed"
