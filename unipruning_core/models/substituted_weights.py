@@ -73,7 +73,10 @@ def substituted_weights(
 
     def pack(saved: Tensor) -> object:
         position = running.get(saved.untyped_storage().data_ptr())
-        return saved if position is None else (position, saved.size(), saved.stride(), saved.storage_offset())
+        if position is not None:
+            return position, saved.size(), saved.stride(), saved.storage_offset()
+        # an operator's own result would hold the operator, and both would stay where no backward pass follows
+        return saved.detach()
 
     def unpack(packed: Any) -> Tensor:
         if isinstance(packed, torch.Tensor):

@@ -86,7 +86,8 @@ def _saved_bytes(model: PreTrainedModel, input_ids: Tensor) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # an operator's own result would hold the operator, and both would stay, since no backward pass follows
+        return tensor.detach()
 
     with pass_errors(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = text_model(model)(input_ids=input_ids, use_cache=False)
