@@ -3,8 +3,10 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <mutex>
 #include <sstream>
 #include <stdexcept>
+#include <unordered_map>
 
 namespace npusim {
 at::ScalarType scalar_type(int acl_dtype) {
@@ -25,24 +27,26 @@ at::ScalarType scalar_type(int acl_dtype) {
   throw std::runtime_error("npusim: aclDataType " + std::to_string(acl_dtype) + " is not simulated");
 }
 
-std::vector<Operand>& pending() {
-  static thread_local std::vector<Operand> operands;
-  return operands;
+Pending& pending() {
+  static thread_local Pending arguments;
+  return arguments;
 }
 
-// what an executor is: the work, and the line it leaves in the trace
+// what an executor is: the work, the handles that it reads whenever it runs, and the line it leaves in the trace
 struct Planned {
+  const char* name;
   Work work;
+  std::vector<std::shared_ptr<void>> handles;
   std::string line;
 };
 
 int plan(const char* name, Work work, uint64_t* workspace, void** executor) {
-  auto operands = std::move(pending());
-  pending().clear();
+  auto arguments = std::move(pending());
+  pending() = {};
   std::vector<at::ScalarType> dtypes;
   std::ostringstream line;
   line << name;
-  for (const auto& operand : operands) {
+  for (const auto& operand : arguments.operands) {
     dtypes.push_back(operand.dtype);
     line << '\t' << operand.begin << ' ' << operand.bytes;
   }
@@ -52,40 +56,63 @@ int plan(const char* name, Work work, uint64_t* workspace, void** executor) {
     return kInvalidParameter;
   }
   *workspace = 0;
-  *executor = new Planned{std::move(work), line.str()};
+  *executor = new Planned{name, std::move(work), std::move(arguments.handles), line.str()};
   return 0;
 }
 
-int run(const char* name, void* executor) {
+static int perform(void* executor) {
   auto* planned = static_cast<Planned*>(executor);
   at::AutoDispatchBelowADInplaceOrView below;
-  npusim_trace("%s", planned->line.c_str());
-  int status = 0;
   try {
     planned->work();
   } catch (const std::exception& error) {
-    fprintf(stderr, "npusim: %s: %s\n", name, error.what());
-    npusim_set_error("npusim: %s: %.400s", name, error.what());
-    status = kInnerError;
+    fprintf(stderr, "npusim: %s: %s\n", planned->name, error.what());
+    npusim_set_error("npusim: %s: %.400s", planned->name, error.what());
+    return kInnerError;
   }
-  delete planned;
-  return status;
+  return 0;
+}
+
+static void discard(void* executor) { delete static_cast<Planned*>(executor); }
+
+int run(void* executor, void* stream) {
+  npusim_trace("%s", static_cast<Planned*>(executor)->line.c_str());
+  return npusim_submit(stream, perform, discard, executor);
+}
+
+// the handles that nobody has destroyed yet; what was planned with one holds it beyond that
+static std::mutex guard;
+static std::unordered_map<const void*, std::shared_ptr<void>> handles;
+
+template <class Handle>
+static Handle* made(Handle handle) {
+  auto owned = std::make_shared<Handle>(std::move(handle));
+  pending().handles.push_back(owned);
+  std::lock_guard<std::mutex> locked(guard);
+  handles[owned.get()] = owned;
+  return owned.get();
+}
+
+static int destroy(const void* handle) {
+  std::lock_guard<std::mutex> locked(guard);
+  handles.erase(handle);
+  return 0;
+}
+
+template <class List>
+static int destroy_with_members(List* list) {
+  for (auto* member : list->v) destroy(member);
+  return destroy(list);
 }
 }  // namespace npusim
 
+using npusim::destroy;
+using npusim::destroy_with_members;
+using npusim::made;
 using npusim::scalar_type;
 
-template <class Handle>
-static int destroy(Handle* handle) {
-  delete handle;
-  return 0;
-}
-template <class List>
-static int destroy_with_members(List* list) {
-  for (auto* member : list->v) delete member;
-  delete list;
-  return 0;
-}
+using FloatArray = std::vector<float>;
+
 extern "C" {
 aclTensor* aclCreateTensor(const int64_t* sizes, uint64_t dims, int dtype, const int64_t* strides, int64_t offset,
                            int /*format*/, const int64_t*, uint64_t, void* data) {
@@ -94,24 +121,24 @@ aclTensor* aclCreateTensor(const int64_t* sizes, uint64_t dims, int dtype, const
   char* begin = data ? static_cast<char*>(data) + offset * c10::elementSize(type) : nothing;
   int64_t span = 1;
   for (uint64_t i = 0; i < dims; i++) span = sizes[i] ? span + (sizes[i] - 1) * strides[i] : 0;
-  npusim::pending().push_back({type, begin, span * static_cast<int64_t>(c10::elementSize(type))});
+  npusim::pending().operands.push_back({type, begin, span * static_cast<int64_t>(c10::elementSize(type))});
   auto options = at::TensorOptions().dtype(type);
-  return new aclTensor{at::from_blob(begin, at::IntArrayRef(sizes, dims), at::IntArrayRef(strides, dims), options)};
+  return made(aclTensor{at::from_blob(begin, at::IntArrayRef(sizes, dims), at::IntArrayRef(strides, dims), options)});
 }
 aclScalar* aclCreateScalar(void* value, int dtype) {
-  return new aclScalar{at::from_blob(value, {}, at::TensorOptions().dtype(scalar_type(dtype))).item()};
+  return made(aclScalar{at::from_blob(value, {}, at::TensorOptions().dtype(scalar_type(dtype))).item()});
 }
-aclIntArray* aclCreateIntArray(const int64_t* v, uint64_t n) { return new aclIntArray{{v, v + n}}; }
-aclIntArray* aclCreateBoolArray(const bool* v, uint64_t n) { return new aclIntArray{{v, v + n}}; }
-void* aclCreateFloatArray(const float* v, uint64_t n) { return new std::vector<float>(v, v + n); }
-aclTensorList* aclCreateTensorList(aclTensor* const* v, uint64_t n) { return new aclTensorList{{v, v + n}}; }
-aclScalarList* aclCreateScalarList(aclScalar* const* v, uint64_t n) { return new aclScalarList{{v, v + n}}; }
+aclIntArray* aclCreateIntArray(const int64_t* v, uint64_t n) { return made(aclIntArray{{v, v + n}}); }
+aclIntArray* aclCreateBoolArray(const bool* v, uint64_t n) { return made(aclIntArray{{v, v + n}}); }
+FloatArray* aclCreateFloatArray(const float* v, uint64_t n) { return made(FloatArray(v, v + n)); }
+aclTensorList* aclCreateTensorList(aclTensor* const* v, uint64_t n) { return made(aclTensorList{{v, v + n}}); }
+aclScalarList* aclCreateScalarList(aclScalar* const* v, uint64_t n) { return made(aclScalarList{{v, v + n}}); }
 
 int aclDestroyTensor(aclTensor* handle) { return destroy(handle); }
 int aclDestroyScalar(aclScalar* handle) { return destroy(handle); }
 int aclDestroyIntArray(aclIntArray* handle) { return destroy(handle); }
 int aclDestroyBoolArray(aclIntArray* handle) { return destroy(handle); }
-int aclDestroyFloatArray(std::vector<float>* handle) { return destroy(handle); }
+int aclDestroyFloatArray(FloatArray* handle) { return destroy(handle); }
 int aclDestroyTensorList(aclTensorList* list) { return destroy_with_members(list); }
 int aclDestroyScalarList(aclScalarList* list) { return destroy_with_members(list); }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@ extern "C" {
 void npusim_trace(const char* format, ...);
 void npusim_set_error(const char* format, ...);
 const char* aclrtGetSocName();
+int npusim_submit(void* stream, int (*work)(void*), void (*discard)(void*), void* data);
 }
 
 // what the opaque handles of the interface point to
@@ -49,17 +51,24 @@ struct Operand {
   int64_t bytes;  // from its first element to its last
 };
 
+// what was made since the last operator was planned: it is its arguments
+struct Pending {
+  std::vector<Operand> operands;
+  std::vector<std::shared_ptr<void>> handles;
+};
+
 at::ScalarType scalar_type(int acl_dtype);
-// the tensors that were made since the last operator was planned: they are its arguments
-std::vector<Operand>& pending();
+Pending& pending();
 int plan(const char* name, Work work, uint64_t* workspace, void** executor);
-int run(const char* name, void* executor);
+int run(void* executor, void* stream);
 }  // namespace npusim
 
 #define NPUSIM_UNPACK(...) __VA_ARGS__
-// OP(Abs, (T a, T o), o->t.copy_(a->t.abs())) defines aclnnAbsGetWorkspaceSize and aclnnAbs
-#define OP(NAME, PARAMETERS, ...)                                                                             \
-  extern "C" int aclnn##NAME##GetWorkspaceSize(NPUSIM_UNPACK PARAMETERS, uint64_t* workspace, void** executor) { \
-    return npusim::plan("aclnn" #NAME, [=] { __VA_ARGS__; }, workspace, executor);                              \
-  }                                                                                                           \
-  extern "C" int aclnn##NAME(void*, uint64_t, void* executor, void*) { return npusim::run("aclnn" #NAME, executor); }
+// OP(Abs, (T a, T o), o->t.copy_(a->t.abs())) defines aclnnAbsGetWorkspaceSize and aclnnAbs.  It may compute long after
+// the call, with the handles that it was given; what any other pointer leads to has to be held by value
+#define OP(NAME, PARAMETERS, ...) OP_HOLDING((=), NAME, PARAMETERS, __VA_ARGS__)
+#define OP_HOLDING(HELD, NAME, PARAMETERS, ...)                                                                      \
+  extern "C" int aclnn##NAME##GetWorkspaceSize(NPUSIM_UNPACK PARAMETERS, uint64_t* workspace, void** executor) {     \
+    return npusim::plan("aclnn" #NAME, [NPUSIM_UNPACK HELD] { __VA_ARGS__; }, workspace, executor);                  \
+  }                                                                                                                  \
+  extern "C" int aclnn##NAME(void*, uint64_t, void* executor, void* stream) { return npusim::run(executor, stream); }

@@ -23,10 +23,10 @@ struct Attention {
   double scale;
   bool causal;
 
-  Attention(T q, T k, T v, T forbidden, double factor, double keep, int64_t heads, const char* name, int64_t sparse)
+  Attention(T q, T k, T v, T forbidden, double factor, double keep, int64_t heads, const std::string& layout,
+            int64_t sparse)
       : scale(factor) {
     if (keep != 1.0) throw std::runtime_error("dropout is not simulated");
-    const std::string layout = name;
     query = by_heads(q->t, layout, heads);
     shared = layout == "BSH" ? q->t.size(2) / k->t.size(2) : 0;
     key = by_heads(k->t, layout, shared ? heads / shared : 0);
@@ -52,7 +52,7 @@ struct Attention {
 };
 }  // namespace npusim
 
-OP(FlashAttentionScore,
+OP_HOLDING((=, layout = std::string(layout)), FlashAttentionScore,
    (T q, T k, T v, T shift, T drop, T padding, T hidden, D prefix, double scale, double keep, int64_t before,
     int64_t after, int64_t heads, char* layout, int64_t precision, int64_t sparse, T maximum, T sum, T softmax, T o),
    {
@@ -62,7 +62,7 @@ OP(FlashAttentionScore,
      maximum->t.zero_();
      sum->t.zero_();
    })
-OP(FlashAttentionScoreGrad,
+OP_HOLDING((=, layout = std::string(layout)), FlashAttentionScoreGrad,
    (T q, T k, T v, T dy, T shift, T drop, T padding, T hidden, T maximum, T sum, T softmax, T y, D prefix,
     double scale, double keep, int64_t before, int64_t after, int64_t heads, char* layout, int64_t precision,
     int64_t sparse, T dq, T dk, T dv, T dshift),

@@ -1,6 +1,7 @@
 /* The simulated CANN's devices and memory: device memory is host memory, poisoned when it is handed out. */
 #include "npusim.h"
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #define ALIGNMENT 512
 #define POISON 0xCD
 #define POISONED_BYTES ((size_t)64 << 20) /* poisoning more would cost more time than it catches mistakes */
+#define HOST_TO_DEVICE 1
 #define DEVICE_TO_HOST 2
 
 typedef struct {
@@ -169,16 +171,73 @@ aclError aclrtFree(void *pointer) {
   return NPUSIM_OK;
 }
 
-aclError aclrtMallocHost(void **out, size_t size) {
-  return posix_memalign(out, 64, size) ? NPUSIM_OUT_OF_MEMORY : NPUSIM_OK;
-}
+/* host memory of which a device may read and write while nobody waits */
+typedef struct Pinned {
+  struct Pinned *next;
+  size_t size;
+} Pinned; /* in the ALIGNMENT bytes before each block */
 
-aclError aclrtFreeHost(void *pointer) {
-  free(pointer);
+static Pinned *pinned;
+static pthread_mutex_t pinning = PTHREAD_MUTEX_INITIALIZER;
+
+aclError aclrtMallocHost(void **out, size_t size) {
+  char *block;
+  if (posix_memalign((void **)&block, ALIGNMENT, size + ALIGNMENT)) return NPUSIM_OUT_OF_MEMORY;
+  pthread_mutex_lock(&pinning);
+  *(Pinned *)block = (Pinned){pinned, size};
+  pinned = (Pinned *)block;
+  pthread_mutex_unlock(&pinning);
+  *out = block + ALIGNMENT;
   return NPUSIM_OK;
 }
 
+aclError aclrtFreeHost(void *pointer) {
+  Pinned *header = (Pinned *)((char *)pointer - ALIGNMENT), **link = &pinned;
+  pthread_mutex_lock(&pinning);
+  while (*link != header) link = &(*link)->next;
+  *link = header->next;
+  pthread_mutex_unlock(&pinning);
+  free(header);
+  return NPUSIM_OK;
+}
+
+static int is_pinned(const void *pointer) {
+  int found = 0;
+  pthread_mutex_lock(&pinning);
+  for (Pinned *header = pinned; header; header = header->next) {
+    size_t offset = (const char *)pointer - ((char *)header + ALIGNMENT);
+    found |= offset < header->size;
+  }
+  pthread_mutex_unlock(&pinning);
+  return found;
+}
+
+typedef struct {
+  void *to;
+  const void *from;
+  size_t size;
+  int32_t value; /* what memory is set to where it is copied from nowhere */
+} Transfer;
+
+static aclError transfer(void *data) {
+  Transfer *asked = data;
+  if (asked->from) {
+    memmove(asked->to, asked->from, asked->size);
+  } else {
+    memset(asked->to, asked->value, asked->size);
+  }
+  return NPUSIM_OK;
+}
+
+static aclError submit(void *stream, Transfer asked) {
+  Transfer *kept = malloc(sizeof *kept);
+  *kept = asked;
+  return npusim_submit(stream, transfer, free, kept);
+}
+
 aclError aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int kind) {
+  aclError refused = npusim_refuse_unsafe();
+  if (refused) return refused;
   if (size > room) return NPUSIM_INVALID;
   /* the one direction for which the host waits */
   if (kind == DEVICE_TO_HOST) npusim_trace("copy to host");
@@ -187,14 +246,23 @@ aclError aclrtMemcpy(void *to, size_t room, const void *from, size_t size, int k
 }
 
 aclError aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, int kind, void *stream) {
-  return aclrtMemcpy(to, room, from, size, kind);
+  if (size > room) return NPUSIM_INVALID;
+  if ((kind == DEVICE_TO_HOST && !is_pinned(to)) || (kind == HOST_TO_DEVICE && !is_pinned(from))) {
+    /* memory that may be moved is copied while the host waits, after what the stream was given */
+    aclError refused = stream ? npusim_refuse_waiting(stream) : NPUSIM_OK;
+    if (!refused && npusim_refuse_unsafe()) refused = NPUSIM_CAPTURE_BLOCKS;
+    if (refused) return refused;
+  }
+  if (kind == DEVICE_TO_HOST) npusim_trace("copy to host");
+  return submit(stream, (Transfer){to, from, size, 0});
 }
 
 aclError aclrtMemset(void *to, size_t room, int32_t value, size_t size) {
-  memset(to, value, size);
-  return NPUSIM_OK;
+  aclError refused = npusim_refuse_unsafe();
+  if (!refused) memset(to, value, size);
+  return refused;
 }
 
 aclError aclrtMemsetAsync(void *to, size_t room, int32_t value, size_t size, void *stream) {
-  return aclrtMemset(to, room, value, size);
+  return submit(stream, (Transfer){to, NULL, size, value});
 }

@@ -7,14 +7,6 @@
 
 #define OPTIONS 8
 
-typedef struct {
-  int device;
-} Stream;
-
-typedef struct {
-  double milliseconds;
-} Event;
-
 static int64_t options[OPTIONS];
 
 static double now(void) {
@@ -33,19 +25,22 @@ aclError aclrtCreateStream(void **out) {
 aclError aclrtCreateStreamWithConfig(void **out, uint32_t priority, uint32_t flag) { return aclrtCreateStream(out); }
 
 aclError aclrtDestroyStream(void *stream) {
+  if (((Stream *)stream)->model) return NPUSIM_STREAM_CAPTURED;
   free(stream);
   return NPUSIM_OK;
 }
 
 aclError aclrtDestroyStreamForce(void *stream) { return aclrtDestroyStream(stream); }
-aclError aclrtSynchronizeStream(void *stream) { return NPUSIM_OK; }
-aclError aclrtSynchronizeStreamWithTimeout(void *stream, int32_t timeout) { return NPUSIM_OK; }
-aclError aclrtSynchronizeDevice(void) { return NPUSIM_OK; }
-aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) { return NPUSIM_OK; }
+
+/* only a capture keeps it from waiting: what a stream was given is done */
+aclError aclrtSynchronizeStream(void *stream) { return stream ? npusim_refuse_waiting(stream) : NPUSIM_OK; }
+aclError aclrtSynchronizeStreamWithTimeout(void *stream, int32_t timeout) { return aclrtSynchronizeStream(stream); }
+aclError aclrtSynchronizeDevice(void) { return npusim_refuse_waiting(NULL); }
+aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) { return aclrtSynchronizeDevice(); }
 
 aclError aclrtStreamQuery(void *stream, int *status) {
   *status = 0;
-  return NPUSIM_OK;
+  return aclrtSynchronizeStream(stream);
 }
 
 aclError aclrtStreamGetId(void *stream, int32_t *id) {
@@ -53,7 +48,7 @@ aclError aclrtStreamGetId(void *stream, int32_t *id) {
   return NPUSIM_OK;
 }
 
-aclError aclrtStreamWaitEvent(void *stream, void *event) { return NPUSIM_OK; }
+aclError aclrtStreamWaitEvent(void *stream, void *event) { return npusim_capture_wait(stream, event); }
 aclError aclrtSetStreamFailureMode(void *stream, uint64_t mode) { return NPUSIM_OK; }
 aclError aclrtSetOpWaitTimeout(uint32_t timeout) { return NPUSIM_OK; }
 aclError aclrtSetOpExecuteTimeOut(uint32_t timeout) { return NPUSIM_OK; }
@@ -71,7 +66,13 @@ aclError aclrtCreateEvent(void **out) {
 }
 
 aclError aclrtCreateEventWithFlag(void **out, uint32_t flag) { return aclrtCreateEvent(out); }
-aclError aclrtCreateEventExWithFlag(void **out, uint32_t flag) { return aclrtCreateEvent(out); }
+
+/* the only events that a capture takes */
+aclError aclrtCreateEventExWithFlag(void **out, uint32_t flag) {
+  aclError status = aclrtCreateEvent(out);
+  ((Event *)*out)->capturable = 1;
+  return status;
+}
 
 aclError aclrtDestroyEvent(void *event) {
   free(event);
@@ -80,20 +81,20 @@ aclError aclrtDestroyEvent(void *event) {
 
 aclError aclrtRecordEvent(void *event, void *stream) {
   ((Event *)event)->milliseconds = now();
-  return NPUSIM_OK;
+  return npusim_capture_record(event, stream);
 }
 
 aclError aclrtResetEvent(void *event, void *stream) { return NPUSIM_OK; }
-aclError aclrtSynchronizeEvent(void *event) { return NPUSIM_OK; }
+aclError aclrtSynchronizeEvent(void *event) { return npusim_refuse_captured(event); }
 
 aclError aclrtQueryEventStatus(void *event, int *status) {
   *status = 1;
-  return NPUSIM_OK;
+  return npusim_refuse_captured(event);
 }
 
 aclError aclrtQueryEventWaitStatus(void *event, int *status) {
   *status = 0;
-  return NPUSIM_OK;
+  return npusim_refuse_captured(event);
 }
 
 aclError aclrtEventElapsedTime(float *milliseconds, void *from, void *to) {
@@ -114,9 +115,21 @@ aclError aclrtProcessReport(int32_t timeout) {
 aclError aclrtSubscribeReport(uint64_t thread, void *stream) { return NPUSIM_OK; }
 aclError aclrtUnSubscribeReport(uint64_t thread, void *stream) { return NPUSIM_OK; }
 
-aclError aclrtLaunchCallback(void (*function)(void *), void *data, int block, void *stream) {
-  function(data);
+typedef struct {
+  void (*function)(void *);
+  void *data;
+} Callback;
+
+static aclError call(void *data) {
+  Callback *callback = data;
+  callback->function(callback->data);
   return NPUSIM_OK;
+}
+
+aclError aclrtLaunchCallback(void (*function)(void *), void *data, int block, void *stream) {
+  Callback *callback = malloc(sizeof *callback);
+  *callback = (Callback){function, data};
+  return npusim_submit(stream, call, free, callback);
 }
 
 aclError aclrtGetLastError(int flag) { return NPUSIM_OK; }
