@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from unipruning_core import Backend
-from unipruning_npu import adamw, feedback, histogram, masks, prox, steps
+from unipruning_npu import adamw, feedback, histogram, masks, prox, recording, steps
 
 
 class NpuBackend(Backend):
     name = "npu"
     device_type = "npu"
+
+    recorded = staticmethod(recording.recorded)
 
     accumulate_sumsq = staticmethod(steps.accumulate_sumsq)
     abs_sums = staticmethod(steps.abs_sums)
