@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from unipruning_core.models.made_again import Again, made_again, remade
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -75,12 +77,16 @@ def substituted_weights(
         position = running.get(saved.untyped_storage().data_ptr())
         if position is not None:
             return position, saved.size(), saved.stride(), saved.storage_offset()
+        if (again := made_again(saved)) is not None:
+            return again
         # an operator's own result would hold the operator, and both would stay where no backward pass follows
         return saved.detach()
 
     def unpack(packed: Any) -> Tensor:
         if isinstance(packed, torch.Tensor):
             return packed
+        if isinstance(packed, Again):
+            return remade(packed)
         position, *view = packed
         return remake(position).as_strided(*view)
 
