@@ -70,8 +70,7 @@ def with_gradients(model, loss):
 @pytest.fixture
 def chunks(monkeypatch):
     """Let a chunk be of CHUNK tokens."""
-    for name in ("WHOLE", "LOGITS"):
-        monkeypatch.setattr(language_loss, name, VOCABULARY * CHUNK)
+    monkeypatch.setattr(language_loss, "LOGITS", VOCABULARY * CHUNK)
 
 
 @pytest.fixture
@@ -203,8 +202,7 @@ def test_the_comparison_runs_a_few_tokens_once_and_none_for_samples_of_one_chunk
 def test_a_search_in_chunks_takes_the_same_steps(mode, folder, monkeypatch):
     found = []
     for logits in (1 << 25, 48 * 5):
-        for name in ("WHOLE", "LOGITS"):
-            monkeypatch.setattr(language_loss, name, logits)
+        monkeypatch.setattr(language_loss, "LOGITS", logits)
         search = start(folder, mode=mode)
         losses = [search.step(sample, ids) for sample, ids in enumerate(batches())]
         found.append((losses, [outcome.dual for outcome in search.outcomes()]))
@@ -214,8 +212,7 @@ def test_a_search_in_chunks_takes_the_same_steps(mode, folder, monkeypatch):
 
 
 def test_the_user_of_a_search_reads_why_its_logits_are_whole(folder, monkeypatch):
-    for name in ("WHOLE", "LOGITS"):
-        monkeypatch.setattr(language_loss, name, 48 * 5)
+    monkeypatch.setattr(language_loss, "LOGITS", 48 * 5)
     monkeypatch.setattr(LanguageLoss, "_agree", lambda *_: False)
     notes, progress = [], Progress()
     progress.note = notes.append

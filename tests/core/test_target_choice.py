@@ -166,7 +166,7 @@ def test_sparsegpt_prunes_a_choice_inside_the_blocks_only(mixture, tmp_path, cap
 
 
 def test_a_target_after_the_decoder_gets_its_gradient_from_all_tokens_at_once(opened, monkeypatch):
-    monkeypatch.setattr("unipruning_core.search.language_loss.WHOLE", 1)
+    monkeypatch.setattr("unipruning_core.search.language_loss.LOGITS", 1)
     notes = []
     loss = LanguageLoss(opened["llama"][0], ["model.layers.0.mlp.up_proj.weight", "lm_head.weight"])
     loss.compare(torch.zeros(1, 8, dtype=torch.int64), notes.append)

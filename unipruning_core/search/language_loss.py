@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy, log_softmax, pad
 
 from unipruning_core.errors import CheckpointError
 from unipruning_core.models.decoder import decoder_blocks, text_model
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-# the loss holds some four copies of the logits in float32: what a sample may have of them as it is, and a chunk
-WHOLE, LOGITS = 1 << 26, 1 << 24
+LOGITS = 1 << 24  # that are in memory at a time
 PREFIX = 16  # tokens on which the loss in chunks is compared with that of all logits at once
 NOTHING = -100  # what the last token predicts, to ``cross_entropy``
 # relative differences that are rounding, of the loss and of the norm of its gradient
@@ -62,7 +61,7 @@ class LanguageLoss:
         if not self.agrees or not self._is_long(input_ids):
             return self._of_output(self.model(input_ids=input_ids, use_cache=False), input_ids)
         decoded, _ = self._decoded(input_ids)
-        loss, gradient = self._of_chunks(decoded, input_ids, LOGITS // self._vocabulary)
+        loss, gradient = self._of_chunks(decoded, input_ids, chunk_of(input_ids.numel(), self._vocabulary))
         known: Tensor = _Known.apply(decoded[0], loss, gradient)  # type: ignore[no-untyped-call]
         return known
 
@@ -133,18 +132,21 @@ class LanguageLoss:
         gradient, losses = torch.zeros_like(hidden), []
         predicted = input_ids.shape[1] - 1
         with gathered(self.model):
-            for start in range(0, predicted, max(1, chunk)):
-                part = slice(start, min(start + max(1, chunk), predicted))
+            for start in range(0, predicted, chunk):
+                part = slice(start, min(start + chunk, predicted))
                 with torch.enable_grad():
                     given = hidden[:, part].requires_grad_()
                     logits = self._after_decoder(decoded, given, input_ids[:, part]).logits.flatten(0, 1)
-                    following = input_ids[0, 1:][part].to(logits.device)
-                    loss = cross_entropy(logits.float(), following, reduction="sum") / predicted
-                del logits
-                loss.backward()
+                following = input_ids[0, 1:][part, None].to(logits.device)
+                found = log_softmax(logits.detach().float(), 1)
+                losses.append(found.gather(1, following).sum() / -predicted)
+                # the gradient of the mean, softmax less one for the token that follows, in the same memory
+                one = found.new_full(following.shape, -1 / predicted)
+                found.exp_().div_(predicted).scatter_add_(1, following, one)
+                logits.backward(found.to(logits.dtype))
+                del logits, found
                 assert given.grad is not None
                 gradient[:, part] = given.grad
-                losses.append(loss.detach())
         return torch.stack(losses).sum(), gradient
 
 
@@ -159,14 +161,20 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return abs(float(one) - float(other)) <= tolerance * abs(float(other))
 
 
+def chunk_of(tokens: int, vocabulary: int) -> int:
+    """Return how many tokens' logits are in memory at a time: as many in each of the fewest chunks."""
+    chunks = -(-tokens * vocabulary // LOGITS)
+    return max(1, -(-tokens // max(1, chunks)))
+
+
 def logits_held(tokens: int, vocabulary: int) -> int:
     """Return how many logits are in memory at a time, for a sample."""
-    return tokens * vocabulary if fits_whole(tokens, vocabulary) else LOGITS
+    return chunk_of(tokens, vocabulary) * vocabulary
 
 
 def fits_whole(tokens: int, vocabulary: int) -> bool:
     """Return whether a sample's logits may all be in memory at once."""
-    return tokens * vocabulary <= WHOLE
+    return tokens * vocabulary <= LOGITS
 
 
 class _Known(torch.autograd.Function):
