@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from unipruning_core.backend import Backend
+    from unipruning_core.data.calibration import DataChoice
+    from unipruning_core.jobs.prepared import Calibrated
     from unipruning_core.models.targets import LeftOut
     from unipruning_core.storage.checkpoint import Target
 
@@ -72,6 +74,12 @@ class OnDisk(Prepared):
     @property
     def tokenizer(self) -> Any:
         return self._config_and_tokenizer[1]
+
+    def calibrate(self, data: DataChoice, seed: int) -> Calibrated:
+        calibrated = super().calibrate(data, seed)
+        # the vocabulary takes tens of MB, which the weights can have; it is read again should it be needed
+        self.__dict__["_config_and_tokenizer"] = (self.config, None)
+        return calibrated
 
     @cached_property
     def _found(self) -> tuple[tuple[Target, ...], tuple[LeftOut, ...], ModelSize]:

@@ -88,6 +88,10 @@ class Search(ABC):
             InputSums([self.layers[position] for position in positions], self.backend) for positions in self.positions
         ]
 
+    def own_model(self) -> None:
+        """Take the model over: nobody else needs its weights, which may then be held in another way."""
+        self.backend.release_memory()  # what loading left
+
     @abstractmethod
     def step(self, sample: int, input_ids: Tensor) -> float | None:
         """Process calibration sample number ``sample``, (1, tokens) int64; return its loss if one is computed.

@@ -116,6 +116,10 @@ class FeedbackSearch(LossSearch):
         # a recording is of one device, and of one sample
         self.recorder.possible = len(self.positions) == 1 and not self.world.sharded and self.batch_size == 1
 
+    def own_model(self) -> None:
+        self.state.narrow()
+        super().own_model()
+
     def _sums_inputs(self) -> bool:
         return True
 

@@ -27,15 +27,28 @@ class HeldState:
         self.layers = layers
         self.homes = [home or Home(layer.device) for layer in layers]
         self.originals = [layer.weight for layer in layers]  # (out, in), also while a substitute is in place
+        self.dtypes = [weight.dtype for weight in self.originals]  # that the model computes in
         self.second = [self._zeros(position, torch.bfloat16) for position in range(len(layers))]
         self.drift = [self._zeros(position, torch.float16) for position in range(len(layers) if drifts else 0)]
 
     def _zeros(self, position: int, dtype: torch.dtype) -> Tensor:
         return self.homes[position].zeros(self.layers[position].held.shape, dtype)
 
+    def narrow(self) -> None:
+        """Hold each float32 weight whose values 16 bits have in 16 bits, and leave the model a stand-in of no size.
+
+        The model can then run with substitutes alone.
+        """
+        for position, (layer, weight) in enumerate(zip(self.layers, self.originals, strict=True)):
+            # one expert's matrix is a view of memory that stays
+            narrowed = exactly_narrowed(weight) if layer.stack is None else None
+            if narrowed is not None:
+                self.originals[position] = narrowed
+                layer.parameter.data = weight.new_zeros(()).expand(layer.parameter.shape)
+
     def weight(self, position: int) -> Tensor:
-        """Return W0, (out, in), on the device."""
-        return self.homes[position].fetch(self.originals[position])
+        """Return W0, (out, in), on the device, in the dtype that the model computes in."""
+        return self.homes[position].fetch(self.originals[position]).to(self.dtypes[position])
 
     def moment(self, position: int) -> Tensor:
         """Return v as the module stores its weight, on the device."""
@@ -78,3 +91,13 @@ class HeldState:
             for layer in self.layers
             for kind in kinds
         }
+
+
+def exactly_narrowed(weight: Tensor) -> Tensor | None:
+    """Return a float32 weight in a dtype of 16 bits that has all its values, or None."""
+    if weight.dtype == torch.float32:
+        for dtype in (torch.bfloat16, torch.float16):
+            narrowed = weight.to(dtype)
+            if torch.equal(narrowed.float(), weight):
+                return narrowed
+    return None

@@ -159,6 +159,7 @@ def search(
         run = task.settings.start(model, layers, backend, len(batches), world, home)
         if not world.sharded:
             run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
+            run.own_model()
         else:
             # where weights and state do not fit, activations are the most of what is left
             needed = checkpoint_activations == "on" or (checkpoint_activations == "auto" and offload != "none")
