@@ -88,6 +88,10 @@ class InputSums:
         """The tokens that each layer saw, (layers, 1) int64."""
         return self._on_device("tokens", tuple(self.tokens))[:, None]
 
+    def on_device(self) -> list[Tensor]:
+        """Return the whole numbers that were copied to the device for the latest sample."""
+        return [copied for _, copied in self._copied.values()]
+
     def _on_device(self, name: str, numbers: tuple[int, ...]) -> Tensor:
         """Copy whole numbers to the device, unless they are there from the sample before, as in most models."""
         if name not in self._copied or self._copied[name][0] != numbers:

@@ -112,9 +112,13 @@ class FeedbackSearch(LossSearch):
         self.rates = {layer.device: torch.zeros((), device=layer.device) for layer in self.layers}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
 
-        self.recorder = Recorded(self._sample, self.backend, self.notes)
-        # a recording is of one device, and of one sample
-        self.recorder.possible = len(self.positions) == 1 and not self.world.sharded and self.batch_size == 1
+        # what is on the device of a sample's length is replaced by that of the next other one
+        self.recorder = Recorded(
+            self._sample, self.backend, self.notes, lambda: [inputs.on_device() for inputs in self.inputs]
+        )
+        # a recording is of one device, and of one sample; what becomes of experts depends on the host's count of tokens
+        alone = len(self.positions) == 1 and not self.world.sharded and self.batch_size == 1
+        self.recorder.possible = alone and not any(layer.siblings for layer in self.layers)
 
     def own_model(self) -> None:
         self.state.narrow()
@@ -278,6 +282,7 @@ class FeedbackSearch(LossSearch):
 
     @torch.no_grad()
     def outcomes(self) -> Iterator[Outcome]:
+        self.recorder.forget()  # all scores of a matrix need memory, and the activations of a sample no more
         self.few.update()
         reach = self.reach()
         for device, positions in enumerate(self.positions):

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
 
-PLAIN = 2  # samples before one is recorded: libraries and caches set themselves up on the first
+PLAIN = 2  # samples of one length before one is recorded: libraries and caches set themselves up on the first
 
 
 class Recorded:
     """Work from token ids to a few numbers, run plainly until the backend can replay it.
 
     The work must read no value on the host, take its inputs from tensors that stay where they are, and leave its
-    results in such tensors.  The bytes are the same, replayed or not.
+    results in such tensors.  The bytes are the same, replayed or not.  One length of sample is recorded, and all
+    others are run plainly.
     """
 
     def __init__(
@@ -29,10 +30,15 @@ class Recorded:
         work: Callable[[Tensor], Tensor],  # from (1, tokens) int64 to numbers of one shape
         backend: Backend,
         notes: list[str],  # gets one if recording fails
+        reads: Callable[[], object] = lambda: (
+            None
+        ),  # what the work reads that a plain sample may put others in place of
     ) -> None:
-        self.work, self.backend, self.notes = work, backend, notes
-        self.runs = 0
+        self.work, self.backend, self.notes, self.reads = work, backend, notes, reads
+        self.runs = 0  # in a row, of the latest length
         self.possible = True
+        self._shape: torch.Size | None = None
+        self._kept: object = None
         self._replay: Callable[[], None] | None = None
         self._input = self._result = torch.empty(0)
 
@@ -42,9 +48,12 @@ class Recorded:
         return self._replay is not None
 
     def __call__(self, input_ids: Tensor) -> Tensor:
-        self.runs += 1
-        if self._replay is None and self.possible and self.runs > PLAIN:
-            self._record(input_ids)
+        if self._replay is None and self.possible:
+            # the same as those before it, so that all that depends on the length is on the device
+            self.runs = self.runs + 1 if input_ids.shape == self._shape else 1
+            self._shape = input_ids.shape
+            if self.runs > PLAIN:
+                self._record(input_ids)
         if self._replay is None:
             self._result = self.work(input_ids)
             return self._result
@@ -53,6 +62,11 @@ class Recorded:
         self._input.copy_(input_ids)
         self._replay()
         return self._result
+
+    def forget(self) -> None:
+        """Give back the memory of a recording; later samples run plainly."""
+        self.possible = False
+        self._replay = self._kept = None
 
     def _record(self, input_ids: Tensor) -> None:
         self.possible = False  # whatever comes of it, once is enough
@@ -63,6 +77,7 @@ class Recorded:
 
         try:
             self._replay = self.backend.recorded(recorded)
+            self._kept = self.reads()
         # what a device raises in the middle of a recording differs by device and version
         except RuntimeError as error:
             self.notes.append(f"samples run step by step, since one could not be recorded: {first_line(error)}")
