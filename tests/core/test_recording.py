@@ -7,18 +7,19 @@ import torch
 from _checkpoints import save_gpt2, save_llama
 from _mixtures import LAYOUTS
 from _modes import SAMPLES, batches, start
-from _replaying import CAPTURING, ReplayingBackend
+from _replaying import ReplayingBackend
 from torch.autograd.graph import get_gradient_edge
 
 from unipruning_core.models.experts import apart
 from unipruning_core.search.recording import PLAIN, Recorded
+from unipruning_core.testing.replaying import REFUSED
 from unipruning_cpu.backend import CpuBackend
 
 
 class Refusing(ReplayingBackend):
     def recorded(self, work):
         work()  # as far as it gets
-        raise RuntimeError(f"{CAPTURING}\nmore")
+        raise RuntimeError(f"{REFUSED}\nmore")
 
 
 class Plain(ReplayingBackend):
@@ -125,7 +126,7 @@ def test_a_sample_that_cannot_be_recorded_is_run_and_said_once(folder, monkeypat
     assert not recorded
     assert len(losses) == SAMPLES
     assert losses[:PLAIN] == plain_losses[:PLAIN]
-    assert search.notes == [f"samples run step by step, since one could not be recorded: {CAPTURING}"]
+    assert search.notes == [f"samples run step by step, since one could not be recorded: {REFUSED}"]
 
 
 def test_what_is_read_on_the_host_ends_the_recording_and_leaves_the_sample_right(folder, monkeypatch):
