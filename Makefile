@@ -23,6 +23,8 @@ FUZZER  := .venv-fuzzer
 OLDEST  := .venv-oldest
 # attacks of make torture and their options, such as TORTURE="fuzz --fuzz-seconds 600"
 TORTURE ?=
+# options of make certify-cuda, such as CERTIFY="--only doctor tests --seconds 540"
+CERTIFY ?=
 # families of make families, such as FAMILIES="mixtral gemma3"
 FAMILIES ?=
 
@@ -152,9 +154,9 @@ bench: $(VENV)/.ready  ## time the CPU backend and whole searches
 	$(ONE) $(BIN)/unipruning bench --backend cpu --baseline released
 	$(ONE) $(BIN)/python benchmarks/search_cost.py --samples 4 --seq-len 1024
 
-# for anyone with a GPU: the tests that need one, doctor and bench, into build/certificate
+# for anyone with a GPU: the tests that need one, doctor, bench and the cost of searches, into build/certificate
 certify-cuda: $(VENV)/.ready  ## run the tests and timings on a GPU
-	$(BIN)/python benchmarks/certify_gpu.py
+	$(BIN)/python benchmarks/certify_gpu.py $(CERTIFY)
 
 $(VENV)/.ready: setup.py pyproject.toml tests/environment.sh
 	$(STAGE) $(@D) tests/environment.sh $(PYTHON) $(VENV) $(TORCH)

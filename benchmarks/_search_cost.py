@@ -44,6 +44,10 @@ class Device:
         """Return the most bytes held at once, since ``settle`` on an accelerator, since the start on a CPU."""
         return memory("VmHWM") - self.before if self.module is None else int(self.module.max_memory_allocated())
 
+    def reserved(self) -> int | None:
+        """Return the most bytes that an accelerator had set aside since ``settle``: those of a recording stay so."""
+        return None if self.module is None else int(self.module.max_memory_reserved())
+
     def timed(self, work: Callable[[], object]) -> float:
         self._wait()
         began = time.perf_counter()
@@ -81,9 +85,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     device.settle()
     for sample in range(SETTLING):
         search.step(sample, ids[sample])
-    peak = device.peak()
+    peak, reserved = device.peak(), device.reserved()
     held = {tensor.data_ptr(): tensor.nbytes for tensor in [*model.parameters(), *search.tensors().values()]}
-    sizes = {"counted": sum(held.values()) / weights, "peak": peak / GIB}
+    sizes = {"counted": sum(held.values()) / weights, "peak": peak / GIB, "reserved": reserved and reserved / GIB}
     if device.kind == "cpu":  # in turns
         other, other_layers = loaded(options, backend)
         bare = bare_work(other, other_layers, mode, device)
@@ -95,13 +99,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         bare_peak = None
     else:
         times = [device.timed(lambda s=s: search.step(s, ids[s])) for s in range(SETTLING, count)]  # type: ignore[misc]
-    end = device.timed(lambda: [None for _ in search.outcomes()])
     counts = counted(search, model, ids[count], count, mode, backend, len(layers))
     kernels = (
         profiled(lambda: search.step(count + 1, ids[count + 1])) if options.profile and device.kind == "cuda" else []
     )
     notes = list(search.notes)
     recorded = hasattr(search, "recorder") and search.recorder.recorded
+    end = device.timed(lambda: [None for _ in search.outcomes()])
     if device.kind != "cpu":  # after the search, in the memory that it leaves
         del search
         device.settle()
