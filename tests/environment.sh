@@ -16,16 +16,31 @@ fi
 own=
 [ $brings = nothing ] || own=--system-site-packages
 "$python" -m venv $own "$folder"
+# where that Python is itself of a virtual environment, the system's packages are not those that it has
+if [ -n "$own" ]; then
+  "$folder/bin/python" - "$("$python" -c 'import sys, sysconfig
+print(sysconfig.get_path("purelib") if sys.prefix != sys.base_prefix else "")')" <<'PYTHON'
+import pathlib, sys, sysconfig
+if sys.argv[1]:
+    pathlib.Path(sysconfig.get_path("purelib"), "own.pth").write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")
+PYTHON
+fi
 
 new_tools() { $install --upgrade pip setuptools wheel; }
 project() { $install --no-build-isolation -e ".[$1]"; }
+offline() {
+  # venv brings an old one until Python 3.11, which would hide the other
+  ! "$python" -c 'import setuptools' || "$folder/bin/python" -m pip uninstall --quiet --yes setuptools
+  $install --no-build-isolation --no-index --no-deps -e .
+}
 case $brings in
 npu)
   new_tools
   project dev,demo
   ;;
 cuda)
-  { new_tools && project dev,demo,cuda; } || $install --no-build-isolation --no-index --no-deps -e .
+  # without a network, few questions are enough to know
+  (PIP_RETRIES=1 new_tools && PIP_RETRIES=1 project dev,demo,cuda) || offline
   ;;
 nothing)
   new_tools
@@ -40,6 +55,10 @@ nothing)
   ;;
 esac
 
-# what everything imports is compiled here, once and even where Python was told to keep nothing
-env -u PYTHONDONTWRITEBYTECODE TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$folder/bin/python" -c 'import torch, transformers, datasets
-from transformers.models.llama import modeling_llama'
+# what everything imports is compiled here, once and even where Python was told to keep nothing; a GPU's machine without a
+# network may lack one of them, which nothing on a GPU needs
+env -u PYTHONDONTWRITEBYTECODE TORCH_DEVICE_BACKEND_AUTOLOAD=0 "$folder/bin/python" -c 'import sys, torch, transformers
+from importlib.util import find_spec
+if sys.argv[1] != "cuda" or find_spec("datasets"):
+    import datasets
+from transformers.models.llama import modeling_llama' $brings
