@@ -175,10 +175,7 @@ def why_no_gpu() -> str | None:
 
     catalogue = Catalogue()
     if (spec := catalogue.specs.get(BACKEND)) is None:
-        return (
-            "that is not known to this Python, where unipruning is not installed; "
-            "pip install --no-deps --no-build-isolation -e . in the checkout"
-        )
+        return "it is not known to this Python, where unipruning is not installed; pip install --no-deps -e ."
     probe = catalogue.probe(spec)
     if not probe.available:
         return probe.detail

@@ -10,6 +10,7 @@ import warnings
 from contextlib import nullcontext
 from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,13 @@ def test_without_a_gpu_one_sentence_says_so_and_nothing_is_written(tmp_path):
     assert done.stderr.startswith("a certificate needs a GPU that the backend cuda can use, but ")
     assert done.stderr.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_python_without_the_backend_is_told_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr("unipruning_core.registry.Catalogue", lambda: SimpleNamespace(specs={}))
+    assert load(SCRIPT).main(["--out", str(tmp_path / "out")]) == 2
+    assert "where unipruning is not installed; pip install --no-deps -e ." in capsys.readouterr().err
 
 
 def test_tests_on_a_gpu_are_refused_where_none_is():
