@@ -180,6 +180,8 @@ def outcomes(results: Path) -> list[dict[str, Any]]:
     """Return the name, the outcome with its reason, and the measurements of each test."""
     tests = []
     for case in ElementTree.parse(results).getroot().iter("testcase"):
+        if case.get("name") is None:  # begun, and then interrupted
+            continue
         exception = next((part for part in case if part.tag in ("failure", "error", "skipped")), None)
         tests.append(
             {
