@@ -58,13 +58,12 @@ class Ended:
 
 
 def parts_of(model: str) -> list[Part]:
-    """Return the parts of a certificate, what tells most soonest first."""
+    """Return the parts of a certificate; the first compiles, in several processes, most of what the others launch."""
     several = ("-n", str(workers()), "-p", "xdist.plugin") if find_spec("xdist") and workers() > 1 else ()
     bench = ("bench", "--backend", BACKEND, "--baseline", "released", "--model", model)
     named = Path(model).name
     cost = (*COST, "--backend", BACKEND, "--profile")
     return [
-        Part("doctor", "the machine, and the vectors of each backend", (*UNIPRUNING, "doctor")),
         Part(
             "conformance",
             "the whole conformance suite on the device",
@@ -72,6 +71,7 @@ def parts_of(model: str) -> list[Part]:
             tests=True,
             complete=True,
         ),
+        Part("doctor", "the machine, and the vectors of each backend", (*UNIPRUNING, "doctor")),
         Part(
             "tests",
             "the tests that need a GPU",

@@ -1,7 +1,7 @@
 """Certify a GPU: run the tests that need one, doctor, bench and the cost of whole searches, into a folder of JSON.
 
     python benchmarks/certify_gpu.py                                     # everything, into build/certificate
-    python benchmarks/certify_gpu.py --only doctor conformance tests     # some parts now ...
+    python benchmarks/certify_gpu.py --only conformance doctor tests     # some parts now ...
     python benchmarks/certify_gpu.py --seconds 540                       # ... and in another command what is left
 
 Each part runs in a process of its own and writes its own file.  What became of it is in certificate.json as soon as it

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARTS = ["doctor", "conformance", "tests", "cost-llama-2-7b", "cost-smollm2-135m", "bench"]
+PARTS = ["conformance", "doctor", "tests", "cost-llama-2-7b", "cost-smollm2-135m", "bench"]
 
 
 def load(path: Path):

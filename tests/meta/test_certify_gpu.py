@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -96,7 +97,7 @@ def test_every_command_of_a_certificate_is_one_that_its_program_takes(certify, c
             options = cost_parser().parse_args(words[2:])
             assert (options.backend, options.profile) == ("cuda", True)
             seen.append(options.model)
-    assert seen == ["doctor", "conform", "pytest", "llama-2-7b", "smollm2-135m", "bench"]
+    assert seen == ["conform", "doctor", "pytest", "llama-2-7b", "smollm2-135m", "bench"]
 
 
 def known_to_pytest(words):
@@ -230,6 +231,18 @@ def test_the_mode_that_forbids_waiting_ends_with_its_test_and_its_warning_is_non
         if fails:
             raise RuntimeError("waited")
     assert modes == ["warn", "error", "warn"]
+
+
+@pytest.mark.parametrize(("folder", "outcome"), [("gpu", "1 passed"), ("core", "1 failed")])
+def test_a_warning_fails_a_test_unless_it_is_one_on_a_gpu(tmp_path, folder, outcome):
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "core").mkdir()
+    shutil.copy(ROOT / "tests" / "gpu" / "conftest.py", tmp_path / "gpu")
+    warns = "import warnings\n\ndef test_warns():\n    warnings.warn('a prototype feature')\n"
+    (tmp_path / folder / "test_warns.py").write_text(warns)
+    words = ["-q", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", "--rootdir", tmp_path, tmp_path]
+    done = subprocess.run([sys.executable, "-m", "pytest", *words], capture_output=True, text=True, cwd=tmp_path)
+    assert outcome in done.stdout.splitlines()[-1]
 
 
 # pytest-benchmark warns where pytest-xdist splits a run, and here a warning is an error
