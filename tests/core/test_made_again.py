@@ -5,7 +5,7 @@ import torch
 from _modes import batches, start
 from torch.nn.functional import gelu, linear, silu
 
-from unipruning_core.models.made_again import Again, made_again, remade
+from unipruning_core.models.made_again import Again, made_again
 from unipruning_core.models.substituted_weights import substituted_weights
 
 
@@ -28,7 +28,7 @@ def held(again=True):
         return saved.detach()
 
     def unpack(packed):
-        return remade(packed) if isinstance(packed, Again) else packed
+        return packed.remade() if isinstance(packed, Again) else packed
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack), kept
 
@@ -68,7 +68,7 @@ def test_what_did_not_save_enough_is_kept():
 def test_a_product_of_two_shapes_is_made_in_the_shape_that_was_saved():
     x, column = leaf(4, 6), leaf(4, 1)
     product = x * column
-    assert torch.equal(remade(made_again(product.view(24))), product.detach().view(24))
+    assert torch.equal(made_again(product.view(24)).remade(), product.detach().view(24))
 
 
 def test_a_search_keeps_less_and_finds_the_same(folder, monkeypatch):

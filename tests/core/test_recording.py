@@ -79,7 +79,6 @@ def test_a_replayed_sample_ends_in_the_same_bytes(folder, monkeypatch, settings)
 def test_a_replayed_sample_of_any_kind_of_model_ends_in_the_same_bytes(tmp_path, monkeypatch, kind):
     folder = save_gpt2(tmp_path / "m") if kind == "inputs first" else save_llama(tmp_path / "m")
     if kind == "loss in chunks":
-        monkeypatch.setattr("unipruning_core.search.language_loss.WHOLE", 8 * 48)
         monkeypatch.setattr("unipruning_core.search.language_loss.LOGITS", 4 * 48)
 
     def prepare(search):

@@ -7,7 +7,7 @@ of the next matrix: the second and third follow from the first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import gelu, silu
@@ -24,11 +24,22 @@ OPERATORS: dict[str, Callable[[Any], Tensor]] = {
 VIEWS = ("ViewBackward0", "UnsafeViewBackward0")
 
 
-class Again(NamedTuple):
-    """A result, contiguous, that is made again from the operator behind it."""
+class Again:
+    """A result, contiguous, that is made again from the operator behind it.
 
-    node: Any
-    shape: torch.Size
+    It is made once, though what follows from it asks for it too; autograd drops it with the graph, piece by piece.
+    """
+
+    def __init__(self, node: Any, shape: torch.Size) -> None:
+        self.node, self.shape = node, shape
+        self._made: Tensor | None = None
+
+    def remade(self) -> Tensor:
+        """Return the tensor that was saved."""
+        if self._made is None:
+            with torch.no_grad():
+                self._made = OPERATORS[self.node.name()](self.node).view(self.shape)
+        return self._made
 
 
 def made_again(saved: Tensor) -> Again | None:
@@ -42,9 +53,3 @@ def made_again(saved: Tensor) -> Again | None:
     if node.name() == "MulBackward0" and any(of_factor is None for of_factor, _ in node.next_functions):
         return None
     return Again(node, saved.shape)
-
-
-def remade(again: Again) -> Tensor:
-    """Return the tensor that was saved."""
-    with torch.no_grad():
-        return OPERATORS[again.node.name()](again.node).view(again.shape)

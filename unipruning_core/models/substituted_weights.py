@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from unipruning_core.models.made_again import Again, made_again, remade
+from unipruning_core.models.made_again import Again, made_again
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,7 +86,7 @@ def substituted_weights(
         if isinstance(packed, torch.Tensor):
             return packed
         if isinstance(packed, Again):
-            return remade(packed)
+            return packed.remade()
         position, *view = packed
         return remake(position).as_strided(*view)
 
