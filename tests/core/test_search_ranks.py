@@ -149,6 +149,7 @@ def test_a_rank_that_would_do_something_else_is_named_before_the_first_step(home
     ("more", "said"),
     [
         (("--skip-nonfinite",), "--skip-nonfinite runs in one process"),
+        (("--compile",), "--compile runs in one process"),
         (("--dtype", "int3"), "--dtype must be"),
     ],
 )

@@ -181,6 +181,12 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "them (default: the first one ends the search)",
     )
     machine.add_argument(
+        "--compile",
+        action="store_true",
+        help="run the decoder blocks compiled by torch.compile, all but their matrices, which takes a minute at the "
+        "start and rounds in another way; in one process only (default: they run as they are)",
+    )
+    machine.add_argument(
         "--overwrite",
         action="store_true",
         help=f"{OVERWRITE_HELP}, once the new one is whole; an unfinished search goes on if it is the same",
@@ -202,13 +208,7 @@ def _prune(options: argparse.Namespace) -> int:
         keep_per_row=options.keep_per_row,
         run=run_folder,
         mode=settings,
-        save_every=options.save_every,
-        checkpoint_activations=options.checkpoint_activations,
-        copies=options.copies,
-        offload=options.offload,
-        max_memory=options.max_memory,
-        skip_nonfinite=options.skip_nonfinite,
-        overwrite=options.overwrite,
+        **_how(options),
         **targets,
         **calibration_from(options),
         **loading_from(options),
@@ -232,13 +232,7 @@ def _search(options: argparse.Namespace) -> int:
         options.model,
         out=options.out,
         mode=settings,
-        save_every=options.save_every,
-        checkpoint_activations=options.checkpoint_activations,
-        copies=options.copies,
-        offload=options.offload,
-        max_memory=options.max_memory,
-        skip_nonfinite=options.skip_nonfinite,
-        overwrite=options.overwrite,
+        **_how(options),
         **targets,
         **calibration_from(options),
         **loading_from(options),
@@ -248,6 +242,12 @@ def _search(options: argparse.Namespace) -> int:
     print(f"run folder {_sized(run.folder)}: Γ of {len(run.targets)} layers with {weights} weights{of_model}")
     print(f"next: unipruning project {options.model} {run.folder} --sparsity 60% --out DIR")
     return 0
+
+
+def _how(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of a search that are neither of its model, text and targets nor settings of its mode."""
+    names = ("save_every", "checkpoint_activations", "copies", "offload", "max_memory", "skip_nonfinite", "compile")
+    return {name: getattr(options, name) for name in (*names, "overwrite")}
 
 
 def _project(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from unipruning_core.errors import ConfigError, reason_and_remedy
 from unipruning_core.projection.report import KEEP_PER_ROW, REPORT_FILE, REVISION
 from unipruning_core.search.choice import own_settings
-from unipruning_core.search.finished import RUN_FILE
+from unipruning_core.search.finished import COMPILED, NOT_COMPILED, RUN_FILE
 from unipruning_core.search.modes import MODES
 from unipruning_core.storage.documents import CHECKSUM, member, quoted, read_object, unsealed
 
@@ -86,6 +86,8 @@ def _of_search(record: Mapping[str, Any]) -> Record:
         options["data"] = {member(part, "source", str): member(part, "weight", int | float) for part in parts}
     if record.get("skipped"):  # samples, which are left out only where that is asked for
         options["skip_nonfinite"] = True
+    if COMPILED in record or NOT_COMPILED in record:
+        options["compile"] = True
     # which records of earlier versions lack
     patterns = member({"target_patterns": {}, **record}, "target_patterns", dict)
     options |= {name: member(patterns, name, list) for name in ("include", "exclude") if name in patterns}

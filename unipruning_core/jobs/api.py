@@ -71,6 +71,7 @@ def prune(
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
+    compile: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
 ) -> list[Projected] | Masks:
@@ -107,6 +108,7 @@ def prune(
         copies: copies of a model on disk over the ranks that a launcher started, each divided among an equal number.
         offload: where weights and state of a model on disk lie: "none", "cpu" or "disk"; "auto" if they do not fit.
         max_memory: most bytes of each device to use, as a number or as in "22GiB" (default: what is free).
+        compile: run the decoder blocks compiled by ``torch.compile``, with one note and as they are where that fails.
         skip_nonfinite: leave out what is NaN or infinite, and say what; without it the first one ends the search.
         progress: whether to show bars and notes; or a ``Progress`` of your own.
         settings: settings of the mode, named as its flags, such as ``learning_rate=1e-4`` or ``seed=1``.
@@ -125,6 +127,7 @@ def prune(
     targets = TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
+    how["compile"] = compile
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, revision, run=run)
         one, live = single(sparsities), InMemory(model, tokenizer, backend, shown, targets)
@@ -180,6 +183,7 @@ def search(
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
+    compile: bool = False,
     progress: bool | Progress = True,
     **settings: Any,
 ) -> Run | FoundScores:
@@ -199,6 +203,7 @@ def search(
     chosen, shown, targets = as_settings(mode, settings), as_progress(progress), TargetChoice.of(include, exclude)
     text = DataChoice(TextChoice(data, split, text_column), samples, seq_len, packing)
     how: dict[str, Any] = {"checkpoint_activations": checkpoint_activations, "skip_nonfinite": skip_nonfinite}
+    how["compile"] = compile
     if not isinstance(model, str | os.PathLike):
         refuse_on_disk_options(out, dtype, trust_remote_code, overwrite, save_every, revision)
         live = InMemory(model, tokenizer, backend, shown, targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from unipruning_core.jobs.restored import restored
 from unipruning_core.models.auto import tokenizer_of
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.models.experts import apart
-from unipruning_core.models.memory import GIB, free_bytes, memory_errors_as_config_errors
+from unipruning_core.models.memory import memory_errors_as_config_errors
 from unipruning_core.models.passes import name_of
 from unipruning_core.models.saved import Saved
 from unipruning_core.models.size import ModelSize
@@ -27,8 +28,10 @@ from unipruning_core.projection.masks import masks_of
 from unipruning_core.projection.project import with_scope
 from unipruning_core.registry import Catalogue
 from unipruning_core.search.activation_memory import check_choice, decide_recomputation
+from unipruning_core.search.compilation import compiled_blocks
+from unipruning_core.search.finished import COMPILED, NOT_COMPILED
 from unipruning_core.search.loop import versions
-from unipruning_core.search.memory import smaller_search
+from unipruning_core.search.memory import room_beside
 from unipruning_core.search.nonfinite import SKIPPED, checked
 from unipruning_core.search.run_document import TARGETS
 from unipruning_core.search.samples import check_skipping, run_samples
@@ -157,6 +160,7 @@ def search_in_memory(
     *,
     checkpoint_activations: str = "auto",
     skip_nonfinite: bool = False,
+    compile: bool = False,
 ) -> FoundScores:
     """Search a loaded model, then restore its weights, gradients, training modes and ``requires_grad`` flags.
 
@@ -169,7 +173,7 @@ def search_in_memory(
     backend, progress = model.backend, model.progress
     model.report_targets()
     progress.note(settings.announcement)
-    room = _room(model, settings)
+    room = room_beside(settings, model.targets, model.dtype, backend)
     model.check_finite()
     calibrated = model.calibrate(data, settings.seed)
     batches = calibrated.samples.batches
@@ -179,9 +183,11 @@ def search_in_memory(
         memory_errors_as_config_errors(backend),
         restored(model.model, model.layers if settings.moves_weights else []),
         apart(model.layers),
+        ExitStack() as stack,
     ):
         run = settings.start(model.model, model.layers, backend, len(batches))
         run.recomputes = decide_recomputation(checkpoint_activations, run, calibrated.samples, room, progress)
+        why_not = stack.enter_context(compiled_blocks(run, batches, progress)) if compile else None
         origins = calibrated.samples.origins
         processed = run_samples(run, batches, progress, origins=origins, skip_nonfinite=skip_nonfinite)
         for note in run.reach().note():
@@ -201,6 +207,8 @@ def search_in_memory(
     }
     digests = {layer.name: digest_of(layer.as_stored(layer.weight).cpu()) for layer in model.layers}
     provenance |= {SKIPPED: processed.skipped} if processed.skipped else {}
+    if compile:
+        provenance |= {NOT_COMPILED: why_not} if why_not else {COMPILED: True}
     losses = tuple(processed.losses)
     return FoundScores(
         tuple(kept),
@@ -282,17 +290,3 @@ def perplexity_in_memory(
     made = model.windows(text, seq_len, windows)
     with memory_errors_as_config_errors(model.backend), restored(model.model):
         return measured(model.model, made, model.progress)
-
-
-def _room(model: InMemory, settings: Settings) -> int | None:
-    """Return the bytes free for activations, None if unknown, or refuse a search that cannot fit, with numbers."""
-    sizes = [target.size for target in model.targets]
-    needed = sum(settings.held_bytes(sizes, model.dtype.itemsize).values())
-    free = free_bytes(model.backend.device_type)
-    if free is not None and needed > free:
-        raise ConfigError(
-            f"the search needs {needed / GIB:.1f} GiB besides the model and activations, but only "
-            f"{free / GIB:.1f} GiB is free on the {model.backend.name} device; "
-            + smaller_search(0, sizes, settings, [model.dtype], free)
-        )
-    return None if free is None else free - needed

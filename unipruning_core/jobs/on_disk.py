@@ -18,6 +18,7 @@ from unipruning_core.projection.place import Output, claimed_output
 from unipruning_core.projection.project import Projected, project
 from unipruning_core.search.activation_memory import check_choice
 from unipruning_core.search.claim import ClaimedRun, claimed_run
+from unipruning_core.search.compilation import check_compiling_over_ranks
 from unipruning_core.search.intervals import SAVE_EVERY, Interval
 from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.search.resume import KEPT, Resume
@@ -52,6 +53,7 @@ def search_on_disk(
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
+    compile: bool = False,
 ) -> Run:
     """Search and write the run folder ``out``.
 
@@ -74,6 +76,7 @@ def search_on_disk(
         backend, progress = model.backend, model.progress
         if model.world.sharded:
             check_skipping_over_ranks(skip_nonfinite=skip_nonfinite)
+            check_compiling_over_ranks(compiles=compile)
         model.check_apart(out)
         model.check(sparsities, settings, keep_per_row=keep_per_row)
         if claim is not None:
@@ -89,6 +92,7 @@ def search_on_disk(
             calibrated.described,
             skip_nonfinite,
             targets=model.choice.targets,
+            compiles=compile,
         )
         if world.lead_does(lambda: claim is not None and _is_reusable(task, claim, model, overwrite=overwrite)):
             progress.note(f"reusing the finished search in {str(out)!r}")
@@ -196,6 +200,7 @@ def prune_on_disk(
     offload: str = "auto",
     max_memory: str | int | None = None,
     skip_nonfinite: bool = False,
+    compile: bool = False,
 ) -> list[Projected]:
     """Search, then project; both folders are looked at, and held, before the search begins."""
     Interval.of(save_every)
@@ -223,6 +228,7 @@ def prune_on_disk(
             offload=offload,
             max_memory=max_memory,
             skip_nonfinite=skip_nonfinite,
+            compile=compile,
         )
         kept = f"; the search is finished and kept in {str(run_folder)!r}, from where the same command goes on"
         with explained(lambda: kept):

@@ -109,6 +109,12 @@ class Search(ABC):
         loss = self.step(number, input_ids)
         return [] if loss is None else [loss]
 
+    @torch.no_grad()
+    def rehearse(self, input_ids: Tensor) -> None:
+        """Run the passes that ``step`` makes for a sample, (1, tokens) int64, and keep nothing of it."""
+        with one_sequence():
+            self.model(input_ids=input_ids, use_cache=False)
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor that ``step`` changes in place, by a name that is stable between processes."""

@@ -8,6 +8,8 @@ from unipruning_core.errors import RunError
 from unipruning_core.storage.paths import path_errors_as
 
 RUN_FILE = "run.json"
+COMPILED = "compilation"  # in it: true where the decoder blocks ran compiled
+NOT_COMPILED = "not_compiled"  # why they did not, where that was asked for
 
 
 def check_finished(folder: Path) -> None:

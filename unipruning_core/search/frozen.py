@@ -10,6 +10,7 @@ import torch
 
 from unipruning_core.models.activations import norms_of
 from unipruning_core.models.decoder import bare_decoder, text_model
+from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.base import Outcome, Search, zero_dual
 from unipruning_core.search.dual import mirror_step
 from unipruning_core.search.reach import reach_of, with_siblings
@@ -60,6 +61,11 @@ class FrozenSearch(Search):
             for tokens in self.world.each(inputs.tokens)[: self.spread]:
                 self.tokens[positions] += torch.tensor(tokens)
         return None
+
+    @torch.no_grad()
+    def rehearse(self, input_ids: Tensor) -> None:
+        with one_sequence():
+            self.decoder(input_ids=input_ids, use_cache=False)
 
     def process(self, number: int, batch: Sequence[Tensor]) -> list[float]:
         first, mine = number * self.batch_size, self._share(batch)

@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,8 @@ from unipruning_core.progress import Progress, Task
 from unipruning_core.search.activation_memory import decide_recomputation
 from unipruning_core.search.base import Outcome
 from unipruning_core.search.claim import ClaimedRun, claimed_run
-from unipruning_core.search.finished import RUN_FILE
+from unipruning_core.search.compilation import compiled_blocks
+from unipruning_core.search.finished import COMPILED, NOT_COMPILED, RUN_FILE
 from unipruning_core.search.intervals import SAVE_EVERY
 from unipruning_core.search.nonfinite import FLAG, SKIPPED, checked
 from unipruning_core.search.resume import OFFLOADED, Resume
@@ -57,6 +58,7 @@ class SearchTask:
     skip_nonfinite: bool = False  # whether samples that are not finite are left out; else they end the search
     digests: Mapping[str, str] = field(default_factory=dict)  # sha256 of each target's weight as stored, if known
     targets: TargetChoice = BY_ROLE
+    compiles: bool = False  # whether the decoder blocks run compiled, which rounds in another way
 
     def description(self, backend: Backend) -> dict[str, Any]:
         """Return what the run folder records of the search."""
@@ -71,6 +73,7 @@ class SearchTask:
             },
             "data": {**self.data, "tokens": self.calibration.tokens, "fingerprint": self.calibration.fingerprint},
             "backend": backend.name,
+            **({COMPILED: True} if self.compiles else {}),
             "versions": versions(),
         }
 
@@ -95,12 +98,13 @@ def finished_search(task: SearchTask, backend: Backend, folder: Path) -> Run | N
     if not (folder / RUN_FILE).is_file():
         return None
     run = Run.open(folder)
-    description = task.description(backend)
+    description = {COMPILED: False, **task.description(backend)}
     # runs of before it was recorded have none
     if REVISION not in run.description["model"]:
         description["model"].pop(REVISION, None)
+    held = {COMPILED: NOT_COMPILED in run.description, **run.description}
     for key, expected in description.items():
-        if (recorded := run.description[key]) != expected:
+        if (recorded := held[key]) != expected:
             raise RunError(
                 f"{str(folder)!r} holds a finished search that differs in its {key} ({recorded!r}, not {expected!r}); "
                 "choose another folder, or discard it with --overwrite"
@@ -164,6 +168,8 @@ def search(
             # where weights and state do not fit, activations are the most of what is left
             needed = checkpoint_activations == "on" or (checkpoint_activations == "auto" and offload != "none")
             run.recomputes = needed and task.settings.follows_loss
+        why_not = stack.enter_context(compiled_blocks(run, batches, progress)) if task.compiles else None
+        task = replace(task, compiles=task.compiles and why_not is None)
         resume = Resume(folder / UNFINISHED, task.identity(backend), world)
         if overwrite:
             resume.discard_others(len(batches), progress)
@@ -181,6 +187,7 @@ def search(
             content = {**task.description(backend), "losses": processed.losses}
             content |= {TRACE: processed.thresholds} if processed.thresholds else {}
             content |= {SIZE: size.to_json()}
+            content |= {NOT_COMPILED: why_not} if why_not else {}
             content |= {SKIPPED: processed.skipped} if processed.skipped else {}
             reach = run.reach()
             for note in reach.note():

@@ -12,6 +12,7 @@ import torch
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.decoder import decoder_blocks
 from unipruning_core.models.held import gathered
+from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.models.passes import name_of
 from unipruning_core.models.recompute import recomputed
 from unipruning_core.search.base import Search
@@ -66,6 +67,17 @@ class LossSearch(Search):
         if self.skips_nonfinite and not bool(loss.detach().isfinite()):
             raise NotFiniteError
         return loss
+
+    def rehearse(self, input_ids: Tensor) -> None:
+        def forget(position: int) -> None:
+            self.layers[position].parameter.grad = None
+
+        with torch.compiler.set_stance("force_eager"):  # the few tokens of a comparison are not worth compiling for
+            self.language_loss.compare(input_ids, self.notes.append)
+        with one_sequence(), recomputed(self.blocks if self.recomputes else ()):
+            loss = self.language_loss(input_ids)
+        with on_gradient(self.layers, forget):
+            loss.backward()
 
     def _usable(self, position: int) -> bool:
         """Return whether a layer's gradient may be used; it is read on the host only if such are left out."""

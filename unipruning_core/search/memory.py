@@ -36,6 +36,23 @@ def held_bytes(checkpoint: Checkpoint, targets: Sequence[Target], settings: Sett
     return sum(held_parts(model_weights, sizes, settings, dtype.itemsize).values())
 
 
+def room_beside(settings: Settings, targets: Sequence[Target], dtype: torch.dtype, backend: Backend) -> int | None:
+    """Return the bytes free for activations beside the search of a loaded model; None if unknown.
+
+    Raises:
+        ConfigError: the search exceeds what is free even without activations.
+    """
+    sizes = [target.size for target in targets]
+    needed, free = sum(settings.held_bytes(sizes, dtype.itemsize).values()), free_bytes(backend.device_type)
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"the search needs {needed / GIB:.1f} GiB besides the model and activations, but only "
+            f"{free / GIB:.1f} GiB is free on the {backend.name} device; "
+            + smaller_search(0, sizes, settings, [dtype], free)
+        )
+    return None if free is None else free - needed
+
+
 def check_memory(
     checkpoint: Checkpoint,
     targets: Sequence[Target],

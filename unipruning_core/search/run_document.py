@@ -11,6 +11,7 @@ import torch
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
 from unipruning_core.search.choice import own_settings, settings_of
+from unipruning_core.search.finished import COMPILED, NOT_COMPILED
 from unipruning_core.search.modes import MODES
 from unipruning_core.storage.checkpoint import Target, place_of
 from unipruning_core.storage.documents import digest_member, is_number, member, quoted
@@ -58,6 +59,10 @@ def checked(description: dict[str, Any]) -> dict[str, Any]:
     versions = member(description, "versions", dict)
     for name in versions:
         member(versions, name, str)
+    if COMPILED in description and not member(description, COMPILED, bool):
+        raise ValueError(f"{COMPILED!r} is {quoted(description[COMPILED])}")
+    if NOT_COMPILED in description:
+        member(description, NOT_COMPILED, str)
     for name in ("losses", TRACE):
         if name in description and not all(is_number(value) for value in member(description, name, list)):
             raise ValueError(f"{name!r} are not all numbers")

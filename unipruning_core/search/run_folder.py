@@ -22,7 +22,7 @@ import torch
 from unipruning_core.errors import CheckpointError, RunError, reason_and_remedy
 from unipruning_core.frames import Tabular
 from unipruning_core.models.choice import TargetChoice
-from unipruning_core.search.finished import RUN_FILE, check_finished
+from unipruning_core.search.finished import COMPILED, NOT_COMPILED, RUN_FILE, check_finished
 from unipruning_core.search.run_document import (
     DUAL_FILE,
     FORMAT,
@@ -193,7 +193,8 @@ class Run(Tabular):
     @property
     def provenance(self) -> dict[str, object]:
         """How the run was made, for the files derived from it."""
-        return {key: self.description[key] for key in ("settings", "model", "data", "backend", "versions", TARGETS)}
+        keys = ("settings", "model", "data", "backend", COMPILED, NOT_COMPILED, "versions", TARGETS)
+        return {key: self.description[key] for key in keys if key in self.description}
 
     @cached_property
     def input_norms(self) -> dict[str, Tensor]:
