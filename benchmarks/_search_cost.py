@@ -9,10 +9,13 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from unipruning_core.progress import Progress
 
 MIB, GIB = 2**20, 2**30
 SETTLING = 4  # samples before the first that is timed: the ramp's end, and a recording where there is one
@@ -60,12 +63,23 @@ class Device:
             self.module.synchronize()
 
 
+class Notes(Progress):
+    """Keeps what a search says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Return the figures of the mode in ``options.child``."""
     from unipruning_core.registry import Catalogue
+    from unipruning_core.search.compilation import compiled_blocks
     from unipruning_core.search.modes import MODES
 
-    mode, metric, *plain = options.child.split("/")
+    mode, metric, *how = options.child.split("/")
     backend = Catalogue().select(options.backend)
     device = Device(backend.device_type)
     model, layers = loaded(options, backend)
@@ -78,8 +92,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     ]
     ramp = {"ramp_fraction": 0.05} if mode == "feedback" else {}
     search = MODES[mode](metric=metric, **ramp).start(model, layers, backend, count + 2)
-    if plain and hasattr(search, "recorder"):
+    if "plain" in how and hasattr(search, "recorder"):
         search.recorder.possible = False
+    said, compilation = Notes(), ExitStack()
+    if "compiled" in how:
+        compilation.enter_context(compiled_blocks(search, ids, said))
     weights = sum(layer.weight.numel() for layer in layers)
 
     device.settle()
@@ -103,7 +120,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     kernels = (
         profiled(lambda: search.step(count + 1, ids[count + 1])) if options.profile and device.kind == "cuda" else []
     )
-    notes = list(search.notes)
+    notes = [*said.notes, *search.notes]
+    compilation.close()
     recorded = hasattr(search, "recorder") and search.recorder.recorded
     end = device.timed(lambda: [None for _ in search.outcomes()])
     if device.kind != "cpu":  # after the search, in the memory that it leaves

@@ -6,9 +6,10 @@
 MODEL is a folder, or a config that the program knows: then the weights are random and nothing is downloaded.  The bare
 work is ``model(ids)`` for ``frozen``; for the other modes it is forward, backward and ``torch.optim.AdamW``, fused on
 an accelerator, on the target weights.  Each mode runs in a process of its own, so that peaks do not mix; ``/plain``
-after it runs a sample step by step where it could be recorded.  Samples are timed at the end of the ramp.  On a CPU,
-whose other work comes and goes, the bare work and the search take turns.  What is measured is written to ``--json``
-after each mode; one that fails is named with the reason, and the exit status is then 1.
+after it runs a sample step by step where it could be recorded, and ``/compiled`` the decoder blocks compiled.  Samples
+are timed at the end of the ramp.  On a CPU, whose other work comes and goes, the bare work and the search, each in a
+process of its own, take turns.  What is measured is written to ``--json`` after each mode; one that fails is named with
+the reason, and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, help="decoder blocks of a built-in config (default: all)")
     parser.add_argument("--samples", type=int, default=6, help="samples to time (default: %(default)s)")
     parser.add_argument("--seq-len", type=int, default=512, help="tokens per sample (default: %(default)s)")
-    parser.add_argument("--modes", default=MODES, help="comma-separated MODE/METRIC[/plain] (default: %(default)s)")
+    parser.add_argument(
+        "--modes", default=MODES, help="comma-separated MODE/METRIC[/plain][/compiled] (default: %(default)s)"
+    )
     parser.add_argument("--profile", action="store_true", help="list the kernels that took most time, on a GPU")
     parser.add_argument("--json", type=Path, help="write all figures to a file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
