@@ -135,7 +135,8 @@ class LanguageLoss:
             for start in range(0, predicted, chunk):
                 part = slice(start, min(start + chunk, predicted))
                 with torch.enable_grad():
-                    given = hidden[:, part].requires_grad_()
+                    # with strides as of a whole tensor, or a product would copy the head's weight
+                    given = hidden[0, part].unsqueeze(0).requires_grad_()
                     logits = self._after_decoder(decoded, given, input_ids[:, part]).logits.flatten(0, 1)
                 following = input_ids[0, 1:][part, None].to(logits.device)
                 found = log_softmax(logits.detach().float(), 1)
