@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import multiprocessing
 import re
 import statistics
 import time
@@ -84,12 +85,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     device = Device(backend.device_type)
     model, layers = loaded(options, backend)
     count = SETTLING + options.samples
-    ids = [
-        torch.randint(model.config.vocab_size, (1, options.seq_len), generator=torch.Generator().manual_seed(i)).to(
-            backend.device_type
-        )
-        for i in range(count + 2)
-    ]
+    ids = tokens(model, count + 2, options.seq_len, backend.device_type)
     ramp = {"ramp_fraction": 0.05} if mode == "feedback" else {}
     search = MODES[mode](metric=metric, **ramp).start(model, layers, backend, count + 2)
     if "plain" in how and hasattr(search, "recorder"):
@@ -105,15 +101,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     peak, reserved = device.peak(), device.reserved()
     held = {tensor.data_ptr(): tensor.nbytes for tensor in [*model.parameters(), *search.tensors().values()]}
     sizes = {"counted": sum(held.values()) / weights, "peak": peak / GIB, "reserved": reserved and reserved / GIB}
-    if device.kind == "cpu":  # in turns
-        other, other_layers = loaded(options, backend)
-        bare = bare_work(other, other_layers, mode, device)
-        bare(ids[0])
-        times, bare_times = [], []
-        for sample in range(SETTLING, count):
-            bare_times.append(device.timed(lambda sample=sample: bare(ids[sample])))  # type: ignore[misc]
-            times.append(device.timed(lambda sample=sample: search.step(sample, ids[sample])))  # type: ignore[misc]
-        bare_peak = None
+    if device.kind == "cpu":
+        times, bare_times, bare_peak = in_turns(
+            lambda sample: device.timed(lambda: search.step(sample, ids[sample])), range(SETTLING, count), options
+        )
     else:
         times = [device.timed(lambda s=s: search.step(s, ids[s])) for s in range(SETTLING, count)]  # type: ignore[misc]
     counts = counted(search, model, ids[count], count, mode, backend, len(layers))
@@ -152,6 +143,54 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         **sizes,
         **counts,
     }
+
+
+def tokens(model: Any, samples: int, length: int, device: str) -> list[torch.Tensor]:
+    """Return random samples, (1, length) int64 each, the same in every process."""
+    vocabulary = model.config.vocab_size
+    return [
+        torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(sample)).to(device)
+        for sample in range(samples)
+    ]
+
+
+def in_turns(
+    search: Callable[[int], float], samples: range, options: argparse.Namespace
+) -> tuple[list[float], list[float], int]:
+    """Return the seconds of each sample of the search and of the bare work, which take turns, and the latter's peak.
+
+    Each has a process of its own: in one, they would disturb each other's memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    other = context.Process(target=serve_bare, args=(options, there), daemon=True)
+    other.start()
+    there.close()
+    found = []
+    for sample in samples:
+        here.send(sample)
+        found.append((here.recv(), search(sample)))
+    here.send(None)
+    peak = here.recv()
+    other.join()
+    bare_times, times = zip(*found, strict=True)
+    return list(times), list(bare_times), peak
+
+
+def serve_bare(options: argparse.Namespace, asked: Any) -> None:
+    """Do the bare work for each sample that is asked for, and say how long it took; at the end, the peak in bytes."""
+    from unipruning_core.registry import Catalogue
+
+    backend = Catalogue().select(options.backend)
+    device = Device(backend.device_type)
+    model, layers = loaded(options, backend)
+    bare = bare_work(model, layers, options.child.split("/")[0], device)
+    ids = tokens(model, SETTLING + options.samples, options.seq_len, backend.device_type)
+    for batch in ids[:SETTLING]:
+        bare(batch)
+    while (sample := asked.recv()) is not None:
+        asked.send(device.timed(lambda sample=sample: bare(ids[sample])))  # type: ignore[misc]
+    asked.send(device.peak())
 
 
 def loaded(options: argparse.Namespace, backend: Any) -> tuple[Any, Any]:
