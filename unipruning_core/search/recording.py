@@ -30,9 +30,7 @@ class Recorded:
         work: Callable[[Tensor], Tensor],  # from (1, tokens) int64 to numbers of one shape
         backend: Backend,
         notes: list[str],  # gets one if recording fails
-        reads: Callable[[], object] = lambda: (
-            None
-        ),  # what the work reads that a plain sample may put others in place of
+        reads: Callable[[], object] = list,  # what the work reads that a sample of another length replaces
     ) -> None:
         self.work, self.backend, self.notes, self.reads = work, backend, notes, reads
         self.runs = 0  # in a row, of the latest length
