@@ -56,11 +56,13 @@ def kept(folder):
         (4, (), ("--copies", "2")),
         (2, FEEDBACK, ()),
         (2, (), ("--offload", "disk")),
+        (3, ("--dtype", "bfloat16"), ()),
+        (4, ("--dtype", "bfloat16", "--batch-size", "2"), ()),
     ],
-    ids=["frozen", "wanda", "copies", "batch", "offload"],
+    ids=["frozen", "wanda", "copies", "batch", "offload", "one-sample-on-three", "two-samples-on-four"],
 )
 def test_the_result_is_that_of_one_process_to_the_last_bit(home, tmp_path, ranks, more, layout):
-    """Two gradients have one sum in either order."""
+    """Two gradients have one sum in either order, however many ranks compute the same; bfloat16 shows any rounding."""
     assert same(alone(home, tmp_path / "one", *more), over(ranks, home, tmp_path / "several", *more, *layout))
 
 
@@ -133,6 +135,18 @@ def test_the_other_ranks_name_one_that_is_gone(home, tmp_path, last):
         (error,) = told.errors
         assert error.startswith(f"error: rank {rank} stops, since rank 2 died or does not answer; ")
     assert same(alone(home, tmp_path / "one", *LONG), over(2, home, out, *LONG))
+
+
+def test_gradients_that_torch_can_only_average_are_refused_once(home, tmp_path):
+    older = (
+        "from torch.distributed.fsdp import FSDPModule; del FSDPModule.set_force_sum_reduction_for_comms; "
+        "from unipruning_core.cli.main import main; raise SystemExit(main())"
+    )
+    found = launch(words_of(home, tmp_path / "out"), 2, program=("-c", older))
+    assert [rank.code for rank in found] == [2, 2]
+    (error,) = [error for rank in found for error in rank.errors]
+    assert error.startswith("error: a search over ranks adds up their gradients, of which torch ")
+    assert error.endswith(" can only take the mean; install torch 2.8 or later, or use --mode frozen")
 
 
 @pytest.mark.parametrize(("flag", "value", "named"), [("--seed", "7", "data"), ("--learning-rate", "0.1", "settings")])

@@ -16,7 +16,7 @@ from torch import nn
 
 from unipruning_core.errors import CheckpointError, ConfigError
 from unipruning_core.models.decoder import bare_decoder, decoder_blocks, text_model
-from unipruning_core.models.held import Given, Held, gathered, local_part
+from unipruning_core.models.held import Given, Held, gathered, is_divided, local_part
 from unipruning_core.models.names import Names
 
 if TYPE_CHECKING:
@@ -117,6 +117,29 @@ def _reduce_unused(unit: Any) -> None:
             "install torch 2.13 or later"
         )
     unit.set_reduce_scatter_unused_params(True)
+
+
+def check_adds_up() -> None:
+    """Refuse gradients over ranks where FSDP can only take their mean.
+
+    Raises:
+        ConfigError: this version of torch is too old.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise ConfigError(
+            f"a search over ranks adds up their gradients, of which torch {torch.__version__} can only take the mean; "
+            "install torch 2.8 or later, or use --mode frozen"
+        )
+
+
+def add_up_gradients(model: nn.Module) -> None:
+    """Have FSDP give the sum of the ranks' gradients instead of their mean, which is rounded."""
+    for unit in model.modules():
+        if is_divided(unit):
+            unit.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+            unit.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
 
 
 class _Loader:

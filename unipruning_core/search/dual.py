@@ -109,7 +109,7 @@ class DualSearch(LossSearch):
             loss = self._sample_loss(sample, input_ids)
         except NotFiniteError:
             return nan
-        self._move(sample, loss)
+        self._move(sample, self._contributed(loss))
         self._count_steps()
         by_device = [torch.stack([self.thresholds[one] for one in positions]) for positions in self.positions]
         on_one = [thresholds.to(loss.device) for thresholds in by_device]

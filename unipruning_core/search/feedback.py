@@ -199,7 +199,8 @@ class FeedbackSearch(LossSearch):
             for input_ids in batch:
                 loss = self._loss(input_ids, first=not losses)
                 # gradients add up until that of the last sample is there
-                self._backward(loss / len(batch), self._follow if len(losses) + 1 == len(batch) else None)
+                mean = self._contributed(loss) / (len(batch) * self.spread)
+                self._backward(mean, self._follow if len(losses) + 1 == len(batch) else None)
                 self._count_inputs()
                 losses.append(loss.detach())
         self.kept.clear()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.distributed.world import ALONE, World
 from unipruning_core.errors import OutputError, RunError, reason_and_remedy
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
-from unipruning_core.models.divided import check_divisible, divided, runs
+from unipruning_core.models.divided import check_adds_up, check_divisible, divided, runs
 from unipruning_core.models.experts import apart
 from unipruning_core.models.home import DiskHome, Home, HostHome
 from unipruning_core.models.names import Names
@@ -228,6 +228,8 @@ def _over_ranks(
     stack: ExitStack,
 ) -> list[Layer]:
     """Load the model over the ranks, and return the layers with what this one holds of them."""
+    if world.size > 1 and task.settings.follows_loss:
+        check_adds_up()
     for pattern in task.settings.patterns():
         check_divisible(layers, pattern.m, world.shards)
     names = Names.of(model, task.checkpoint)

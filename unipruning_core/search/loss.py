@@ -11,6 +11,7 @@ import torch
 
 from unipruning_core.errors import ConfigError
 from unipruning_core.models.decoder import decoder_blocks
+from unipruning_core.models.divided import add_up_gradients
 from unipruning_core.models.held import gathered
 from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.models.passes import name_of
@@ -35,6 +36,8 @@ class LossSearch(Search):
 
     def prepare(self) -> None:
         super().prepare()
+        if self.world.size > 1:
+            add_up_gradients(self.model)
         self.language_loss = LanguageLoss(self.model, [layer.name_in_model for layer in self.layers])
         self.graded = torch.zeros(len(self.layers), dtype=torch.int64)  # samples that gave each layer a gradient
         self.latest = [False] * len(self.layers)  # which layers had one in the latest sample
@@ -90,6 +93,13 @@ class LossSearch(Search):
         self.unusable.append(position)
         self.layers[position].parameter.grad = None
         return False
+
+    def _contributed(self, loss: Tensor) -> Tensor:
+        """Return what this rank takes the gradient of: the loss, or zero where another one has the same sample.
+
+        All ranks' gradients are added up.  A sum with zeros is exact, unlike the mean of several times the same.
+        """
+        return loss if self.world.rank < self.spread else loss * 0
 
     def _backward(self, loss: Tensor, use: Callable[[int], None] | None) -> None:
         """Run the backward pass, and call ``use``, if given, as soon as a layer's gradient is complete."""
