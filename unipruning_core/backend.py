@@ -72,12 +72,6 @@ class Backend(Operations):
         """
         return stored
 
-    def release_memory(self) -> None:
-        """Give memory that is free back to the system, where the device's allocator keeps it for later.
-
-        Not an operation: override it where what was freed, such as weights that were converted, would stay unused.
-        """
-
     def recorded(self, work: Callable[[], None]) -> Callable[[], None] | None:
         """Record everything that ``work`` launches, without running it, and return what replays it; None if it cannot.
 

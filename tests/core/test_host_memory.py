@@ -117,3 +117,27 @@ def test_what_was_freed_is_given_back_before_the_free_memory_is_counted():
     full, kept, left = map(int, done.stdout.split())
     assert kept > full - 50
     assert left < full - 250
+
+
+HOLES = """
+import torch
+from unipruning_core.models.host_memory import give_back_freed_memory
+from unipruning_cpu.backend import CpuBackend
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+CpuBackend()  # has glibc keep what is freed
+blocks = [torch.ones(1 << 18) for _ in range(256)]  # 1 MiB each
+kept = blocks[::2]
+del blocks
+before = resident()
+give_back_freed_memory()
+print(before - resident(), float(sum(block.sum() for block in kept)))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="malloc_trim is glibc's")
+def test_free_pages_between_blocks_in_use_are_given_back():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    given_back, kept = done.stdout.split()
+    assert int(given_back) >= 100  # of 128
+    assert float(kept) == 128 * 2**18

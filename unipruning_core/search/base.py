@@ -17,6 +17,7 @@ import torch
 
 from unipruning_core.distributed.world import ALONE
 from unipruning_core.models.activations import InputSums
+from unipruning_core.models.host_memory import give_back_freed_memory
 from unipruning_core.models.one_sequence import one_sequence
 from unipruning_core.search.metrics import METRICS
 from unipruning_core.search.nonfinite import first_unfinite
@@ -90,7 +91,7 @@ class Search(ABC):
 
     def own_model(self) -> None:
         """Take the model over: nobody else needs its weights, which may then be held in another way."""
-        self.backend.release_memory()  # what loading left
+        give_back_freed_memory()  # by loading
 
     @abstractmethod
     def step(self, sample: int, input_ids: Tensor) -> float | None:

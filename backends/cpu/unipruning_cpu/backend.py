@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unipruning_core import Backend
 from unipruning_core.errors import BackendUnavailableError, ConfigError
-from unipruning_cpu.allocator import keep_freed_memory, release_freed_memory
+from unipruning_cpu.allocator import keep_freed_memory
 from unipruning_cpu.compiler import CompilationError, load_library
 from unipruning_cpu.native import SIGNATURES, NativeOperations
 from unipruning_cpu.portable import PortableOperations
@@ -58,9 +58,6 @@ class CpuBackend(Backend):
             torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
         }
         return stored if stored not in fast or fast[stored]() else torch.float32
-
-    def release_memory(self) -> None:
-        release_freed_memory()
 
     def accumulate_sumsq(self, x: Tensor, out: Tensor) -> None:
         self._operations.accumulate_sumsq(x, out)
