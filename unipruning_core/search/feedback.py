@@ -111,10 +111,9 @@ class FeedbackSearch(LossSearch):
         self.growth = torch.zeros((), device=device)  # of the scores since they were drawn; at 0 no weight is masked
         self.rates = {layer.device: torch.zeros((), device=layer.device) for layer in self.layers}
         self.threshold: dict[torch.device, Tensor] = dict(self.rates)
-
         # what is on the device of a sample's length is replaced by that of the next other one
         self.recorder = Recorded(
-            self._sample, self.backend, self.notes, lambda: [inputs.on_device() for inputs in self.inputs]
+            self._sample, self.backend, self.notes, lambda: [one.on_device() for one in self.inputs]
         )
         # a recording is of one device, and of one sample; what becomes of experts depends on the host's count of tokens
         alone = len(self.positions) == 1 and not self.world.sharded and self.batch_size == 1
