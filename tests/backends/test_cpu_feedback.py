@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -38,6 +39,11 @@ def every_float16() -> Tensor:
 
 def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rounded_root(x: Tensor) -> Tensor:
+    """The square root of IEEE 754, as C has it; torch's, of a library, is not so rounded on every processor."""
+    return torch.from_numpy(numpy.sqrt(x.numpy()))
 
 
 def state(rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -153,7 +159,9 @@ def test_a_mask_is_the_scores_cut_to_the_bit(backend, dtype, layout, n, m, colum
 @layouts
 @floats
 @pytest.mark.parametrize("decay", [0.05, 1.0])
-def test_a_step_equals_the_definition_bit_for_bit(backend, dtype, layout, decay):
+def test_a_step_equals_the_definition_bit_for_bit(backend, monkeypatch, dtype, layout, decay):
+    if backend.tier == "native":
+        monkeypatch.setattr(Tensor, "sqrt", rounded_root)
     second, drift = state(37, 1029, dtype)[1:3]
     gradient = random(37, 1029, seed=9).to(dtype)
     for tensor in (second, gradient):

@@ -77,7 +77,7 @@ def test_seventy_billion_weights_fit_eight_cards_with_activations_computed_again
 
 def test_a_search_that_fits_nowhere_costs_one_sentence_with_the_least_that_it_needs(seven):
     with pytest.raises(
-        ConfigError, match=r"--device-memory 2\.0 GiB: it needs at least 3\.2 GiB a device, with 8 ranks"
+        ConfigError, match=r"--device-memory 2\.0 GiB: it needs at least 2\.8 GiB a device, with 8 ranks"
     ):
         choose(seven, Wanted(seven.settings, memory=2 * GIB))
 
