@@ -70,13 +70,15 @@ def test_its_commands_make_the_same_masks(made, tmp_path, monkeypatch):
         assert (tmp_path / "pruned" / name).read_bytes() == (made / "pruned" / name).read_bytes()
 
 
-def test_a_model_of_the_hub_is_named_with_its_commit(made):
+def test_a_model_of_the_hub_has_its_commit_and_a_compiled_search_its_flag(made):
     report = read_report(made / "pruned")
     report["model_revision"] = "0" * 40
     report["provenance"]["model"]["name"] = "owner/model"
     text = card_text(report, {})
     assert "base_model: owner/model\n" in text
     assert f"--revision {'0' * 40}" in text
+    report["provenance"]["compilation"] = True
+    assert ("--compile" in text, " --compile --out run\n" in card_text(report, {})) == (False, True)
 
 
 def test_scores_of_ones_own_have_no_command(made):

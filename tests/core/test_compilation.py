@@ -24,6 +24,7 @@ from unipruning_core.models.experts import apart
 from unipruning_core.progress import Progress, Task
 from unipruning_core.search.choice import settings_of
 from unipruning_core.search.compilation import compiled_blocks
+from unipruning_core.search.feedback import FeedbackSearch
 from unipruning_core.search.finished import COMPILED, NOT_COMPILED
 from unipruning_core.search.loop import SearchTask, finished_search, search
 from unipruning_core.storage.checkpoint import Checkpoint
@@ -264,3 +265,24 @@ def test_a_recipe_may_ask_for_it(tmp_path, monkeypatch, capsys):
     assert main(["search", "--dump-config", "m", "--out", "r", "--compile"]) == 0
     (tmp_path / "recipe.yaml").write_text(capsys.readouterr().out)
     assert vars(parsed(build_parser(), ["search", "--config", "recipe.yaml"]))["compile"] is True
+
+
+def test_a_model_is_rehearsed_with_its_weights_and_then_holds_them_in_16_bits(tmp_path, traced, monkeypatch):
+    folder, order = save_llama(tmp_path / "m", dtype=torch.bfloat16), []
+
+    def noted(name):
+        plain = getattr(FeedbackSearch, name)
+
+        def method(self, *given):
+            order.append(name)
+            return plain(self, *given)
+
+        return method
+
+    for name in ("rehearse", "own_model"):
+        monkeypatch.setattr(FeedbackSearch, name, noted(name))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    task = task_of(folder, compiles=True)
+    assert search(task, model, CpuBackend(), tmp_path / "out").description[COMPILED]
+    assert order == ["rehearse", "own_model"]
+    assert model.model.layers[0].self_attn.q_proj.weight.untyped_storage().nbytes() == 4

@@ -8,19 +8,21 @@ from unipruning_core.search.words import search_words
 DATA = {"samples": 3, "seq_len": 16, "packing": "document", "split": "train", "text_column": "body", "tokenizer": "t"}
 
 
-def read(**more):
+def read(*, compiles=False, **more):
     settings = MODES["feedback"](ramp_sparsity=0.6, seed=4)
     patterns = {"include": ["*.q_proj"], "exclude": ["re:.*1.*"]}
-    words = search_words("m", settings.to_json(), DATA | more, patterns, revision="v1")
+    words = search_words("m", settings.to_json(), DATA | more, patterns, revision="v1", compiles=compiles)
     options = build_parser().parse_args([*words[1:], "--out", "run"])
     assert settings_from(options) == settings
     assert (options.model, options.revision) == ("m", "v1")
     assert (options.include, options.exclude) == (["*.q_proj"], ["re:.*1.*"])
+    assert options.compile == compiles
     return calibration_from(options)
 
 
 def test_every_option_of_a_search_is_among_its_words():
-    assert read(source="a.txt") == DATA | {"data": "a.txt"}
+    for compiles in (False, True):
+        assert read(source="a.txt", compiles=compiles) == DATA | {"data": "a.txt"}
 
 
 def test_a_mixture_has_its_texts_with_their_weights():

@@ -8,6 +8,11 @@ from _checkpoints import save_llama, save_text, save_tokenizer
 
 import unipruning
 from unipruning_core.cli.main import main
+from unipruning_core.data.calibration import DataChoice
+from unipruning_core.data.text import TextChoice
+from unipruning_core.jobs.opened import OnDisk
+from unipruning_core.models.loading import ModelChoice
+from unipruning_core.progress import Progress
 
 MISSING = "has no tokenizer files, such as tokenizer.json; "
 
@@ -90,3 +95,11 @@ def test_the_tokenizers_folder_is_no_output(bare, refused):
     words = words_of("prune", bare)
     words[words.index("--out") + 1] = str(bare / "words" / "out")
     assert f"and tokenizer {str(bare / 'words')!r} overlap" in refused(*words, "--tokenizer", bare / "words")
+
+
+def test_a_tokenizer_that_was_let_go_of_is_read_again(home):
+    model = OnDisk(ModelChoice(str(home / "model")), "cpu", Progress())
+    data = DataChoice(TextChoice(str(home / "text.txt")), 2, 16)
+    one, other = model.calibrate(data, 0), model.calibrate(data, 0)
+    assert one.record == other.record
+    assert model.tokenizer is model.tokenizer is not None

@@ -12,6 +12,7 @@ from unipruning_core.data.perplexity import Perplexity, measured
 from unipruning_core.distributed.launched import processes_here
 from unipruning_core.errors import RunError
 from unipruning_core.jobs.layout import chosen_layout
+from unipruning_core.models.divided import check_adds_up
 from unipruning_core.models.layout import check_offload, size_of
 from unipruning_core.models.memory import LARGER_DEVICE, check_model_fits, memory_errors_as_config_errors
 from unipruning_core.projection.place import Output, claimed_output
@@ -77,6 +78,8 @@ def search_on_disk(
         if model.world.sharded:
             check_skipping_over_ranks(skip_nonfinite=skip_nonfinite)
             check_compiling_over_ranks(compiles=compile)
+        if model.world.size > 1 and settings.follows_loss:
+            check_adds_up()
         model.check_apart(out)
         model.check(sparsities, settings, keep_per_row=keep_per_row)
         if claim is not None:

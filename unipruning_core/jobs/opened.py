@@ -19,6 +19,7 @@ from unipruning_core.models.loading import (
     choose_dtype,
     load_config_and_tokenizer,
     load_model,
+    load_tokenizer,
 )
 from unipruning_core.models.memory import check_model_fits
 from unipruning_core.models.names import Names
@@ -73,12 +74,16 @@ class OnDisk(Prepared):
 
     @property
     def tokenizer(self) -> Any:
-        return self._config_and_tokenizer[1]
+        config, tokenizer = self._config_and_tokenizer
+        if tokenizer is None:
+            tokenizer = load_tokenizer(self.checkpoint.folder, self.choice)
+            self._config_and_tokenizer = config, tokenizer
+        return tokenizer
 
     def calibrate(self, data: DataChoice, seed: int) -> Calibrated:
         calibrated = super().calibrate(data, seed)
         # the vocabulary takes tens of MB, which the weights can have; it is read again should it be needed
-        self.__dict__["_config_and_tokenizer"] = (self.config, None)
+        self._config_and_tokenizer = self.config, None
         return calibrated
 
     @cached_property

@@ -18,6 +18,7 @@ import yaml
 
 from unipruning_core.errors import CheckpointError, OutputError, reason_and_remedy
 from unipruning_core.projection.report import KEEP_PER_ROW, REPORT_FILE, REVISION, TUNED
+from unipruning_core.search.finished import COMPILED
 from unipruning_core.search.modes import MODES
 from unipruning_core.search.words import search_words
 from unipruning_core.storage.documents import read_object
@@ -189,6 +190,7 @@ def _commands(report: Mapping[str, Any]) -> Iterator[str]:
         data,
         _part(provenance, "target_patterns"),
         revision=report.get(REVISION),
+        compiles=COMPILED in provenance,
         shown=_last,
     )
     yield shlex.join([*words, "--out", "run"])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unipruning_core.report.gather import Gathered
+from unipruning_core.search.finished import COMPILED
 from unipruning_core.search.run_document import REVISION, TARGETS
 from unipruning_core.search.words import search_words
 
@@ -28,7 +29,8 @@ def commands_of(gathered: Gathered, results: Iterable[Path]) -> list[str]:
 def _search(description: Mapping[str, Any], path: Path) -> str:
     model, data, chosen = (description[name] for name in ("model", "data", TARGETS))
     name = str(model.get("name", "MODEL"))
-    words = search_words(name, description["settings"], data, chosen, revision=model.get(REVISION))
+    compiles, revision = COMPILED in description, model.get(REVISION)
+    words = search_words(name, description["settings"], data, chosen, revision=revision, compiles=compiles)
     return shlex.join([*words, "--out", str(path)])
 
 

@@ -44,6 +44,7 @@ ramp masks only what the pattern would: of each M the M - N weakest, the weakest
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
@@ -87,19 +88,8 @@ class FeedbackSearch(LossSearch):
         rate = self.settings.second_moment_rate
         self.decay = 1 - (1 - rate) ** self.batch_size if self.batch_size > 1 else rate
         self.state = HeldState(self.layers, self.home, drifts=bool(self.settings.learning_rate))
-        self.saliencies = [
-            FixedSaliency(
-                self.metric,
-                [self.layers[position].target.shape for position in positions],
-                lambda row, positions=positions: self.layers[positions[row]].whole(),  # type: ignore[misc]
-                positions,
-                self.backend,
-                self.settings.seed,
-                self.layers[positions[0]].device,
-                self.world,
-            )
-            for positions in self.positions
-        ]
+        saliency = partial(FixedSaliency.of, self.layers, self.metric, self.backend, self.settings.seed, self.world)
+        self.saliencies = [saliency(positions) for positions in self.positions]
         self.factors: dict[int, Vectors] = {}
         self.kept: dict[int, Tensor] = {}  # the masks of this sample, by position
         self.few = FewTokens(self.layers, self.positions, self.counts, self.world)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unipruning_core.distributed.world import ALONE, World
 from unipruning_core.errors import OutputError, RunError, reason_and_remedy
 from unipruning_core.models.choice import BY_ROLE, TargetChoice
-from unipruning_core.models.divided import check_adds_up, check_divisible, divided, runs
+from unipruning_core.models.divided import check_divisible, divided, runs
 from unipruning_core.models.experts import apart
 from unipruning_core.models.home import DiskHome, Home, HostHome
 from unipruning_core.models.names import Names
@@ -163,13 +163,14 @@ def search(
         run = task.settings.start(model, layers, backend, len(batches), world, home)
         if not world.sharded:
             run.recomputes = decide_recomputation(checkpoint_activations, run, task.calibration, room, progress)
-            run.own_model()
         else:
             # where weights and state do not fit, activations are the most of what is left
             needed = checkpoint_activations == "on" or (checkpoint_activations == "auto" and offload != "none")
             run.recomputes = needed and task.settings.follows_loss
         why_not = stack.enter_context(compiled_blocks(run, batches, progress)) if task.compiles else None
         task = replace(task, compiles=task.compiles and why_not is None)
+        if not world.sharded:
+            run.own_model()  # after the passes that are made with its own weights
         resume = Resume(folder / UNFINISHED, task.identity(backend), world)
         if overwrite:
             resume.discard_others(len(batches), progress)
@@ -228,8 +229,6 @@ def _over_ranks(
     stack: ExitStack,
 ) -> list[Layer]:
     """Load the model over the ranks, and return the layers with what this one holds of them."""
-    if world.size > 1 and task.settings.follows_loss:
-        check_adds_up()
     for pattern in task.settings.patterns():
         check_divisible(layers, pattern.m, world.shards)
     names = Names.of(model, task.checkpoint)

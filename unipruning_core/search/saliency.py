@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from unipruning_core.backend import Backend
     from unipruning_core.distributed.world import World
+    from unipruning_core.models.layer import Layer
     from unipruning_core.search.metrics import Metric
 
 
@@ -208,6 +209,21 @@ class FixedSaliency(Shapes):
 
         for made in (self.r, self.shares, self.columns, self.weighted):
             world.total(made)  # every row is zero on all ranks but one
+
+    @classmethod
+    def of(
+        cls,
+        layers: Sequence[Layer],
+        metric: Metric,
+        backend: Backend,
+        seed: int,
+        world: World,
+        positions: Sequence[int],  # of those layers that share a device
+    ) -> FixedSaliency:
+        """Return the saliency of some layers' weights as they are now."""
+        chosen = [layers[position] for position in positions]
+        shapes, device = [layer.target.shape for layer in chosen], chosen[0].device
+        return cls(metric, shapes, lambda row: chosen[row].whole(), positions, backend, seed, device, world)
 
     def factors(self, norm: Tensor) -> Factors:
         """Return the factors for n, (matrices, most inputs) float32, without reading the weights."""

@@ -17,6 +17,7 @@ def search_words(
     patterns: Mapping[str, Any],
     *,
     revision: str | None = None,
+    compiles: bool = False,
     shown: Callable[[str], str] = str,  # turns the name of a text or tokenizer into the one to print
 ) -> list[str]:
     """Return the words of ``unipruning search`` with every setting, so that later defaults change nothing."""
@@ -33,4 +34,4 @@ def search_words(
         words += [spelled(name), str(data[name])] if data.get(name) is not None else []
     for name in ("include", "exclude"):
         words += [word for pattern in patterns.get(name, ()) for word in (f"--{name}", str(pattern))]
-    return words
+    return [*words, "--compile"] if compiles else words
